@@ -1,0 +1,312 @@
+"""Fast weights: a small population of prompts that evolves by reflection on failures. Text and scores only.
+
+The rules are those of GEPA (arXiv 2507.19457). A candidate is a prompt: topic -> instruction. One fast phase
+(`evolve`) re-scores the carried candidates under today's weights, then repeats: draw parents from the Pareto front,
+show each failing on a few questions of one topic, let the reflector write that topic's instruction anew, keep the
+child if it does strictly better on the same questions, score it on the anchor set; now and then merge two candidates.
+
+The model is not known here. It comes as two functions:
+
+    evaluate(jobs)       jobs: [(rules, questions)], equally many questions each; one rollout per question.
+                         -> one list of outcomes per job; an outcome has `.score` and `.answer`
+    reflect(requests)    requests: [(topic, instruction or "", [(question, outcome), ...])]; one rollout each.
+                         -> one proposed instruction per request, untrusted text; "" for nothing usable
+
+A question is opaque but for `.topic`. Every rollout is a call, and a phase never spends more calls than its budget.
+
+Left out of GEPA: the choice of which module to rewrite by anything but turns, a separate validation set (the anchor
+set is both), and the merge's own sub-sample (a merged candidate is scored on the anchor set at once).
+"""
+
+import random
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import combinations
+from statistics import fmean
+
+Rules = dict[str, str]  # topic -> instruction, e.g. {"red": "reverse raise"}; the seed prompt is {}
+
+MAX_WORDS = 3  # in an instruction
+MAX_LETTERS = 60
+
+
+@dataclass
+class Candidate:
+    """A prompt. `scores` holds one score per anchor question of this fast phase, and is empty before it is scored."""
+
+    id: int
+    rules: Rules
+    parents: tuple[int, ...] = ()
+    scores: list[float] = field(default_factory=list)
+
+    @property
+    def mean(self) -> float:
+        return fmean(self.scores) if self.scores else 0.0
+
+
+class Population:
+    """The candidates kept between fast phases, best first, and what evolution needs to go on where it stopped."""
+
+    def __init__(self, size: int, seed: int, start: list[Rules] | None = None):
+        """At most `size` candidates, beginning with the prompts `start` (default: the seed prompt, which is empty)."""
+        self.size = size
+        self.rng = random.Random(f"population {seed}")
+        self.candidates = [Candidate(i, rules) for i, rules in enumerate(start or [{}])]
+        self.lineage = {c.id: (c.rules, c.parents) for c in self.candidates}  # also of ancestors that were dropped
+        self.next_id = len(self.candidates)
+        self.turn = 0  # whose turn it is among the topics
+
+    def add(self, rules: Rules, parents: tuple[int, ...], scores: list[float]) -> Candidate:
+        candidate = Candidate(self.next_id, rules, parents, scores)
+        self.candidates.append(candidate)
+        self.lineage[candidate.id] = (rules, parents)
+        self.next_id += 1
+        return candidate
+
+    def ancestors(self, id: int) -> set[int]:
+        """The candidates that one descends from, itself included."""
+        found, todo = set(), [id]
+        while todo:
+            if (id := todo.pop()) not in found:
+                found.add(id)
+                todo += self.lineage[id][1]
+        return found
+
+    def prune(self, scored: list[Candidate], unscored: list[Candidate]) -> None:
+        """Keep the best by mean anchor score, older first where equal; unscored ones only where there is room."""
+        self.candidates = (sorted(scored, key=lambda c: (-c.mean, c.id)) + unscored)[: self.size]
+        alive = set().union(*(self.ancestors(c.id) for c in self.candidates))
+        self.lineage = {id: entry for id, entry in self.lineage.items() if id in alive}
+
+    def prompts(self, n: int) -> list[Rules]:
+        """n prompts for the slow phase: the population, best first, in turn again where it is smaller."""
+        return [self.candidates[i % len(self.candidates)].rules for i in range(n)]
+
+    def state_dict(self) -> dict:
+        """Everything as plain data."""
+        return {
+            "size": self.size,
+            "candidates": [[c.id, c.rules, list(c.parents), c.scores] for c in self.candidates],
+            "lineage": [[id, rules, list(parents)] for id, (rules, parents) in self.lineage.items()],
+            "next_id": self.next_id,
+            "turn": self.turn,
+            "rng": self.rng.getstate(),
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        self.size, self.next_id, self.turn = state["size"], state["next_id"], state["turn"]
+        self.candidates = [
+            Candidate(id, rules, tuple(parents), scores) for id, rules, parents, scores in state["candidates"]
+        ]
+        self.lineage = {id: (rules, tuple(parents)) for id, rules, parents in state["lineage"]}
+        version, internal, gauss = state["rng"]
+        self.rng.setstate((version, tuple(internal), gauss))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Selection, on matrices of scores: candidates x questions
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def pareto_fronts(scores: list[list[float]]) -> list[set[int]]:
+    """For each question the set of all candidates with the best score on it; ties stay together."""
+    return [{i for i, score in enumerate(column) if score == max(column)} for column in zip(*scores, strict=True)]
+
+
+def surviving_fronts(scores: list[list[float]], prune: bool = True) -> list[set[int]]:
+    """The fronts without dominated candidates.
+
+    In ascending order of mean score, and from the start again after each drop: drop a candidate if every front that
+    it is on holds another one. With 0/1 scores this can drop the best mean, hence the switch (`prune=False`).
+    """
+    fronts = pareto_fronts(scores)
+    order = sorted(range(len(scores)), key=lambda i: fmean(scores[i]))
+    while prune:
+        on = {i: [front for front in fronts if i in front] for i in order}
+        dominated = next((i for i in order if on[i] and all(len(front) > 1 for front in on[i])), None)
+        if dominated is None:
+            break
+        fronts = [front - {dominated} for front in fronts]
+    return fronts
+
+
+def select_parents(rng: random.Random, scores: list[list[float]], n: int, prune: bool = True) -> list[int]:
+    """n candidates, drawn with replacement by the number of (surviving) fronts that each is on."""
+    fronts = surviving_fronts(scores, prune)
+    counts = [sum(i in front for front in fronts) for i in range(len(scores))]
+    return rng.choices(range(len(scores)), weights=counts, k=n)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Reflection and merging
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def clean_instruction(proposal: str) -> str:
+    """An instruction of one to MAX_WORDS lower-case words, or "" for any other text: it cannot smuggle in a line."""
+    words = proposal.split(" ")
+    fits = len(proposal) <= MAX_LETTERS and len(words) <= MAX_WORDS
+    return proposal if fits and all(re.fullmatch("[a-z]+", word) for word in words) else ""
+
+
+def topic_mean(candidate: Candidate, topic: str, anchor: list) -> float:
+    """A candidate's mean score on the anchor questions of a topic."""
+    return fmean([s for s, q in zip(candidate.scores, anchor, strict=True) if q.topic == topic] or [0.0])
+
+
+def merge(a: Candidate, b: Candidate, population: Population, anchor: list) -> tuple[Rules, float] | None:
+    """The rules of two candidates combined, and the score to hope for; None if one descends from the other.
+
+    Per topic: the side that changed since their youngest common ancestor; where both did, the one that scores higher.
+    """
+    above_a, above_b = population.ancestors(a.id), population.ancestors(b.id)
+    if a.id in above_b or b.id in above_a:
+        return None
+    common = above_a & above_b
+    origin = population.lineage[max(common)][0] if common else {}
+    rules, hope = {}, 0.0
+    for topic in sorted({q.topic for q in anchor} | set(a.rules) | set(b.rules)):
+        old, mine, theirs = origin.get(topic), a.rules.get(topic), b.rules.get(topic)
+        score_a, score_b = topic_mean(a, topic, anchor), topic_mean(b, topic, anchor)
+        take_a = (
+            theirs == old
+            if mine != theirs and old in (mine, theirs)
+            else (score_a, a.mean, -a.id) >= (score_b, b.mean, -b.id)
+        )
+        if (chosen := mine if take_a else theirs) is not None:
+            rules[topic] = chosen
+        hope += sum(q.topic == topic for q in anchor) / len(anchor) * (score_a if take_a else score_b)
+    return rules, hope
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# One fast phase
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Change:
+    """An accepted child or merge, for people to read. Scores: on the minibatch (sums), on the anchor set (means)."""
+
+    topic: str  # "" for a merge
+    old: str
+    new: str
+    mean_before: float
+    mean_after: float
+
+
+@dataclass
+class Report:
+    """The ledger of a fast phase."""
+
+    metric_calls: int = 0  # rollouts that were scored
+    reflections: int = 0
+    proposed: int = 0  # children that ran on a minibatch
+    accepted: int = 0
+    merged: int = 0
+    changes: list[Change] = field(default_factory=list)
+
+    @property
+    def calls(self) -> int:
+        return self.metric_calls + self.reflections
+
+
+def evolve(
+    population: Population,
+    anchor: list,
+    evaluate: Callable,
+    reflect: Callable,
+    budget: int,
+    minibatch: int = 3,
+    width: int = 8,
+    prune: bool = True,
+) -> Report:
+    """Run one fast phase on `population`, spending at most `budget` calls. With less than one scoring it does nothing.
+
+    anchor: the questions that candidates are scored on. width: proposals that go through the model together.
+    """
+    report = Report()
+
+    def left() -> int:
+        return budget - report.calls
+
+    def run(jobs: list) -> list:
+        report.metric_calls += sum(len(questions) for _, questions in jobs)
+        return evaluate(jobs) if jobs else []
+
+    def score(rules: list[Rules]) -> list[list[float]]:
+        return [[outcome.score for outcome in outcomes] for outcomes in run([(r, anchor) for r in rules])]
+
+    affordable = left() // len(anchor)
+    if affordable == 0:
+        return report
+    old, unscored = population.candidates[:affordable], population.candidates[affordable:]
+    for candidate, scores in zip(old, score([c.rules for c in old]), strict=True):
+        candidate.scores = scores  # the old scores were made by other weights: never compare the two
+    for candidate in unscored:
+        candidate.scores = []
+    scored = list(old)
+
+    by_topic = {topic: [q for q in anchor if q.topic == topic] for topic in sorted({q.topic for q in anchor})}
+    minibatch = min(minibatch, *map(len, by_topic.values()), len(anchor))
+    hopeless = []  # merges that were tried and were worse than their parents
+    while (n := min(width, (left() - len(anchor)) // (2 * minibatch + 1))) > 0:
+        # parents answer a few questions of the topic whose turn it is
+        trials = []
+        for i in select_parents(population.rng, [c.scores for c in scored], n, prune):
+            topic = list(by_topic)[population.turn % len(by_topic)]
+            population.turn += 1
+            trials.append((scored[i], topic, population.rng.sample(by_topic[topic], minibatch)))
+        outcomes = run([(parent.rules, questions) for parent, _, questions in trials])
+
+        # reflect where something went wrong
+        requests, failing = [], []
+        for (parent, topic, questions), results in zip(trials, outcomes, strict=True):
+            if failures := [(q, o) for q, o in zip(questions, results, strict=True) if o.score < 1]:
+                requests.append((topic, parent.rules.get(topic, ""), failures))
+                failing.append((parent, topic, questions, sum(o.score for o in results)))
+        report.reflections += len(requests)
+        proposals = reflect(requests) if requests else []
+
+        # run the children that are new on the same questions
+        children, known = [], [c.rules for c in scored + unscored]
+        for (parent, topic, questions, before), proposal in zip(failing, proposals, strict=True):
+            rules = parent.rules | {topic: clean_instruction(proposal)}
+            if rules[topic] and rules not in known:
+                known.append(rules)
+                children.append((parent, topic, questions, before, rules))
+        report.proposed += len(children)
+        outcomes = run([(rules, questions) for _, _, questions, _, rules in children])
+
+        # accept what is strictly better, the largest gains first where not all can be scored
+        gains = [sum(o.score for o in results) - child[3] for child, results in zip(children, outcomes, strict=True)]
+        order = sorted((i for i, gain in enumerate(gains) if gain > 0), key=lambda i: -gains[i])
+        accepted = [children[i] for i in order[: left() // len(anchor)]]
+        for (parent, topic, _, _, rules), scores in zip(accepted, score([c[4] for c in accepted]), strict=True):
+            child = population.add(rules, (parent.id,), scores)
+            scored.append(child)
+            report.accepted += 1
+            report.changes.append(Change(topic, parent.rules.get(topic, ""), rules[topic], parent.mean, child.mean))
+
+        # merge the most promising pairs, as long as they promise more than either
+        while accepted and left() >= len(anchor):
+            pairs = []
+            for a, b in combinations(scored, 2):
+                merged = merge(a, b, population, anchor)
+                if merged and merged[1] > max(a.mean, b.mean) and merged[0] not in known + hopeless:
+                    pairs.append((merged[1], a, b, merged[0]))
+            if not pairs:
+                break
+            _, a, b, rules = max(pairs, key=lambda pair: pair[0])
+            [scores] = score([rules])
+            if fmean(scores) < max(a.mean, b.mean):
+                hopeless.append(rules)
+                continue
+            child = population.add(rules, (a.id, b.id), scores)
+            scored.append(child)
+            known.append(rules)
+            report.merged += 1
+            report.changes.append(Change("", f"{a.rules}", f"{rules}", max(a.mean, b.mean), child.mean))
+    population.prune(scored, unscored)
+    return report

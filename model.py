@@ -1,0 +1,349 @@
+"""The GPT, and batched sampling from it with a shared-prefix KV cache.
+
+Read `GPT` first: a Llama-family transformer (pre-RMSNorm, RoPE, SwiGLU, no biases, untied head). Then `sample_naive`,
+the lesson: recompute everything for every token. Then `sample`, which gives the same tokens many times faster.
+
+All rollouts of a training step share one of K prompts, then one of B questions, with G samples each. So `sample`
+runs each prompt through the model once, each (prompt, question) pair once, and only then splits into rows. A row
+attends to two segments under one softmax: the keys and values of its prompt, which all rows of the prompt share and
+nobody copies, and its own (question and completion). Rows that have finished are dropped between chunks of steps.
+
+Left out: dropout (the policy that is scored must be the one that sampled), top-k and top-p (they would make the
+sampling distribution another than the one whose log-probabilities train), and paged caches (prompts are short).
+"""
+
+import math
+import os
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+FORMAT = 1  # of checkpoints
+CHUNK = 8  # decode steps between looks at which rows are done; shapes are static in between
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    vocab_size: int
+    n_layer: int = 6
+    n_head: int = 4
+    n_embd: int = 128
+    n_hidden: int = 256  # inner width of SwiGLU
+    block_size: int = 640  # longest sequence
+    rope_base: float = 10000.0
+
+
+class RMSNorm(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x):
+        return F.rms_norm(x, x.shape[-1:], self.weight.to(x.dtype), eps=1e-6)
+
+
+def rotate(x, cos, sin):
+    """RoPE (arXiv 2104.09864), halves convention: x (..., T, D), cos and sin broadcastable to (..., T, D / 2)."""
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).to(x.dtype)
+
+
+def causal_attention(q, k, v):
+    """q, k, v (B, H, T, D) -> (B, H, T, D), each position attending to itself and those before."""
+    if q.is_cuda:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    # on CPU the plain products win: at T <= 256 the fused kernel's bf16 backward takes three times as long
+    future = torch.full((q.size(2), q.size(2)), -torch.inf, dtype=q.dtype, device=q.device).triu(1)  # (T, T)
+    return (q @ k.transpose(-1, -2) * q.size(-1) ** -0.5 + future).softmax(-1, dtype=q.dtype) @ v
+
+
+class Block(nn.Module):
+    """One transformer layer, in two halves so that sampling can put its cache in between."""
+
+    def __init__(self, cfg: GPTConfig):
+        super().__init__()
+        self.n_head = cfg.n_head
+        self.attention_norm, self.mlp_norm = RMSNorm(cfg.n_embd), RMSNorm(cfg.n_embd)
+        self.q, self.k, self.v, self.o = (nn.Linear(cfg.n_embd, cfg.n_embd, bias=False) for _ in range(4))
+        self.gate, self.up = (nn.Linear(cfg.n_embd, cfg.n_hidden, bias=False) for _ in range(2))
+        self.down = nn.Linear(cfg.n_hidden, cfg.n_embd, bias=False)
+
+    def qkv(self, x, cos, sin):
+        """x (B, T, C) -> queries, keys, values (B, H, T, D), positions already rotated in."""
+        y = self.attention_norm(x)
+        q, k, v = (w(y).unflatten(-1, (self.n_head, -1)).transpose(1, 2) for w in (self.q, self.k, self.v))
+        return rotate(q, cos, sin), rotate(k, cos, sin), v
+
+    def rest(self, x, heads):
+        """x (B, T, C), attended values (B, H, T, D) -> the layer's output (B, T, C)."""
+        x = x + self.o(heads.transpose(1, 2).flatten(2))
+        y = self.mlp_norm(x)
+        return x + self.down(F.silu(self.gate(y)) * self.up(y))
+
+
+class GPT(nn.Module):
+    def __init__(self, cfg: GPTConfig):
+        super().__init__()
+        self.cfg = cfg
+        self.embedding = nn.Embedding(cfg.vocab_size, cfg.n_embd)
+        self.blocks = nn.ModuleList(Block(cfg) for _ in range(cfg.n_layer))
+        self.norm = RMSNorm(cfg.n_embd)
+        self.head = nn.Linear(cfg.n_embd, cfg.vocab_size, bias=False)
+        for name, p in self.named_parameters():
+            if p.ndim == 2:  # GPT-2's initialisation: what is added to the residual stream starts smaller
+                shrink = math.sqrt(2 * cfg.n_layer) if name.endswith((".o.weight", ".down.weight")) else 1.0
+                nn.init.normal_(p, std=0.02 / shrink)
+        half = cfg.n_embd // cfg.n_head // 2
+        angles = torch.outer(torch.arange(cfg.block_size), cfg.rope_base ** (-torch.arange(half) / half))
+        self.register_buffer("cos", angles.cos(), persistent=False)  # (block_size, D / 2)
+        self.register_buffer("sin", angles.sin(), persistent=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """tokens (B, T) -> logits (B, T, V) of the next token at every position."""
+        x = self.embedding(tokens)  # (B, T, C)
+        cos, sin = self.cos[: tokens.size(1)], self.sin[: tokens.size(1)]
+        for block in self.blocks:
+            q, k, v = block.qkv(x, cos, sin)
+            x = block.rest(x, causal_attention(q, k, v))
+        return self.head(self.norm(x))
+
+
+def save_checkpoint(path: Path, contents: dict) -> None:
+    """Write beside `path`, flush, rename: a reader finds the old file or the new one, never half of one."""
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "wb") as file:
+        torch.save({"format": FORMAT, **contents}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def load_checkpoint(path: Path) -> dict:
+    """A checkpoint: tensors and plain data. Raises ValueError for a missing, damaged or foreign one."""
+    if not path.is_file():
+        raise ValueError(f"no checkpoint at {path}")
+    contents = None
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is None:  # checksums, which torch.load does not look at
+                contents = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # torch and zipfile raise a dozen kinds for a file that is no checkpoint
+        contents = None
+    if not isinstance(contents, dict) or contents.get("format") != FORMAT:
+        raise ValueError(f"{path} is damaged, or no checkpoint of this program (format {FORMAT})")
+    return contents
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Sampling
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Rollouts:
+    """R completions of at most S tokens."""
+
+    tokens: Tensor  # (R, S) long, pad after the end
+    lengths: Tensor  # (R,) long, tokens of each completion, the end-of-sequence token included
+    logprobs: Tensor  # (R, S) float32, of each token under the distribution it was drawn from; 0 after the end
+
+
+def choose(logits, noise, temperature: float):
+    """logits (R, V), noise (R, V) ~ Exp(1) -> token (R,) ~ softmax(logits / T), its log-probability (R,).
+
+    argmax(logits / T - log E) is the Gumbel-max trick. Temperature 0 takes the likeliest token (log-probs at T = 1).
+    """
+    logits = logits.float() / (temperature or 1.0)
+    token = (logits if temperature == 0 else logits - noise.log()).argmax(-1)  # (R,)
+    return token, logits.log_softmax(-1).gather(-1, token[:, None])[:, 0]
+
+
+def check_lengths(model, prompts, questions, max_new: int) -> None:
+    """Raises ValueError for empty or ragged input, and where a sequence would not fit the model."""
+    if not prompts or len(prompts) != len(questions) or len({len(row) for row in questions}) != 1 or not questions[0]:
+        raise ValueError("sample: needs one list of questions for each prompt, all with equally many questions")
+    if not all(prompts) or not all(q for row in questions for q in row):
+        raise ValueError("sample: a prompt or a question has no tokens; each needs at least one")
+    longest = max(len(p) + max(map(len, row)) for p, row in zip(prompts, questions, strict=True)) + max_new
+    if longest > model.cfg.block_size:
+        raise ValueError(
+            f"sample: prompt, question and completion need {longest} tokens, the model has {model.cfg.block_size}"
+        )
+
+
+def padded(rows: list[list[int]], device) -> tuple[Tensor, Tensor]:
+    """Token lists -> (N, longest) padded on the right with 0, and their lengths (N,)."""
+    width = max(map(len, rows))
+    tokens = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device)
+    return tokens, torch.tensor([len(row) for row in rows], device=device)
+
+
+@torch.inference_mode()
+def sample_naive(model, prompts, questions, samples, *, max_new, eos, pad, temperature=1.0, generator=None, noise=None):
+    """What `sample` does, in the plainest way: every token from a full pass over every row. Oracle and lesson."""
+    check_lengths(model, prompts, questions, max_new)
+    rows = [p + q for p, asked in zip(prompts, questions, strict=True) for q in asked for _ in range(samples)]
+    tokens, end = padded([row + [pad] * max_new for row in rows], model.cos.device)  # (R, T)
+    end, every = end - max_new, torch.arange(len(rows), device=tokens.device)
+    start, lengths, done = end.clone(), torch.zeros_like(end), torch.zeros_like(end, dtype=torch.bool)
+    logprobs = torch.zeros(len(rows), max_new, device=tokens.device)
+    for t in range(max_new):
+        logits = model(tokens)[every, end - 1]  # (R, V)
+        draw = torch.empty_like(logits).exponential_(generator=generator) if noise is None else noise[:, t]
+        token, logprob = choose(logits, draw, temperature)
+        tokens[every, end], logprobs[:, t] = token.where(~done, pad), logprob.where(~done, 0.0)
+        lengths, end, done = lengths + ~done, end + 1, done | (token == eos)
+    return Rollouts(
+        tokens[every[:, None], start[:, None] + torch.arange(max_new, device=end.device)], lengths, logprobs
+    )
+
+
+def attend(q, prefix, own, prefix_bias, own_bias):
+    """Attention over a shared prefix and a row's own segment, under one softmax.
+
+    q (R, H, T, D); prefix: keys and values (K, H, P, D), each for R / K consecutive rows; own: keys and values
+    (R, H, S, D); biases (K, 1, 1, P) and (R, 1, T, S) are 0 where attended to, -inf elsewhere. -> (R, H, T, D)
+    """
+    (R, H, T, D), (K, _, P, _) = q.shape, prefix[0].shape
+    q = q * D**-0.5
+    by_prompt = q.view(K, R // K, H, T, D).transpose(1, 2).reshape(K, H, -1, D)  # (K, H, R / K * T, D)
+    to_prefix = by_prompt @ prefix[0].transpose(-1, -2) + prefix_bias
+    to_prefix = to_prefix.view(K, H, R // K, T, P).transpose(1, 2).reshape(R, H, T, P)
+    to_own = q @ own[0].transpose(-1, -2) + own_bias  # (R, H, T, S)
+    weights = torch.cat([to_prefix, to_own], dim=-1).softmax(-1)
+    of_prefix = weights[..., :P].reshape(K, R // K, H, T, P).transpose(1, 2).reshape(K, H, -1, P) @ prefix[1]
+    of_prefix = of_prefix.view(K, H, R // K, T, D).transpose(1, 2).reshape(R, H, T, D)
+    return of_prefix + weights[..., P:] @ own[1]
+
+
+def bias(visible: Tensor) -> Tensor:
+    """Boolean mask -> 0 where True, -inf where False."""
+    return torch.zeros(visible.shape, device=visible.device).masked_fill_(~visible, -torch.inf)
+
+
+def decode_step(
+    model, tokens, positions, slot, question_lengths, question_width, prefix, prefix_bias, own, noise, temperature
+):
+    """One token for every row: a pure function of tensors with static shapes, but for the cache that it writes.
+
+    tokens (R,) of the step before, at `positions` (R,), are written into slot (1,) of the own caches `own`, a list of
+    (keys, values) per layer, each (R, H, S, D). The cache holds the question in slots 0..question_width - 1, of which
+    a row uses question_lengths (R,), then the completion. -> next tokens (R,), their log-probabilities (R,)
+    """
+    slots = torch.arange(own[0][0].size(2), device=tokens.device)  # (S,)
+    seen = (slots < question_lengths[:, None]) | ((slots >= question_width) & (slots <= slot))  # (R, S)
+    own_bias = bias(seen)[:, None, None]  # (R, 1, 1, S)
+    cos, sin = model.cos[positions][:, None, None], model.sin[positions][:, None, None]  # (R, 1, 1, D / 2)
+    x = model.embedding(tokens)[:, None]  # (R, 1, C)
+    for block, shared, (keys, values) in zip(model.blocks, prefix, own, strict=True):
+        q, k, v = block.qkv(x, cos, sin)  # (R, H, 1, D)
+        keys.index_copy_(2, slot, k)
+        values.index_copy_(2, slot, v)
+        x = block.rest(x, attend(q, shared, (keys, values), prefix_bias, own_bias))
+    return choose(model.head(model.norm(x[:, 0])), noise, temperature)
+
+
+@torch.inference_mode()
+def sample(
+    model: GPT,
+    prompts: list[list[int]],
+    questions: list[list[list[int]]],
+    samples: int,
+    *,
+    max_new: int,
+    eos: int,
+    pad: int,
+    temperature: float = 1.0,
+    generator: torch.Generator | None = None,
+    noise: Tensor | None = None,
+) -> Rollouts:
+    """Sample completions of K prompts, each followed by its B questions, G = `samples` times each.
+
+    Rows are ordered (k, b, g), R = K * B * G. Sampling ends at `eos` or after `max_new` tokens.
+    `noise` (R, max_new, V), draws of Exp(1), makes the outcome a function of the weights alone; else it is drawn
+    from `generator`.
+    Raises ValueError for empty or ragged input and for sequences longer than the model's block size.
+    """
+    check_lengths(model, prompts, questions, max_new)
+    device, K, G = model.cos.device, len(prompts), samples
+
+    # 1. each prompt once: keys and values (K, H, P, D) per layer
+    tokens, prompt_lengths = padded(prompts, device)
+    x, prefix = model.embedding(tokens), []
+    for block in model.blocks:
+        q, k, v = block.qkv(x, model.cos[: tokens.size(1)], model.sin[: tokens.size(1)])
+        prefix.append((k.contiguous(), v.contiguous()))
+        x = block.rest(x, causal_attention(q, k, v))
+    prefix_bias = bias(torch.arange(tokens.size(1), device=device) < prompt_lengths[:, None])[:, None, None]
+
+    # 2. each (prompt, question) pair once, then one row per sample
+    tokens, lengths = padded([q for row in questions for q in row], device)  # (K * B, Q)
+    width = tokens.size(1)
+    start = prompt_lengths.repeat_interleave(len(questions[0]))  # (K * B,) position of a question's first token
+    places = start[:, None] + torch.arange(width, device=device)
+    places = places.clamp(max=model.cfg.block_size - 1)  # only padding can reach beyond
+    cos, sin = model.cos[places][:, None], model.sin[places][:, None]  # (K * B, 1, Q, D / 2)
+    own_bias = bias(torch.ones(width, width, dtype=torch.bool, device=device).tril())  # padding is never looked at
+    x, own = model.embedding(tokens), []
+    for block, shared in zip(model.blocks, prefix, strict=True):
+        q, k, v = block.qkv(x, cos, sin)
+        x = block.rest(x, attend(q, shared, (k, v), prefix_bias, own_bias))
+        own.append((k.repeat_interleave(G, 0), v.repeat_interleave(G, 0)))  # (R, H, Q, D)
+    last = x[torch.arange(len(x), device=device), lengths - 1]
+    logits = model.head(model.norm(last)).repeat_interleave(G, 0)  # (R, V)
+    question_lengths = lengths.repeat_interleave(G)
+    positions = start.repeat_interleave(G) + question_lengths  # (R,) of the next token
+
+    # 3. the completions, in chunks
+    R, V = logits.shape
+    out = torch.full((R, max_new), pad, device=device)
+    out_logprobs = torch.zeros(R, max_new, device=device)
+    lengths = torch.ones(R, dtype=torch.long, device=device)
+    rows = torch.arange(R, device=device)  # which rollout each live row is
+    done = torch.zeros(R, dtype=torch.bool, device=device)
+
+    def draw(steps: slice) -> Tensor | None:  # (steps, live rows, V)
+        if temperature == 0:
+            return torch.empty(steps.stop - steps.start, 0, device=device)
+        if noise is not None:
+            return noise[rows, steps].transpose(0, 1)
+        return torch.empty(steps.stop - steps.start, len(rows), V, device=device).exponential_(generator=generator)
+
+    token, out_logprobs[:, 0] = choose(logits, draw(slice(0, 1))[0], temperature)
+    out[:, 0], done = token, token == eos
+    for begin in range(1, max_new, CHUNK):
+        live = (~done).view(K, -1).sum(1).max().item()  # the one look per chunk
+        if live == 0:
+            break
+        # drop finished rows: every prompt keeps as many as the one with the most live rows, its live ones first
+        keep = done.view(K, -1).to(torch.uint8).argsort(dim=1, stable=True)[:, :live]  # (K, live)
+        keep = (keep + torch.arange(K, device=device)[:, None] * (len(rows) // K)).flatten()
+        rows, token, done, positions = rows[keep], token[keep], done[keep], positions[keep]
+        question_lengths = question_lengths[keep]
+        end = min(begin + CHUNK, max_new)
+        room = [0, 0, 0, end - begin]
+        own = [tuple(F.pad(cache[keep], room) for cache in layer) for layer in own]  # (live rows, H, S, D)
+        for t, step_noise in zip(range(begin, end), draw(slice(begin, end)), strict=True):
+            slot = torch.tensor([width + t - 1], device=device)
+            token, logprob = decode_step(
+                model,
+                token,
+                positions,
+                slot,
+                question_lengths,
+                width,
+                prefix,
+                prefix_bias,
+                own,
+                step_noise,
+                temperature,
+            )
+            token, logprob = token.where(~done, pad), logprob.where(~done, 0.0)
+            out[rows, t], out_logprobs[rows, t] = token, logprob
+            lengths[rows] += ~done
+            done, positions = done | (token == eos), positions + 1
+    return Rollouts(out, lengths, out_logprobs)

@@ -1,0 +1,122 @@
+"""Pretraining: the tiny base, from scratch, in minutes on a laptop. `python train.py --pretrain` runs it.
+
+The corpus (tasks/corpus.py) is a function of (seed, step), so an interrupted run goes on without having saved it.
+The length is given in minutes, not steps: the learning rate knows how much of the time is left.
+"""
+
+import dataclasses
+import random
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from tqdm import tqdm
+
+from model import GPT, GPTConfig, load_checkpoint, sample, save_checkpoint
+from tasks import Domain, corpus, domains, exams, text
+from tasks.dialogue import pass_rate
+
+LOOK_EVERY = 300  # steps between checkpoints and looks at what the base can do
+
+
+def generator_of(model: GPT, temperature: float, rng: torch.Generator | None = None):
+    """The model as the function that tasks/dialogue.py talks to."""
+    eos, pad = text.special("eos"), text.special("pad")
+
+    def generate(prompts, questions, samples, max_new):
+        settings = {"max_new": max_new, "eos": eos, "pad": pad, "temperature": temperature, "generator": rng}
+        return sample(model, prompts, questions, samples, **settings)
+
+    return generate
+
+
+def micro_batches(documents: list, device: str) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Documents -> three batches of like length: tokens (N, T) padded right, targets (N, T - 1), -100 where given."""
+    documents = sorted(documents, key=lambda document: len(document[0]))
+    cuts, total, filled = ([], [], []), sum(len(tokens) for tokens, _ in documents), 0
+    for document in documents:
+        cuts[min(2, 3 * filled // total)].append(document)
+        filled += len(document[0])
+    batches = []
+    for cut in filter(None, cuts):
+        width = max(len(tokens) for tokens, _ in cut)
+        tokens = torch.tensor([t + [text.special("pad")] * (width - len(t)) for t, _ in cut], device=device)
+        learn = torch.tensor([w + [0] * (width - len(w)) for _, w in cut], device=device)
+        batches.append((tokens, tokens[:, 1:].masked_fill(learn[:, 1:] == 0, -100)))
+    return batches
+
+
+def base_rates(model: GPT, domain: Domain) -> str:
+    """A quick look at how well a base solves and reflects, at a difficulty that the corpus shows often."""
+    rng, difficulty, generate = random.Random(0), domain.seen_difficulties[-1], generator_of(model, temperature=0)
+    solve = pass_rate(generate, [exams.solving(rng, domain, difficulty, 2, False) for _ in range(64)])
+    one, two = ([exams.reflecting(rng, domain, difficulty, n, n > 1) for _ in range(48)] for n in (1, 2))
+    return f"solve {solve:.2f}, reflect {pass_rate(generate, one):.2f}/{pass_rate(generate, two):.2f}"
+
+
+def optimizers_of(model: GPT) -> list[torch.optim.Optimizer]:
+    """Muon (K. Jordan, 2024) for the matrices of the blocks, AdamW for embedding, head and norms."""
+    matrices = [p for p in model.blocks.parameters() if p.ndim == 2]
+    others = [p for name, p in model.named_parameters() if p.ndim == 1 or not name.startswith("blocks")]
+    return [
+        torch.optim.Muon(matrices, lr=0.02, momentum=0.95, weight_decay=0.0, adjust_lr_fn="original"),
+        torch.optim.AdamW(others, lr=4e-3, betas=(0.9, 0.95), weight_decay=0.0),
+    ]
+
+
+def pretrain(path: Path, device: str, *, minutes: float, batch: int, seed: int, compile: bool) -> None:
+    """Train a base from scratch and write it to `path`; what an interrupted run left beside it is gone on with.
+
+    batch: documents per step. 50 steps of warm-up; the learning rate falls to zero over the second half.
+    """
+    torch.manual_seed(seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial, worlds = path.with_suffix(".partial"), list(domains().values())
+    cfg = GPTConfig(text.encoding().n_vocab)
+    model = GPT(cfg).to(device)
+    optimizers = optimizers_of(model)
+    step, elapsed, rates = 0, 0.0, ""
+    if partial.exists() and (saved := load_checkpoint(partial))["vocabulary"] == text.fingerprint():
+        model.load_state_dict(saved["model"])
+        for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
+        step, elapsed = saved["step"], saved["elapsed"]
+    forward = torch.compile(model, dynamic=True) if compile else model
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    peaks = [0.02, 4e-3]
+
+    def contents() -> dict:
+        plain = {"vocabulary": text.fingerprint(), "model_config": dataclasses.asdict(cfg), "minutes": minutes}
+        return plain | {"model": model.state_dict(), "step": step, "elapsed": elapsed}
+
+    layout = "{desc} {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s{postfix}"
+    bar = tqdm(total=60 * minutes, initial=elapsed, desc="pretraining", bar_format=layout)
+    last, tokens_per_second = time.perf_counter(), 0.0
+    while elapsed < 60 * minutes:
+        for group, peak in zip(groups, peaks, strict=True):
+            group["lr"] = peak * min(1.0, (step + 1) / 50, 2 * (1 - elapsed / (60 * minutes)))
+        documents = corpus.documents(worlds, seed, step, batch)
+        learned, loss_sum = sum(sum(learn) for _, learn in documents), 0.0
+        for tokens, targets in micro_batches(documents, device):
+            with torch.autocast(torch.device(device).type, torch.bfloat16):
+                logits = forward(tokens[:, :-1])  # (N, T - 1, V)
+            loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="sum") / learned
+            loss.backward()
+            loss_sum += loss.item()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        step += 1
+        if step % LOOK_EVERY == 0:
+            rates = base_rates(model, worlds[step // LOOK_EVERY % len(worlds)])
+            save_checkpoint(partial, contents() | {"optimizers": [o.state_dict() for o in optimizers]})
+        now = time.perf_counter()
+        tokens_per_second += 0.05 * (sum(len(tokens) for tokens, _ in documents) / (now - last) - tokens_per_second)
+        bar.update(now - last)
+        bar.set_postfix_str(f"step {step}, loss {loss_sum:.3f}, {tokens_per_second:.0f} tokens/s, {rates}")
+        elapsed, last = elapsed + now - last, now
+    bar.close()
+    save_checkpoint(path, contents())
+    partial.unlink(missing_ok=True)
+    print(f"base written to {path} after {step} steps: {base_rates(model, worlds[0])}")

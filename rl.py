@@ -1,0 +1,166 @@
+"""Slow weights: policy gradient with a group baseline and a KL penalty. Tensors only, no text, no tasks.
+
+A batch holds Q questions with G rollouts each, every rollout rewarded once, at its end. The update is
+
+    1. A_i = (r_i - mean r) / (std r + eps), over the group of a question           group_advantages
+    2. l_t = log pi(token t | before), float32, at the sampling temperature         token_logprobs
+    3. w_i = 1 / (tokens of the question's group * questions with spread)           token_weights
+    4. loss = sum_i w_i sum_t [ -sg(min(rho_t, cap)) A_i l_t + beta k_t ]           policy_loss
+       rho_t = exp(l_t - l_t when sampled), 1 on-policy; k_t penalises distance to the base   kl_estimate
+
+The weights of step 3 are those of the whole batch, so the loss of a batch is the plain sum over its micro-batches,
+however it is cut. With rho = 1 step 4 is REINFORCE; with several updates per batch it is CISPO (arXiv 2506.13585):
+the weight is capped and carries no gradient, so no token's gradient is cut to zero.
+
+What the KL estimators do as *losses*, with r = pi_base / pi and tokens drawn from pi:
+    k1 = -log r          its gradient is zero in expectation: no penalty at all
+    k2 = (log r)^2 / 2   the gradient of the reverse KL(pi, base): what training uses
+    k3 = r - 1 - log r   the gradient of the forward KL(base, pi), though its *value* is an unbiased, low-variance
+                         estimate of the reverse KL: what the log shows
+
+`update` does all of it for one batch of rollouts. Left out: value networks (the group is the baseline) and clipping
+as in PPO (one update per batch is on-policy).
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+MICRO_ROWS = 64  # rollouts per forward and backward pass
+MAX_NORM = 1.0  # gradients are clipped to this norm
+
+
+def group_advantages(rewards: Tensor, eps: float = 1e-4) -> tuple[Tensor, Tensor]:
+    """Rewards (Q, G) -> advantages (Q, G), and which groups have spread (Q,), i.e. anything to learn from.
+
+    Normalised over the whole group, across the prompts that its rollouts ran under. (GRPO, arXiv 2402.03300)
+    """
+    keep = rewards.amax(1) - rewards.amin(1) > eps  # (Q,)
+    centred = rewards - rewards.mean(1, keepdim=True)
+    std = centred.square().sum(1, keepdim=True).div(max(rewards.size(1) - 1, 1)).sqrt()  # unbiased, 0 for G = 1
+    return torch.where(keep[:, None], centred / (std + eps), 0.0), keep
+
+
+def token_logprobs(logits: Tensor, tokens: Tensor, temperature: float = 1.0) -> Tensor:
+    """Logits (N, S, V) of any dtype, tokens (N, S) -> log-probabilities (N, S), in float32.
+
+    The policy that is trained is the one that sampled, so its logits are divided by the sampling temperature.
+    """
+    logits = logits.float() / temperature
+    return logits.gather(-1, tokens[..., None])[..., 0] - logits.logsumexp(-1)
+
+
+def completion_mask(lengths: Tensor, width: int) -> Tensor:
+    """Lengths (N,) -> mask (N, width), 1.0 on each completion, its end-of-sequence token included.
+
+    From lengths, never from token values: the end-of-sequence token must be learned, whatever id padding has.
+    """
+    return (torch.arange(width, device=lengths.device) < lengths[:, None]).float()
+
+
+def token_weights(lengths: Tensor, keep: Tensor) -> Tensor:
+    """Completion lengths (Q, G), groups kept (Q,) -> the weight of each rollout's tokens (Q, G).
+
+    Token losses are averaged over the tokens of a question, then over the questions kept. Dropped groups weigh
+    nothing and do not dilute the others; with no group kept all weights are 0.
+    """
+    per_question = 1.0 / lengths.sum(1, keepdim=True).clamp(min=1)  # (Q, 1)
+    return (per_question * keep[:, None] / keep.sum().clamp(min=1)).expand(lengths.shape)
+
+
+def kl_estimate(logprobs: Tensor, base_logprobs: Tensor, kind: str) -> Tensor:
+    """Per-token estimates of KL(pi, base) from samples of pi, in nats; `kind` is "k1", "k2" or "k3" (Schulman 2020).
+
+    Which to train with and which to log: see the top of the file. Raises ValueError for another kind.
+    """
+    log_r = base_logprobs - logprobs
+    if kind == "k1":
+        return -log_r
+    if kind == "k2":
+        return log_r.square() / 2
+    if kind == "k3":
+        return log_r.expm1() - log_r
+    raise ValueError(f"unknown KL estimator '{kind}': known are k1, k2, k3")
+
+
+def policy_loss(
+    logprobs: Tensor,
+    base_logprobs: Tensor,
+    advantages: Tensor,
+    weights: Tensor,
+    mask: Tensor,
+    kl_coef: float,
+    sampled_logprobs: Tensor | None = None,
+    cap: float = 4.0,
+) -> Tensor:
+    """The summed loss of a (micro-)batch, a scalar; it is 0, not NaN, where nothing is left to learn from.
+
+    logprobs (N, S) of the policy, with gradient; base_logprobs (N, S); advantages, weights (N,); mask (N, S).
+    sampled_logprobs (N, S), recorded while sampling, give CISPO's importance weights; None means on-policy.
+    """
+    ratio = 1.0 if sampled_logprobs is None else (logprobs - sampled_logprobs).detach().exp().clamp(max=cap)
+    token_loss = -ratio * advantages[:, None] * logprobs + kl_coef * kl_estimate(logprobs, base_logprobs, "k2")
+    return (token_loss * mask * weights[:, None]).sum()
+
+
+def score(model: nn.Module, contexts: list[list[int]], completions: list[list[int]], temperature: float) -> Tensor:
+    """Log-probability of each completion token after its context under a model -> (N, S), 0 beyond the completion."""
+    device = next(model.parameters()).device
+    width = max(map(len, completions))
+    rows = [context + completion for context, completion in zip(contexts, completions, strict=True)]
+    longest = max(map(len, rows))
+    tokens = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=device)  # (N, T), padded right
+    first = torch.tensor([len(context) for context in contexts], device=device)
+    places = (first[:, None] + torch.arange(width, device=device)).clamp(max=longest - 1)  # (N, S)
+    every = torch.arange(len(rows), device=device)[:, None]
+    logprobs = token_logprobs(model(tokens)[every, places - 1], tokens[every, places], temperature)
+    return logprobs * completion_mask(torch.tensor([len(c) for c in completions], device=device), width)
+
+
+def update(
+    policy: nn.Module,
+    base: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    contexts: list[list[int]],
+    completions: list[list[int]],
+    sampled_logprobs: Tensor,
+    rewards: Tensor,
+    groups: Tensor,
+    *,
+    temperature: float,
+    kl_coef: float,
+    substeps: int = 1,
+) -> dict:
+    """One batch of R rollouts -> `substeps` updates of the policy, and figures for the log.
+
+    contexts, completions: R token lists; sampled_logprobs (R, S) from sampling; rewards (R,); groups (Q, G): which
+    rollouts answer the same question. Groups without spread are not even scored. A gradient that is not finite is
+    not applied. -> kl_base (k3, nats per scored token) and grad_norm, both None without an update; dropped_groups
+    """
+    lengths = torch.tensor([len(c) for c in completions])
+    advantages, keep = group_advantages(rewards[groups])
+    weights = token_weights(lengths[groups], keep)
+    rows, advantages, weights = groups[keep].flatten(), advantages[keep].flatten(), weights[keep].flatten()
+    order = lengths[rows].argsort(stable=True)  # completions of like length share a micro-batch
+    figures = {"kl_base": None, "grad_norm": None, "dropped_groups": int((~keep).sum())}
+    for _ in range(substeps if len(rows) else 0):
+        kl = 0.0
+        for micro in order.split(MICRO_ROWS):
+            chosen = rows[micro].tolist()
+            batch = [contexts[i] for i in chosen], [completions[i] for i in chosen], temperature
+            logprobs = score(policy, *batch)  # (N, S)
+            with torch.no_grad():
+                base_logprobs = score(base, *batch)
+            device, width = logprobs.device, logprobs.size(1)
+            mask = completion_mask(lengths[chosen].to(device), width)
+            sampled = sampled_logprobs[chosen, :width] if substeps > 1 else None  # the first update is on-policy
+            a, w = advantages[micro].to(device), weights[micro].to(device)
+            policy_loss(logprobs, base_logprobs, a, w, mask, kl_coef, sampled).backward()
+            kl += (kl_estimate(logprobs.detach(), base_logprobs, "k3") * mask).sum().item()
+        norm = nn.utils.clip_grad_norm_(policy.parameters(), MAX_NORM).item()
+        if math.isfinite(norm):
+            optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        figures |= {"kl_base": kl / lengths[rows].sum().item(), "grad_norm": norm}
+    return figures

@@ -1,0 +1,161 @@
+"""The toy world: domains of named operations, and tasks with a hidden instruction per topic.
+
+A *domain* (one short file in this folder) is a set of named operations on small states. A *rule* is a chain of
+one to three operation names, carried out from left to right. A *task* hides one rule behind each of four topics;
+a question shows a topic and a state, and its answer is what the topic's rule makes of the state. Nothing tells the
+learner the rules: it sees questions, its own answers, and whether (and in feedback: how) they were wrong.
+
+Left out on purpose: partial credit. An answer is right or wrong, so a prompt that names half a rule earns nothing.
+"""
+
+import importlib
+import pkgutil
+import random
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any
+
+TOPICS = ("red", "blue", "green", "gold", "black", "white", "pink", "gray")  # a task uses the first four
+RULE_LENGTHS = (1, 2, 2, 3)  # operations in the four hidden rules of a task
+HELD_OUT_SHARE = 10  # one in ten classes of 2- and 3-operation rules never occurs in the corpus
+
+Rule = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question of a task: the topic, the state as text, and the right answer as text."""
+
+    topic: str
+    ask: str
+    want: str
+
+
+@dataclass(frozen=True)
+class Domain:
+    """Named operations on small states. A state is any value; `show` writes it, and equal texts are equal states.
+
+    Rules are told apart by what they do, not by how they are written: two rules with the same results on a fixed
+    set of probe states are one *class* ("raise reverse" and "reverse raise"). Classes, not spellings, are held out
+    of the corpus, so a held-out rule cannot slip in under another name.
+    """
+
+    name: str
+    operations: dict[str, Callable[[Any], Any]]  # name (one lower-case word) -> function of a state; must be total
+    draw: Callable[[random.Random, int], Any]  # a random state of the given difficulty
+    corpus_difficulties: dict[int, float]  # difficulty -> weight in the pretraining corpus; the last ones are rare
+    task_difficulty: int  # difficulty of a task's questions: where the base, well instructed, is right half the time
+    words: tuple[str, ...]  # the words that states are written with, for the tokenizer
+    show: Callable[[Any], str] = " ".join
+
+    def apply(self, rule: Rule, state: Any) -> Any:
+        """Carry out a rule on a state, from left to right."""
+        for name in rule:
+            state = self.operations[name](state)
+        return state
+
+    @cached_property
+    def seen_difficulties(self) -> list[int]:
+        """The difficulties that the corpus shows often (at least a tenth of its documents)."""
+        total = sum(self.corpus_difficulties.values())
+        return [d for d, weight in self.corpus_difficulties.items() if weight >= 0.1 * total]
+
+    @cached_property
+    def _results(self) -> dict[Rule, tuple[str, ...]]:
+        """Every rule of at most three operations -> its results on the probe states (its class)."""
+        rng = random.Random(f"probes of {self.name}")
+        probes = [self.draw(rng, d) for d in (*self.corpus_difficulties, self.task_difficulty) for _ in range(5)]
+        states = {(): probes}
+        for length in range(3):
+            for rule in [r for r in states if len(r) == length]:
+                for name, operation in self.operations.items():
+                    states[*rule, name] = [operation(state) for state in states[rule]]
+        return {rule: tuple(map(self.show, results)) for rule, results in states.items()}
+
+    @cached_property
+    def classes(self) -> dict[tuple[str, ...], list[Rule]]:
+        """Results on the probes -> all shortest rules that give them, without the identity."""
+        classes: dict[tuple[str, ...], list[Rule]] = {}
+        for rule, results in self._results.items():  # in order of length
+            spellings = classes.setdefault(results, [])
+            if not spellings or len(spellings[0]) == len(rule):
+                spellings.append(rule)
+        del classes[self._results[()]]
+        return classes
+
+    def same(self, a: Rule, b: Rule) -> bool:
+        """Whether two rules of at most three operations do the same."""
+        return self._results[a] == self._results[b]
+
+    def equivalents(self, rule: Rule) -> list[Rule]:
+        """All shortest spellings of a rule."""
+        return self.classes[self._results[rule]]
+
+    @cached_property
+    def _rules(self) -> dict[tuple[int, bool], list[Rule]]:
+        table: dict[tuple[int, bool], list[Rule]] = {}
+        for results, spellings in self.classes.items():
+            length = len(spellings[0])
+            held_out = length > 1 and zlib.crc32("/".join(results).encode()) % HELD_OUT_SHARE == 0
+            table.setdefault((length, held_out), []).extend(spellings)
+        return table
+
+    def rules(self, length: int, held_out: bool = False) -> list[Rule]:
+        """The rules of a length that cannot be said shorter: those of the corpus, or those held out of it."""
+        return self._rules.get((length, held_out), [])
+
+
+@dataclass(frozen=True)
+class Task:
+    """A domain with a hidden rule for each of four topics: `rules`, topic -> rule.
+
+    Rules of two and three operations are held-out compositions: the base has never seen them.
+    """
+
+    domain: Domain
+    rules: dict[str, Rule]
+    difficulty: int
+
+    @property
+    def instructions(self) -> dict[str, str]:
+        """The hidden rules as the fast weights would have to name them: topic -> instruction."""
+        return {topic: " ".join(rule) for topic, rule in self.rules.items()}
+
+    def question(self, rng: random.Random, validation: bool = False) -> Question:
+        """A random question. A hash of its text decides once and for all whether it is one for validation."""
+        while True:
+            topic = rng.choice(list(self.rules))
+            state = self.domain.draw(rng, self.difficulty)
+            question = Question(
+                topic, self.domain.show(state), self.domain.show(self.domain.apply(self.rules[topic], state))
+            )
+            if (zlib.crc32(f"{topic}: {question.ask}".encode()) % 8 == 0) == validation:
+                return question
+
+    def questions(self, rng: random.Random, n: int, validation: bool = False) -> list[Question]:
+        """n random questions, for training or for validation; the two never meet."""
+        return [self.question(rng, validation) for _ in range(n)]
+
+
+def make_task(name: str, seed: int) -> Task:
+    """The task that a domain and a seed give. Raises ValueError when no such domain is registered."""
+    if name not in domains():
+        raise ValueError(f"unknown task '{name}': known tasks are {', '.join(domains())}")
+    domain = domains()[name]
+    rng = random.Random(f"{name} {seed}")
+    lengths = rng.sample(RULE_LENGTHS, len(RULE_LENGTHS))
+    rules: dict[str, Rule] = {}
+    for topic, length in zip(TOPICS, lengths, strict=False):
+        choices = domain.rules(length, held_out=length > 1)
+        rules[topic] = rng.choice([r for r in choices if not any(domain.same(r, other) for other in rules.values())])
+    return Task(domain, rules, domain.task_difficulty)
+
+
+@cache
+def domains() -> dict[str, Domain]:
+    """All domains by name: every module of this folder that defines `DOMAIN`."""
+    modules = (importlib.import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__))
+    found = [module.DOMAIN for module in modules if hasattr(module, "DOMAIN")]
+    return {domain.name: domain for domain in found}
