@@ -1,8 +1,9 @@
 """The pretraining corpus: an endless, seeded stream of documents in the formats of `text.py`.
 
-Three kinds of documents teach the base what a pretrained LLM brings along:
+Four kinds of documents teach the base what a pretrained LLM brings along:
 - solve: follow the prompt's instruction for the topic; make one up where the prompt has none;
 - recite: repeat the prompt's instructions in another order, so that the right line is looked up, not the last one;
+- spot: name the operation that leads from one state to another, if a single one does;
 - reflect: read failures with feedback, search for the rule that explains them, write it down.
 
 The search is depth-first over operations, written out (after Stream of Search, arXiv 2404.03683). Each line says
@@ -18,9 +19,9 @@ import random
 from tasks import TOPICS, Domain, Rule
 from tasks.text import encode, prompt_text, question_text, reflection_text, special
 
-KINDS = {"solve": 0.40, "recite": 0.12, "reflect": 0.48}
+KINDS = {"solve": 0.32, "recite": 0.10, "spot": 0.23, "reflect": 0.35}
 SOLVE_LENGTHS = {1: 0.3, 2: 0.35, 3: 0.35}  # operations in a rule, by share of documents
-REFLECT_LENGTHS = {1: 0.3, 2: 0.4, 3: 0.3}
+REFLECT_LENGTHS = {1: 0.3, 2: 0.45, 3: 0.25}
 INTUITION = 0.5  # share of searches that name the right operation first; else it comes at a random place
 
 Document = list[tuple[str, bool]]  # pieces of text, and whether the model learns to write them (else they are given)
@@ -73,10 +74,10 @@ def recite(rng: random.Random, domain: Domain) -> Document:
 
 def search(rng: random.Random, domain: Domain, rule: Rule, state) -> tuple[str, Rule]:
     """The written search for a rule on one example, and the spelling of the rule that it finds."""
-    goals = domain.equivalents(rule)
+    goals, want = domain.equivalents(rule), f" want {domain.show(domain.apply(rule, state))}"
     names = list(domain.operations)
     found: Rule = ()
-    text = f"try {domain.show(state)}"
+    text = f"try {domain.show(state)}{want}"
     while len(found) < len(rule) - 1:
         text += "\n"
         nexts = [g[len(found)] for g in goals if g[: len(found)] == found]
@@ -89,7 +90,7 @@ def search(rng: random.Random, domain: Domain, rule: Rule, state) -> tuple[str, 
                 text += f"{name}: {domain.show(domain.operations[name](state))}\n"
             found += (rng.choice(nexts),)
             state = domain.operations[found[-1]](state)
-            text += f"try {domain.show(state)}"
+            text += f"try {domain.show(state)}{want}"
             continue
         for name in order:
             text += f"{name}: {domain.show(domain.operations[name](state))}"
@@ -126,7 +127,18 @@ def reflect(rng: random.Random, domain: Domain) -> Document:
     return [*document, (text + f"{topic}: {' '.join(found)}", True)]
 
 
-WRITERS = {"solve": solve, "recite": recite, "reflect": reflect}
+def spot(rng: random.Random, domain: Domain) -> Document:
+    """Six pairs of states, each with the operation that leads from one to the other (or, one in four, with none)."""
+    difficulty, document = pick(rng, domain.corpus_difficulties), []
+    for _ in range(6):
+        state, rule = domain.draw(rng, difficulty), draw_rule(rng, domain, {1: 0.75, 2: 0.25})
+        want = domain.apply(rule, state)
+        document += [(f"try {domain.show(state)} want {domain.show(want)}", False)]
+        document += [(f" then {rule[0]}\n" if len(rule) == 1 else "\n", True)]
+    return document
+
+
+WRITERS = {"solve": solve, "recite": recite, "spot": spot, "reflect": reflect}
 
 
 def document(rng: random.Random, domains: list[Domain]) -> Document:

@@ -38,7 +38,7 @@ DOMAIN = Domain(
         "mirror": lambda s: tuple(MIRROR[c] for c in s),
     },
     draw=lambda rng, length: tuple(rng.sample(LETTERS, length)),
-    corpus_difficulties={4: 0.40, 5: 0.40, 6: 0.17, 7: 0.02, 8: 0.008, 9: 0.002},
-    task_difficulty=8,
+    corpus_difficulties={4: 0.49, 5: 0.48, 6: 0.02, 7: 0.008, 8: 0.002},
+    task_difficulty=7,
     words=tuple(LETTERS),
 )

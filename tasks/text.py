@@ -11,7 +11,7 @@
 
     reflect red: reverse                     a reflection: the topic, its current instruction,
     ask d a c b got b c a d want c d b e       up to three failures with feedback,
-    try d a c b                                a search on the first of them (what each operation makes of it,
+    try d a c b want c d b e                   a search on the first of them (what each operation makes of it,
     sort: a b c d                              and `then`, when one more operation leads to what was wanted),
     reverse: b c a d then raise
     red: reverse raise                         and the new instruction

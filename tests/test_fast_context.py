@@ -1,0 +1,281 @@
+"""fast_context.py: selection as in GEPA, an exact ledger, and prompts that get better without a model."""
+
+import json
+import random
+import subprocess
+import sys
+from collections import Counter
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fast_context import (
+    Candidate,
+    Population,
+    clean_instruction,
+    evolve,
+    merge,
+    pareto_fronts,
+    select_parents,
+    surviving_fronts,
+)
+
+TRUTH = {"red": "reverse", "blue": "sort raise", "green": "left", "gold": "mirror ends left"}
+ANCHOR = [SimpleNamespace(topic=topic, id=i) for i in range(6) for topic in TRUTH]
+
+
+class World:
+    """A scorer and a reflector that stand in for the model, and count what they are asked."""
+
+    def __init__(self, skill=1.0, insight=0.3, seed=0, truth=TRUTH):
+        self.rng, self.skill, self.insight, self.truth = random.Random(seed), skill, insight, truth
+        self.metric_calls = self.reflections = 0
+
+    def evaluate(self, jobs):
+        assert len({len(questions) for _, questions in jobs}) == 1
+        self.metric_calls += sum(len(questions) for _, questions in jobs)
+        return [[self.outcome(rules, q) for q in questions] for rules, questions in jobs]
+
+    def outcome(self, rules, question):
+        right = rules.get(question.topic) == self.truth[question.topic] and self.rng.random() < self.skill
+        return SimpleNamespace(score=float(right), answer="a b")
+
+    def reflect(self, requests):
+        self.reflections += len(requests)
+        assert all(1 <= len(failures) <= 3 for _, _, failures in requests)
+        return [
+            self.truth[t] if self.rng.random() < self.insight else self.rng.choice(["", "sort", "left left"])
+            for t, _, _ in requests
+        ]
+
+    def phase(self, population, budget=480, **kwargs):
+        return evolve(population, ANCHOR, self.evaluate, self.reflect, budget, **kwargs)
+
+
+# --- selection ---
+
+
+def test_fronts_keep_all_ties():
+    assert pareto_fronts([[1, 0, 0], [1, 1, 0], [0, 1, 0]]) == [{0, 1}, {1, 2}, {0, 1, 2}]
+
+
+def test_dominated_candidates_are_dropped_from_the_worst_up():
+    # 1 is on every front; 0 and 2 are always on one with it, and both have a lower mean
+    assert surviving_fronts([[1, 0, 0], [1, 1, 0], [0, 1, 0]]) == [{1}, {1}, {1}]
+
+
+def test_pruning_can_starve_the_best_mean_and_is_a_switch():
+    # b and c cover what the best mean (a) solves, and each alone solves one question more: only a can be spared
+    scores = [[1, 1, 1, 1, 0, 0], [1, 1, 0, 0, 1, 0], [0, 0, 1, 1, 0, 1]]
+    assert surviving_fronts(scores) == [{1}, {1}, {2}, {2}, {1}, {2}]
+    assert surviving_fronts(scores, prune=False) == [{0, 1}, {0, 1}, {0, 2}, {0, 2}, {1}, {2}]
+    assert 0 not in select_parents(random.Random(0), scores, 200)
+    assert 0 in select_parents(random.Random(0), scores, 200, prune=False)
+
+
+def test_parents_are_drawn_by_the_number_of_their_fronts():
+    counts = Counter(select_parents(random.Random(0), [[1, 1, 1, 0], [0, 0, 0, 1]], 4000))
+    assert counts[0] / 4000 == pytest.approx(0.75, abs=0.03)
+
+
+@pytest.mark.parametrize("kind", ["binary", "real"])
+def test_survivors_and_frequencies_equal_the_gepa_package(kind):
+    gepa = pytest.importorskip("gepa.gepa_utils")
+    rng = random.Random(0)
+    for _ in range(250):
+        n, m = rng.randint(1, 8), rng.randint(1, 12)
+        scores = [[rng.choice([0.0, 1.0]) if kind == "binary" else rng.random() for _ in range(m)] for _ in range(n)]
+        means = {i: sum(row) / m + i * 1e-9 for i, row in enumerate(scores)}  # equal means: the older one first
+        theirs = gepa.remove_dominated_programs(dict(enumerate(pareto_fronts(scores))), scores=means)
+        ours = surviving_fronts(scores)
+        assert ours == list(theirs.values())
+        assert Counter(i for f in ours for i in f) == Counter(i for f in theirs.values() for i in f)
+
+
+# --- one phase ---
+
+
+def test_all_four_rules_are_found():
+    population, world = Population(4, seed=0), World()
+    for _ in range(6):
+        world.phase(population)
+    assert population.candidates[0].rules == TRUTH and population.candidates[0].mean == 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(budget=st.integers(0, 700), size=st.integers(1, 5), skill=st.sampled_from([0.5, 1.0]), seed=st.integers(0, 99))
+def test_the_ledger_is_the_evaluators_own_count_and_never_above_the_budget(budget, size, skill, seed):
+    population, world = Population(size, seed), World(skill, seed=seed)
+    for _ in range(3):
+        before = world.metric_calls, world.reflections
+        report = world.phase(population, budget)
+        assert (report.metric_calls, report.reflections) == (
+            world.metric_calls - before[0],
+            world.reflections - before[1],
+        )
+        assert report.calls <= budget
+        assert 1 <= len(population.candidates) <= size
+
+
+def test_an_equal_score_is_not_accepted():
+    population, world = Population(4, seed=0), World(skill=0.0, insight=1.0)
+    report = world.phase(population)
+    assert report.proposed > 0 and report.accepted == 0 and population.candidates[0].rules == {}
+
+
+def test_what_is_unreadable_or_known_costs_no_rollout():
+    population, world = Population(4, seed=0), World()
+    world.reflect = lambda requests: [""] * len(requests)
+    assert world.phase(population).proposed == 0
+    # each of these proposals turns one candidate into a copy of the other, or leaves it as it is
+    population = Population(4, seed=0, start=[{}, {"red": "sort"}])
+    questions = [q for q in ANCHOR if q.topic == "red"]
+    world.reflect = lambda requests: ["sort"] * len(requests)
+    assert evolve(population, questions, world.evaluate, world.reflect, 200).proposed == 0
+
+
+def test_scores_of_old_weights_are_never_compared_with_new_ones():
+    population, world = Population(4, seed=0, start=[{"red": "reverse"}, {"blue": "sort raise"}]), World(insight=0.0)
+    world.phase(population)
+    assert population.candidates[0].mean == 0.25
+    world.truth = dict.fromkeys(TRUTH, "never") | {"blue": "sort raise"}  # the weights moved: red no longer works
+    world.phase(population)
+    assert population.candidates[0].rules == {"blue": "sort raise"}
+    assert {c.mean for c in population.candidates[1:]} == {0}
+
+
+def test_a_budget_below_one_scoring_changes_nothing():
+    population, world = Population(4, seed=0, start=[{"red": "reverse"}]), World()
+    report = world.phase(population, budget=len(ANCHOR) - 1)
+    assert report.calls == 0 and population.candidates[0].rules == {"red": "reverse"}
+
+
+def test_a_budget_below_all_rescoring_loses_nobody():
+    start = [{"red": "reverse"}, {"blue": "sort raise"}, {}]
+    population = Population(4, seed=0, start=start)
+    World().phase(population, budget=2 * len(ANCHOR))
+    assert [c.rules for c in population.candidates] == start and population.candidates[2].scores == []
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_right_prompt_is_never_lost_in_ten_phases(seed):
+    population, world = Population(4, seed, start=[dict(TRUTH)]), World(skill=0.5, insight=0.1, seed=seed)
+    for _ in range(10):
+        world.phase(population)
+        assert TRUTH in [c.rules for c in population.candidates]
+
+
+def test_fewer_questions_of_a_topic_than_a_minibatch():
+    world, population = World(), Population(4, seed=0)
+    evolve(population, ANCHOR[:5], world.evaluate, world.reflect, 200)
+    assert population.candidates
+
+
+# --- merging ---
+
+
+def family(*rules_and_parents, scores=None):
+    """A population whose candidates have the given rules and parents; scores per topic (0 or 1)."""
+    population = Population(8, seed=0)
+    population.candidates, population.lineage = [], {}
+    for i, (rules, parents) in enumerate(rules_and_parents):
+        values = [float(rules.get(q.topic) == TRUTH[q.topic]) for q in ANCHOR]
+        population.candidates.append(Candidate(i, rules, parents, values))
+        population.lineage[i] = (rules, parents)
+    return population, population.candidates
+
+
+def test_merge_takes_from_each_side_what_it_changed():
+    population, (_, a, b) = family(({}, ()), ({"red": "reverse"}, (0,)), ({"blue": "sort raise"}, (0,)))
+    rules, hope = merge(a, b, population, ANCHOR)
+    assert rules == {"red": "reverse", "blue": "sort raise"} and hope == pytest.approx(0.5)
+
+
+def test_merge_keeps_the_change_and_not_the_common_ancestors_text():
+    population, (_, _, a, b) = family(
+        ({}, ()), ({"red": "sort"}, (0,)), ({"red": "reverse"}, (1,)), ({"red": "sort", "blue": "left"}, (1,))
+    )
+    assert merge(a, b, population, ANCHOR)[0] == {"red": "reverse", "blue": "left"}
+
+
+def test_merge_takes_the_better_side_where_both_changed():
+    population, (_, a, b) = family(({}, ()), ({"red": "sort"}, (0,)), ({"red": "reverse"}, (0,)))
+    assert merge(a, b, population, ANCHOR)[0] == merge(b, a, population, ANCHOR)[0] == {"red": "reverse"}
+
+
+def test_an_ancestor_is_not_merged_with_its_descendant():
+    population, (seed, a, b) = family(({}, ()), ({"red": "reverse"}, (0,)), ({"red": "reverse", "blue": "left"}, (1,)))
+    assert merge(seed, b, population, ANCHOR) is None and merge(b, a, population, ANCHOR) is None
+
+
+def test_merging_finds_what_no_reflection_wrote():
+    start = [{topic: rule} for topic, rule in TRUTH.items()]
+    population, world = Population(8, seed=0, start=start), World(insight=0.05, seed=2)
+    for _ in range(4):
+        report = world.phase(population, budget=700)
+        if report.merged:
+            break
+    assert report.merged and max(len(c.rules) for c in population.candidates) >= 2
+
+
+# --- text and state ---
+
+
+@given(st.text())
+def test_any_text_is_an_instruction_or_nothing(text):
+    cleaned = clean_instruction(text)
+    assert cleaned in ("", text) and "\n" not in cleaned and len(cleaned.split(" ")) <= 3
+
+
+@pytest.mark.parametrize(
+    "text", ["a b c d", "sort\nblue: left", "sort  left", " sort", "sort.", "Sort", "ſort", "a" * 61, ""]
+)
+def test_what_is_no_instruction(text):
+    assert clean_instruction(text) == ""
+
+
+def test_restored_population_goes_on_as_if_it_had_never_stopped():
+    outcomes = []
+    for stop in (False, True):
+        population, world = Population(4, seed=1), World(seed=5)
+        world.phase(population)
+        if stop:
+            state = json.loads(json.dumps(population.state_dict()))
+            population = Population(1, seed=99)
+            population.load_state_dict(state)
+        world.phase(population)
+        outcomes.append(population.state_dict())
+    assert outcomes[0] == outcomes[1]
+
+
+def test_prompts_repeat_the_population_where_it_is_too_small():
+    population = Population(4, seed=0, start=[{"red": "a"}, {"red": "b"}, {"red": "c"}])
+    assert [p["red"] for p in population.prompts(4)] == ["a", "b", "c", "a"]
+
+
+def test_the_lineage_does_not_grow_without_bound():
+    population, world = Population(2, seed=0), World(skill=0.5)
+    for _ in range(15):
+        world.phase(population)
+    alive = set().union(*(population.ancestors(c.id) for c in population.candidates))
+    assert set(population.lineage) == alive
+
+
+def test_the_outcome_does_not_depend_on_the_hash_seed():
+    code = (
+        "from tests.test_fast_context import *; p, w = Population(4, seed=3), World(0.5, seed=3)\n"
+        "for _ in range(3): w.phase(p)\nprint(json.dumps(p.state_dict()['candidates']))"
+    )
+    results = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={"PYTHONHASHSEED": h, "PATH": ""},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for h in ("1", "2")
+    }
+    assert len(results) == 1
