@@ -19,16 +19,14 @@ set is both), and the merge's own sub-sample (a merged candidate is scored on th
 """
 
 import random
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import combinations
 from statistics import fmean
 
-Rules = dict[str, str]  # topic -> instruction, e.g. {"red": "reverse raise"}; the seed prompt is {}
+from tasks.text import clean_instruction, parse_prompt, prompt_text
 
-MAX_WORDS = 3  # in an instruction
-MAX_LETTERS = 60
+Rules = dict[str, str]  # topic -> instruction, e.g. {"red": "reverse raise"}; the seed prompt is {}
 
 
 @dataclass
@@ -95,6 +93,10 @@ class Population:
         }
 
     def load_state_dict(self, state: dict) -> None:
+        """Raises ValueError where a prompt would not read as it is stored: it could smuggle in a line."""
+        for _, rules, *_ in state["candidates"] + state["lineage"]:
+            if parse_prompt(prompt_text(rules)) != rules:
+                raise ValueError(f"the checkpoint holds a prompt that is none: {rules}")
         self.size, self.next_id, self.turn = state["size"], state["next_id"], state["turn"]
         self.candidates = [
             Candidate(id, rules, tuple(parents), scores) for id, rules, parents, scores in state["candidates"]
@@ -105,7 +107,7 @@ class Population:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Selection, on matrices of scores: candidates x questions
+# Selection, on matrices of scores (candidates x questions), and merging
 # ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -138,18 +140,6 @@ def select_parents(rng: random.Random, scores: list[list[float]], n: int, prune:
     return rng.choices(range(len(scores)), weights=counts, k=n)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Reflection and merging
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def clean_instruction(proposal: str) -> str:
-    """An instruction of one to MAX_WORDS lower-case words, or "" for any other text: it cannot smuggle in a line."""
-    words = proposal.split(" ")
-    fits = len(proposal) <= MAX_LETTERS and len(words) <= MAX_WORDS
-    return proposal if fits and all(re.fullmatch("[a-z]+", word) for word in words) else ""
-
-
 def topic_mean(candidate: Candidate, topic: str, anchor: list) -> float:
     """A candidate's mean score on the anchor questions of a topic."""
     return fmean([s for s, q in zip(candidate.scores, anchor, strict=True) if q.topic == topic] or [0.0])
@@ -169,11 +159,8 @@ def merge(a: Candidate, b: Candidate, population: Population, anchor: list) -> t
     for topic in sorted({q.topic for q in anchor} | set(a.rules) | set(b.rules)):
         old, mine, theirs = origin.get(topic), a.rules.get(topic), b.rules.get(topic)
         score_a, score_b = topic_mean(a, topic, anchor), topic_mean(b, topic, anchor)
-        take_a = (
-            theirs == old
-            if mine != theirs and old in (mine, theirs)
-            else (score_a, a.mean, -a.id) >= (score_b, b.mean, -b.id)
-        )
+        a_is_better = (score_a, a.mean, -a.id) >= (score_b, b.mean, -b.id)
+        take_a = theirs == old if mine != theirs and old in (mine, theirs) else a_is_better
         if (chosen := mine if take_a else theirs) is not None:
             rules[topic] = chosen
         hope += sum(q.topic == topic for q in anchor) / len(anchor) * (score_a if take_a else score_b)
@@ -187,7 +174,7 @@ def merge(a: Candidate, b: Candidate, population: Population, anchor: list) -> t
 
 @dataclass
 class Change:
-    """An accepted child or merge, for people to read. Scores: on the minibatch (sums), on the anchor set (means)."""
+    """An accepted child or merge, for people to read; the means are anchor scores of parent and child."""
 
     topic: str  # "" for a merge
     old: str

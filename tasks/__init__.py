@@ -11,15 +11,19 @@ Left out on purpose: partial credit. An answer is right or wrong, so a prompt th
 import importlib
 import pkgutil
 import random
+import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
 
 TOPICS = ("red", "blue", "green", "gold", "black", "white", "pink", "gray")  # a task uses the first four
 RULE_LENGTHS = (1, 2, 2, 3)  # operations in the four hidden rules of a task
-HELD_OUT_SHARE = 10  # one in ten classes of 2- and 3-operation rules never occurs in the corpus
+HELD_OUT_SHARE = 10  # one in ten classes of 2- and 3-operation rules never occurs in the corpus, nor what holds them
+KEYWORDS = ("rules", "ask", "answer", "reflect", "recite", "got", "want", "try", "then", "none")  # of text.py's lines
+WORD = "[a-z]{1,16}"  # what an operation may be called
+STATE = "[a-z0-9]+( [a-z0-9]+)*"  # how a state may be written
 
 Rule = tuple[str, ...]
 
@@ -43,7 +47,7 @@ class Domain:
     """
 
     name: str
-    operations: dict[str, Callable[[Any], Any]]  # name (one lower-case word) -> function of a state; must be total
+    operations: dict[str, Callable[[Any], Any]]  # name (one lower-case word) -> total, pure function of a state
     draw: Callable[[random.Random, int], Any]  # a random state of the given difficulty
     corpus_difficulties: dict[int, float]  # difficulty -> weight in the pretraining corpus; the last ones are rare
     task_difficulty: int  # difficulty of a task's questions: where the base, well instructed, is right half the time
@@ -66,7 +70,7 @@ class Domain:
     def _results(self) -> dict[Rule, tuple[str, ...]]:
         """Every rule of at most three operations -> its results on the probe states (its class)."""
         rng = random.Random(f"probes of {self.name}")
-        probes = [self.draw(rng, d) for d in (*self.corpus_difficulties, self.task_difficulty) for _ in range(5)]
+        probes = [self.draw(rng, d) for d in self.corpus_difficulties for _ in range(6)]
         states = {(): probes}
         for length in range(3):
             for rule in [r for r in states if len(r) == length]:
@@ -96,9 +100,11 @@ class Domain:
     @cached_property
     def _rules(self) -> dict[tuple[int, bool], list[Rule]]:
         table: dict[tuple[int, bool], list[Rule]] = {}
-        for results, spellings in self.classes.items():
-            length = len(spellings[0])
+        for results, spellings in self.classes.items():  # pairs come before triples
+            length, pairs = len(spellings[0]), table.get((2, True), [])
             held_out = length > 1 and zlib.crc32("/".join(results).encode()) % HELD_OUT_SHARE == 0
+            # a triple around a held-out pair would show the pair
+            held_out = held_out or (length == 3 and any(r[:2] in pairs or r[1:] in pairs for r in spellings))
             table.setdefault((length, held_out), []).extend(spellings)
         return table
 
@@ -153,9 +159,66 @@ def make_task(name: str, seed: int) -> Task:
     return Task(domain, rules, domain.task_difficulty)
 
 
+def problems(domain: Domain) -> Iterator[str]:
+    """What breaks the contract that everything else builds on; nothing for a good domain. Takes a tenth of a second.
+
+    The operations are tried out in 500 random chains of three, each on a random state.
+    """
+    for name in domain.operations:
+        if not re.fullmatch(WORD, name) or name in KEYWORDS + TOPICS:
+            yield f"operation {name!r} must be one lower-case word of at most 16 letters, and no keyword or topic"
+    for word in domain.words:
+        if not re.fullmatch("[a-z]+|[0-9]", word) or word in KEYWORDS:
+            yield f"word {word!r} must be one lower-case word or one digit, and no keyword: else it is no single token"
+    seen: dict[str, Any] = {}  # text -> state
+
+    def look(state: Any, again: Any) -> Iterator[str]:
+        """Problems of a state that was made twice, the same way."""
+        shown = domain.show(state)
+        if domain.show(again) != shown:
+            yield f"{doing} gives {shown!r} once and {domain.show(again)!r} another time"
+        if not re.fullmatch(STATE, shown) or not {*re.findall("[a-z]+|[0-9]", shown)} <= {*domain.words}:
+            yield f"{doing} gives {shown!r}, which is not written in the domain's words"
+        if seen.setdefault(shown, state) != state:
+            yield f"{doing} gives {state!r}, written {shown!r} like another state, {seen[shown]!r}"
+
+    doing, rng = "", random.Random(0)
+    try:
+        for i in range(500):
+            difficulty = rng.choice([*domain.corpus_difficulties, domain.task_difficulty])
+            doing = f"draw at difficulty {difficulty}"
+            state, again = (domain.draw(random.Random(i), difficulty) for _ in range(2))
+            yield from look(state, again)
+            for name in rng.choices(list(domain.operations), k=3):
+                operation, before = domain.operations[name], domain.show(state)
+                doing = f"operation {name!r} on {before!r}"
+                result = operation(state)
+                if domain.show(state) != before:
+                    yield f"{doing} changes the state that it is given"
+                state, again = result, operation(state)
+                yield from look(state, again)
+        doing = f"draw at difficulty {domain.task_difficulty}"
+        if (n := len({domain.show(domain.draw(rng, domain.task_difficulty)) for _ in range(100)})) < 50:
+            yield f"{doing} gives only {n} different states in 100: too few to train on some and validate on others"
+        doing = "comparing all rules"
+        for length in sorted(set(RULE_LENGTHS)):
+            different = {domain._results[rule] for rule in domain.rules(length, held_out=length > 1)}
+            if len(different) < RULE_LENGTHS.count(length) or not domain.rules(length):
+                kind = "held-out rules" if length > 1 else "rules"
+                yield f"{len(different)} {kind} of {length} operations are too few for a task: it needs more operations"
+    except Exception as error:
+        yield f"{doing} raises {error!r}"
+
+
 @cache
 def domains() -> dict[str, Domain]:
-    """All domains by name: every module of this folder that defines `DOMAIN`."""
-    modules = (importlib.import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__))
-    found = [module.DOMAIN for module in modules if hasattr(module, "DOMAIN")]
-    return {domain.name: domain for domain in found}
+    """All domains by name: `DOMAIN` of every module in this folder that has one. Raises ValueError for a broken one."""
+    found = {}
+    for name in (module.name for module in pkgutil.iter_modules(__path__)):
+        if domain := getattr(importlib.import_module(f"{__name__}.{name}"), "DOMAIN", None):
+            if domain.name != name:
+                raise ValueError(f"the domain in tasks/{name}.py is named '{domain.name}': name it like its file")
+            for problem in problems(domain):
+                raise ValueError(f"domain '{name}': {problem}")
+            found[name] = domain
+    return found

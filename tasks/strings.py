@@ -38,7 +38,7 @@ DOMAIN = Domain(
         "mirror": lambda s: tuple(MIRROR[c] for c in s),
     },
     draw=lambda rng, length: tuple(rng.sample(LETTERS, length)),
-    corpus_difficulties={4: 0.49, 5: 0.48, 6: 0.02, 7: 0.008, 8: 0.002},
-    task_difficulty=7,
+    corpus_difficulties={4: 0.47, 5: 0.46, 6: 0.055, 7: 0.015},
+    task_difficulty=6,
     words=tuple(LETTERS),
 )

@@ -1,8 +1,8 @@
 """Everything the model reads and writes, as plain lines of text, and the tokenizer for them.
 
     rules                                    the prompt (fast weights): an instruction per topic
-    red: reverse raise
     blue: sort
+    red: reverse raise
     ask red: d a c b                         a question
     red: reverse raise                       the answer: restate the instruction, carry it out, conclude
     reverse: b c a d
@@ -11,10 +11,10 @@
 
     reflect red: reverse                     a reflection: the topic, its current instruction,
     ask d a c b got b c a d want c d b e       up to three failures with feedback,
-    try d a c b want c d b e                   a search on the first of them (what each operation makes of it,
-    sort: a b c d                              and `then`, when one more operation leads to what was wanted),
-    reverse: b c a d then raise
-    red: reverse raise                         and the new instruction
+    try d a c b want c d b e                   a search on the first of them: what an operation makes of it,
+    sort: a b c d then left: b c d a             then a guess at another one and what that makes of it,
+    reverse: b c a d then raise: c d b e         until this is what was wanted;
+    red: reverse raise                         the new instruction
 
 What the model wrote is untrusted: any text parses to an answer or an instruction, or to nothing.
 """
@@ -25,10 +25,7 @@ from functools import cache
 
 import tiktoken
 
-from tasks import TOPICS, Question, domains
-
-KEYWORDS = ("rules", "ask", "answer", "reflect", "recite", "got", "want", "try", "then", "none")
-MAX_OPERATIONS = 3  # in an instruction
+from tasks import KEYWORDS, STATE, TOPICS, WORD, Question, domains
 
 
 @cache
@@ -92,9 +89,14 @@ def verify(question: Question, text: str) -> float:
     return float(parse_answer(text) == question.want)
 
 
+def plain(text: str) -> bool:
+    """Whether text can stand in a line without posing as more lines or fields: words and digits, but no keyword."""
+    return bool(re.fullmatch(STATE, text)) and not {*text.split(" ")} & {*KEYWORDS}
+
+
 def failure_text(ask: str, got: str | None, want: str) -> str:
     """Feedback on a failure: the question, what was answered, what was right. Unreadable answers count as none."""
-    readable = got is not None and len(got) <= 2 * len(want) + 8 and re.fullmatch(r"[a-z0-9]+( [a-z0-9]+)*", got)
+    readable = got is not None and len(got) <= 2 * len(want) + 8 and plain(got)
     return f"ask {ask} got {got if readable else 'none'} want {want}\n"
 
 
@@ -103,8 +105,31 @@ def reflection_text(topic: str, instruction: str, failures: list[tuple[str, str 
     return f"reflect {topic}: {instruction or 'none'}\n" + "".join(failure_text(*failure) for failure in failures)
 
 
+def clean_instruction(text: str) -> str:
+    """The text itself if it is an instruction: one to three lower-case words, no keyword. "" for any other text."""
+    return text if re.fullmatch(f"{WORD}( {WORD}){{0,2}}", text) and plain(text) else ""
+
+
 def parse_instruction(text: str, topic: str) -> str:
-    """The instruction that a reflection ends with, or "": one to three lower-case words after the topic."""
-    line = text.rsplit("\n", 1)[-1]
-    match = re.fullmatch(rf"{topic}: ([a-z]{{1,20}}(?: [a-z]{{1,20}}){{0,{MAX_OPERATIONS - 1}}})", line)
-    return match[1] if match and match[1] != "none" else ""
+    """The instruction that a reflection ends with: the last line, after the topic. "" where there is none."""
+    named, _, instruction = text.rsplit("\n", 1)[-1].partition(": ")
+    return clean_instruction(instruction) if named == topic else ""
+
+
+def parse_prompt(text: str) -> dict[str, str]:
+    """The rules of a prompt as `prompt_text` or a person wrote it; blank lines and the heading do not matter.
+
+    Raises ValueError that names the first line which is no topic with an instruction, or names a topic again.
+    """
+    rules: dict[str, str] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if (line := line.strip()) in ("", "rules"):
+            continue
+        topic, _, instruction = line.partition(": ")
+        if topic not in TOPICS or topic in rules or not clean_instruction(instruction):
+            raise ValueError(
+                f"line {number} of the prompt, {line[:60]!r}, must be a topic that no other line has "
+                f"({', '.join(TOPICS)}), a colon, and an instruction of one to three lower-case words"
+            )
+        rules[topic] = instruction
+    return rules

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from fast_context import (
     Candidate,
     Population,
-    clean_instruction,
     evolve,
     merge,
     pareto_fronts,
     select_parents,
     surviving_fronts,
 )
+from tasks.text import clean_instruction, parse_prompt, prompt_text
 
 TRUTH = {"red": "reverse", "blue": "sort raise", "green": "left", "gold": "mirror ends left"}
 ANCHOR = [SimpleNamespace(topic=topic, id=i) for i in range(6) for topic in TRUTH]
@@ -223,17 +223,32 @@ def test_merging_finds_what_no_reflection_wrote():
 # --- text and state ---
 
 
-@given(st.text())
-def test_any_text_is_an_instruction_or_nothing(text):
-    cleaned = clean_instruction(text)
-    assert cleaned in ("", text) and "\n" not in cleaned and len(cleaned.split(" ")) <= 3
-
-
-@pytest.mark.parametrize(
-    "text", ["a b c d", "sort\nblue: left", "sort  left", " sort", "sort.", "Sort", "ſort", "a" * 61, ""]
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.one_of(st.text(), st.sampled_from(["sort\nblue: left", "sort <eos>", "none"])), min_size=8, max_size=8)
 )
-def test_what_is_no_instruction(text):
-    assert clean_instruction(text) == ""
+def test_a_prompt_holds_instructions_alone_whatever_the_reflector_writes(proposals):
+    population, world = Population(4, seed=0), World()
+    world.reflect = lambda requests: proposals[: len(requests)]
+    world.outcome = lambda rules, question: SimpleNamespace(score=float(len(rules)), answer="\n")  # any change is good
+    world.phase(population, budget=300)
+    for candidate in population.candidates:
+        assert all(clean_instruction(instruction) for instruction in candidate.rules.values())
+        assert parse_prompt(prompt_text(candidate.rules)) == candidate.rules
+
+
+@pytest.mark.parametrize("where", ["candidates", "lineage"])
+@pytest.mark.parametrize(
+    "rules",
+    [{"red": "sort\nblue: left"}, {"red": ""}, {"red": "a b c d"}, {"purple": "sort"}, {"red": "sort<eos>"}, {"": ""}],
+)
+def test_a_restored_prompt_cannot_smuggle_in_a_line(where, rules):
+    state = Population(4, seed=0, start=[{"red": "sort"}]).state_dict()
+    state[where][0][1] = rules
+    population = Population(4, seed=1)
+    with pytest.raises(ValueError, match="prompt") as error:
+        population.load_state_dict(state)
+    assert "\n" not in str(error.value) and population.candidates[0].rules == {}  # as it was before
 
 
 def test_restored_population_goes_on_as_if_it_had_never_stopped():
