@@ -12,6 +12,7 @@ Left out: dropout (the policy that is scored must be the one that sampled), top-
 sampling distribution another than the one whose log-probabilities train), and paged caches (prompts are short).
 """
 
+import io
 import math
 import os
 import zipfile
@@ -29,7 +30,7 @@ CHUNK = 8  # decode steps between looks at which rows are done; shapes are stati
 @dataclass(frozen=True)
 class GPTConfig:
     vocab_size: int
-    n_layer: int = 6
+    n_layer: int = 4
     n_head: int = 4
     n_embd: int = 128
     n_hidden: int = 256  # inner width of SwiGLU
@@ -54,9 +55,9 @@ def rotate(x, cos, sin):
 
 def causal_attention(q, k, v):
     """q, k, v (B, H, T, D) -> (B, H, T, D), each position attending to itself and those before."""
-    if q.is_cuda:
+    if q.is_cuda or q.dtype == torch.float32:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    # on CPU the plain products win: at T <= 256 the fused kernel's bf16 backward takes three times as long
+    # on CPU the plain products win in bfloat16: at T <= 256 the fused kernel's backward takes three times as long
     future = torch.full((q.size(2), q.size(2)), -torch.inf, dtype=q.dtype, device=q.device).triu(1)  # (T, T)
     return (q @ k.transpose(-1, -2) * q.size(-1) ** -0.5 + future).softmax(-1, dtype=q.dtype) @ v
 
@@ -112,35 +113,43 @@ class GPT(nn.Module):
         return self.head(self.norm(x))
 
 
-def save_checkpoint(path: Path, contents: dict) -> None:
+def write_file(path: Path, data: bytes) -> None:
     """Write beside `path`, flush, rename: a reader finds the old file or the new one, never half of one."""
     temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
-        torch.save({"format": FORMAT, **contents}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:  # the disk is full, say
+        temporary.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+def save_checkpoint(path: Path, contents: dict) -> None:
+    """Tensors and plain data -> a file that is written whole or not at all."""
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, **contents}, buffer)
+    write_file(path, buffer.getbuffer())
 
 
 def load_checkpoint(path: Path) -> dict:
     """A checkpoint: tensors and plain data. Raises ValueError for a missing, damaged or foreign one."""
     if not path.is_file():
         raise ValueError(f"no checkpoint at {path}")
-    contents = None
+    contents, fault = None, "its bytes are not as they were written"
     try:
         with zipfile.ZipFile(path) as archive:
             if archive.testzip() is None:  # checksums, which torch.load does not look at
+                fault = "it holds more than tensors and plain data"
                 contents = torch.load(path, map_location="cpu", weights_only=True)
+                fault = f"this program reads format {FORMAT}, not {contents.get('format')}"
     except Exception:  # torch and zipfile raise a dozen kinds for a file that is no checkpoint
         contents = None
-    if not isinstance(contents, dict) or contents.get("format") != FORMAT:
-        raise ValueError(f"{path} is damaged, or no checkpoint of this program (format {FORMAT})")
+    if contents is None or contents.get("format") != FORMAT:
+        raise ValueError(f"{path} is damaged, or no checkpoint of this program: {fault}")
     return contents
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Sampling
-# ---------------------------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -197,9 +206,8 @@ def sample_naive(model, prompts, questions, samples, *, max_new, eos, pad, tempe
         token, logprob = choose(logits, draw, temperature)
         tokens[every, end], logprobs[:, t] = token.where(~done, pad), logprob.where(~done, 0.0)
         lengths, end, done = lengths + ~done, end + 1, done | (token == eos)
-    return Rollouts(
-        tokens[every[:, None], start[:, None] + torch.arange(max_new, device=end.device)], lengths, logprobs
-    )
+    written = start[:, None] + torch.arange(max_new, device=end.device)  # (R, S)
+    return Rollouts(tokens[every[:, None], written], lengths, logprobs)
 
 
 def attend(q, prefix, own, prefix_bias, own_bias):
@@ -329,19 +337,8 @@ def sample(
         own = [tuple(F.pad(cache[keep], room) for cache in layer) for layer in own]  # (live rows, H, S, D)
         for t, step_noise in zip(range(begin, end), draw(slice(begin, end)), strict=True):
             slot = torch.tensor([width + t - 1], device=device)
-            token, logprob = decode_step(
-                model,
-                token,
-                positions,
-                slot,
-                question_lengths,
-                width,
-                prefix,
-                prefix_bias,
-                own,
-                step_noise,
-                temperature,
-            )
+            inputs = token, positions, slot, question_lengths, width, prefix, prefix_bias, own, step_noise, temperature
+            token, logprob = decode_step(model, *inputs)
             token, logprob = token.where(~done, pad), logprob.where(~done, 0.0)
             out[rows, t], out_logprobs[rows, t] = token, logprob
             lengths[rows] += ~done

@@ -5,159 +5,44 @@
     python train.py --method gepa         fast weights only: prompt evolution under frozen weights
     python train.py --pretrain            train the base itself
 
-Read from the bottom: `main` -> `train` (the loop) -> `fast_phase` and `slow_step`. Every random draw of a run is a
-function of (seed, step, purpose), so resuming needs no generator state but the population's own.
+Read from the bottom: `main` -> `train` (the loop) -> `fast_phase` and `slow_step`; the settings are in config.py. Every
+random draw of a run is a function of (seed, step, purpose), so resuming needs no generator state but the population's.
 
 Left out of the paper's set-up: asynchronous rollouts and several nodes (one process does all in turn), truncation
 penalties (answers are short), and a separate, larger model as reflector (the policy reflects on itself).
 """
 
-import argparse
+import copy
 import dataclasses
 import itertools
 import json
+import math
 import os
 import random
+import shutil
 import signal
-import sys
-import tempfile
 import time
-from dataclasses import dataclass
+import zlib
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 import rl
+from config import Config, check_config, fail, parse_config
 from fast_context import Population, evolve
-from model import GPT, GPTConfig, load_checkpoint, save_checkpoint
+from model import GPT, GPTConfig, load_checkpoint, save_checkpoint, write_file
 from pretrain import generator_of, pretrain
 from tasks import Task, make_task, text
-from tasks.dialogue import answer, reflect
+from tasks.dialogue import ANSWER_TOKENS, REFLECTION_TOKENS, answer, reflect, tokens_of
+
+try:
+    import fcntl
+except ImportError:  # Windows: there, nothing keeps a second process out of a run's folder
+    fcntl = None
 
 QUICK_MINUTES = 12  # pretraining when a run finds no base
-
-
-def option(default, help, choices=None):
-    """A field of Config: its default, its line in --help, and the values it may take."""
-    return dataclasses.field(default=default, metadata={"help": help, "choices": choices})
-
-
-@dataclass
-class Config:
-    """Every setting of a run; the command line is made from these fields."""
-
-    method: str = option(
-        "fst", "fst: both channels; rl: slow weights only; gepa: fast weights only", ("fst", "rl", "gepa")
-    )
-    tasks: list[str] = option(("strings",), "the stream of tasks: names of domains, one after the other")
-    stage: int = option(60, "gradient steps before the stream moves on to its next task")
-    steps: int = option(60, "gradient steps in all")
-    seed: int = option(0, "of the tasks' hidden rules, the questions and all sampling")
-    out: str = option("", "folder of the run; default: a new one under out/")
-    resume: str = option("", "folder of a run to go on with")
-    base: str = option("checkpoints/base.pt", "checkpoint of the pretrained base; made when it is missing")
-    device: str = option("auto", "where to run", ("auto", "cpu", "cuda", "mps"))
-    # slow weights
-    batch: int = option(32, "questions per gradient step")
-    group: int = option(8, "rollouts per question, split evenly over the population")
-    lr: float = option(1e-3, "learning rate of AdamW")
-    warmup: int = option(10, "steps over which the learning rate rises")
-    kl_coef: float = option(0.001, "weight of the KL penalty towards the base")
-    substeps: int = option(1, "updates per batch; more than one is off-policy and uses CISPO's weights")
-    temperature: float = option(1.0, "of all sampling in training and evaluation")
-    # fast weights
-    cycle: int = option(6, "gradient steps between fast phases: the questions of a cycle are drawn ahead")
-    population: int = option(4, "prompts kept; must divide group")
-    anchor: int = option(48, "questions of the cycle that prompts are scored on")
-    passes: int = option(10, "budget of a fast phase, in passes over the anchor set")
-    width: int = option(8, "reflections proposed at once")
-    reflector: str = option("self", "who reflects: the current weights or the frozen base", ("self", "base"))
-    prune: bool = option(True, "drop dominated prompts before drawing a parent (GEPA)")
-    # evaluation, checkpoints
-    eval_every: int = option(10, "steps between evaluations and checkpoints")
-    eval_questions: int = option(256, "validation questions, never trained on")
-    # pretraining
-    pretrain: bool = option(False, "train the base and stop; goes on where it was interrupted")
-    minutes: float = option(70.0, "length of pretraining; 12 give a base that works")
-    documents: int = option(96, "documents per step of pretraining")
-    compile: bool = option(False, "compile the model for pretraining (needs a C++ compiler)")
-    smoke: bool = option(False, "the whole path at toy size, pretraining included, in under a minute")
-
-
-def parse_config(argv: list[str] | None = None) -> Config:
-    """The command line -> Config. A resumed run keeps the settings it was started with, but for those given anew."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], argument_default=argparse.SUPPRESS)
-    parser.error = lambda message: fail(f"{message} (--help lists all options)")
-    for f in dataclasses.fields(Config):
-        many, shown = isinstance(f.default, tuple), f.default
-        how = {
-            "type": str if many else type(f.default),
-            "choices": f.metadata["choices"],
-            "nargs": "+" if many else None,
-        }
-        if isinstance(f.default, bool):
-            how = {"action": argparse.BooleanOptionalAction}
-        flag = "--" + f.name.replace("_", "-")
-        parser.add_argument(flag, help=f"{f.metadata['help']} (default: {' '.join(shown) if many else shown})", **how)
-    given = vars(parser.parse_args(argv))
-    if "resume" in given:
-        try:
-            saved = json.loads((Path(given["resume"]) / "config.json").read_text())
-            given = saved | given | {"out": given["resume"]}
-        except (OSError, json.JSONDecodeError):
-            raise ValueError(
-                f"--resume {given['resume']}: no run to go on with there (no readable config.json)"
-            ) from None
-    cfg = Config(**given)
-    if cfg.smoke:
-        tiny = {
-            "steps": 4,
-            "cycle": 2,
-            "batch": 8,
-            "group": 4,
-            "population": 2,
-            "anchor": 8,
-            "width": 2,
-            "minutes": 0.2,
-        }
-        cfg = dataclasses.replace(
-            cfg, **tiny, eval_every=2, eval_questions=32, out=tempfile.mkdtemp(prefix="fast-slow-")
-        )
-        cfg.base = f"{cfg.out}/base.pt"
-    return cfg
-
-
-def check_config(cfg: Config) -> None:
-    """Raises ValueError for settings that cannot work."""
-    for name in cfg.tasks:
-        make_task(name, cfg.seed)
-    if cfg.group % cfg.population:
-        raise ValueError(
-            f"population ({cfg.population}) must divide group ({cfg.group}): each prompt gets its share of rollouts"
-        )
-    for name in (
-        "stage",
-        "batch",
-        "group",
-        "cycle",
-        "population",
-        "anchor",
-        "width",
-        "substeps",
-        "eval_every",
-        "eval_questions",
-    ):
-        if getattr(cfg, name) < 1:
-            raise ValueError(f"{name} must be at least 1, not {getattr(cfg, name)}")
-    if cfg.steps < 0 or cfg.temperature <= 0 or cfg.minutes <= 0:
-        raise ValueError("steps must not be negative; temperature and minutes must be above 0")
-
-
-def fail(message: str) -> None:
-    """End with one line on what was wrong and what would be right."""
-    print(f"train.py: {message}", file=sys.stderr)
-    raise SystemExit(2)
+PATIENCE = 5  # steps in a row with numbers that are not finite, until a run gives up
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -175,45 +60,89 @@ def pick_device(name: str) -> str:
     return name
 
 
+def prepare_base(cfg: Config) -> None:
+    """Train the base where --pretrain asks for it, or where the default one is missing or knows another vocabulary.
+
+    Raises ValueError for any other base that cannot be used.
+    """
+    path, minutes = Path(cfg.base), cfg.minutes
+    if not cfg.pretrain:
+        begun = cfg.resume and (Path(cfg.resume) / "checkpoint.pt").exists()  # that cannot go on with a new base
+        ours = cfg.base in (Config.base, f"{cfg.out}/base.pt") and not begun  # the second is that of --smoke
+        contents = {} if ours and not path.exists() else load_checkpoint(path)
+        if contents.get("vocabulary") == text.fingerprint():
+            return
+        found = f"the base {path} " + ("knows another vocabulary" if contents else "is not there yet")
+        if not ours:
+            raise ValueError(f"{found}, or is none; train one with --pretrain --base OTHER")
+        minutes = min(minutes, QUICK_MINUTES)
+        print(f"{found}: training one, {minutes:g} minutes")
+    if path.exists():
+        kept = path.with_name(f"{path.stem}-{zlib.crc32(path.read_bytes()):08x}{path.suffix}")
+        shutil.copy2(path, kept)
+        print(f"the base {path} is kept as {kept}")
+    settings = {"minutes": minutes, "batch": cfg.documents, "seed": cfg.seed, "compile": cfg.compile}
+    pretrain(path, pick_device(cfg.device), **settings)
+
+
 class Run:
     """The state of a run between two gradient steps, and its folder."""
 
     def __init__(self, cfg: Config):
         """Opens a new folder for the run, or goes back to the last checkpoint in the one it resumes."""
         self.cfg, self.device = cfg, pick_device(cfg.device)
+        self.open_folder()
+        prepare_base(cfg)
         contents = load_checkpoint(Path(cfg.base))
-        self.base, self.policy = (GPT(GPTConfig(**contents["model_config"])).to(self.device) for _ in range(2))
-        for model in (self.base, self.policy):
-            model.load_state_dict(contents["model"])
-        self.base.requires_grad_(False)
+        self.base = GPT(GPTConfig(**contents["model_config"])).to(self.device).requires_grad_(False)
+        self.base.load_state_dict(contents["model"])
+        self.base_sum = zlib.crc32(Path(cfg.base).read_bytes())
+        self.policy = copy.deepcopy(self.base).requires_grad_()
         self.optimizer = torch.optim.AdamW(self.policy.parameters(), lr=cfg.lr, betas=(0.9, 0.999), weight_decay=0.0)
         self.population = Population(cfg.population, cfg.seed)
         self.tasks = [make_task(name, cfg.seed + i) for i, name in enumerate(cfg.tasks)]
+        self.check_context()
         self.step = self.rollouts = 0
+        self.skipped = self.streak = 0  # steps whose numbers were not finite: in all, and the latest in a row
         self.shown: dict[str, str] = {}  # the prompt that was printed last
         self.stop = False  # Ctrl-C was pressed
-        self.out = self.open_folder()
-        if cfg.resume:
-            self.restore()
+        self.restore()
+        saved = dataclasses.asdict(cfg) | {"resume": "", "smoke": False, "out": str(self.out)}
+        write_file(self.out / "config.json", json.dumps(saved, indent=1).encode())
 
-    def open_folder(self) -> Path:
-        """The run's folder with its config.json. Raises ValueError where another run lives there."""
+    def open_folder(self) -> None:
+        """Find or make the run's folder, and lock it until this process ends. Raises ValueError where it is taken."""
         cfg = self.cfg
-        names = (
-            [cfg.out]
-            if cfg.out
-            else [f"out/{cfg.method}-{'-'.join(cfg.tasks)}-seed{cfg.seed}-{i}" for i in range(1, 1000)]
-        )
-        out = next((Path(n) for n in names if cfg.resume or not (Path(n) / "config.json").exists()), None)
-        if out is None:
-            raise ValueError(
-                f"--out {cfg.out} holds another run: choose another folder, or go on with --resume {cfg.out}"
-            )
-        out.mkdir(parents=True, exist_ok=True)
-        temporary = out / "config.json.tmp"
-        temporary.write_text(json.dumps(dataclasses.asdict(cfg) | {"resume": "", "out": str(out)}, indent=1))
-        os.replace(temporary, out / "config.json")
-        return out
+        stem = f"out/{cfg.method}-{'-'.join(cfg.tasks)}-seed{cfg.seed}"
+        names = [cfg.out] if cfg.out else (f"{stem}-{i}" for i in itertools.count(1))
+        for name in names:
+            self.out = Path(name)
+            if cfg.resume or not any((self.out / file).exists() for file in ("config.json", "checkpoint.pt")):
+                break
+        else:
+            raise ValueError(f"--out {cfg.out} holds another run: choose another, or go on with --resume {cfg.out}")
+        self.out.mkdir(parents=True, exist_ok=True)
+        self.lock = open(self.out / "lock", "w")  # noqa: SIM115 (held as long as the run lives)
+        try:
+            if fcntl:  # the system takes this lock back however the process ends
+                fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"another process is at work in {self.out}: wait, or choose another --out") from None
+
+    def check_context(self) -> None:
+        """Raises ValueError where the longest texts of a task would not fit the model."""
+        worst = " ".join(3 * ["z" * 20])  # an instruction of no known words: every letter is a token
+        for task in self.tasks:
+            questions = [task.question(random.Random(i)) for i in range(100)]
+            ask, want = max((q.ask for q in questions), key=len), max((q.want for q in questions), key=len)
+            solving = text.prompt_text(dict.fromkeys(task.rules, worst)) + text.question_text("red", ask)
+            reflecting = text.reflection_text("red", worst, 3 * [(ask, "z" * (2 * len(want) + 8), want)])
+            need = max(len(tokens_of(solving)) + ANSWER_TOKENS, len(tokens_of(reflecting)) + REFLECTION_TOKENS)
+            if need > (room := self.base.cfg.block_size):
+                raise ValueError(
+                    f"the texts of {task.domain.name} can take {need} tokens, the base {self.cfg.base} reads {room}: "
+                    "pretrain one with a longer context"
+                )
 
     def task_at(self, step: int) -> int:
         """The index of the stream's task that a step trains on."""
@@ -228,39 +157,60 @@ class Run:
         """The prompt to evaluate: the population's best, or for `rl` the seed prompt."""
         return {} if self.cfg.method == "rl" else self.population.candidates[0].rules
 
-    def log(self, kind: str, **figures) -> None:
+    def log(self, kind: str, task: int, **figures) -> None:
         """Append one line to log.jsonl; the README explains the figures."""
-        figures = {k: round(v, 6) if isinstance(v, float) else v for k, v in figures.items()}
-        line = {"kind": kind, "step": self.step, "task": self.task_at(self.step), "rollouts": self.rollouts} | figures
+        for name, value in figures.items():
+            if isinstance(value, float):
+                figures[name] = round(value, 6) if math.isfinite(value) else None  # JSON knows no NaN
+        line = {"kind": kind, "step": self.step, "task": task, "rollouts": self.rollouts} | figures
         with open(self.out / "log.jsonl", "a") as file:
             file.write(json.dumps(line) + "\n")
 
     def say(self, words: str) -> None:
-        """Print above the bar, and append to samples.txt."""
+        """Print above the bar, and append to samples.txt. What the model wrote must not steer a terminal."""
+        words = "".join(c if c == "\n" or " " <= c <= "~" else "?" for c in words)
         tqdm.write(words)
         with open(self.out / "samples.txt", "a") as file:
             file.write(f"[step {self.step}] {words}\n")
 
+    def parts(self) -> dict:
+        """What a checkpoint holds the state of."""
+        return {"model": self.policy, "optimizer": self.optimizer, "population": self.population}
+
     def save(self) -> None:
         """A checkpoint to go on from as if the run had never stopped. The sizes of the logs undo what came later."""
+        if self.streak:
+            return  # the weights may be why the last step failed: keep the checkpoint from before
         sizes = {}
         for name in ("log.jsonl", "samples.txt"):
             with open(self.out / name, "a") as file:
                 os.fsync(file.fileno())
                 sizes[name] = file.tell()
-        plain = {"step": self.step, "rollouts": self.rollouts, "shown": self.shown, "sizes": sizes}
-        parts = {"model": self.policy, "optimizer": self.optimizer, "population": self.population}
-        save_checkpoint(self.out / "checkpoint.pt", plain | {name: part.state_dict() for name, part in parts.items()})
+        plain = {"step": self.step, "rollouts": self.rollouts, "skipped": self.skipped, "shown": self.shown}
+        state = plain | {name: part.state_dict() for name, part in self.parts().items()}
+        save_checkpoint(self.out / "checkpoint.pt", state | {"sizes": sizes, "base": self.base_sum})
 
     def restore(self) -> None:
-        """Go back to the last checkpoint, and the logs with it."""
-        contents = load_checkpoint(self.out / "checkpoint.pt")
-        self.policy.load_state_dict(contents["model"])
-        self.optimizer.load_state_dict(contents["optimizer"])
-        self.population.load_state_dict(contents["population"])
-        self.step, self.rollouts, self.shown = contents["step"], contents["rollouts"], contents["shown"]
-        for name, size in contents["sizes"].items():
-            os.truncate(self.out / name, size)
+        """Go back to the last checkpoint, and the logs with it; where there is none yet, to the beginning."""
+        path, sizes = self.out / "checkpoint.pt", {"log.jsonl": 0, "samples.txt": 0}
+        self.begun = bool(self.cfg.resume) and path.exists()
+        if self.begun:
+            saved = load_checkpoint(path)
+            if saved.get("base") != self.base_sum:
+                raise ValueError(f"{path} is of a run that began with another base than {self.cfg.base}, or of no run")
+            for name, part in self.parts().items():
+                part.load_state_dict(saved[name])
+            self.step, self.rollouts, self.skipped = saved["step"], saved["rollouts"], saved["skipped"]
+            self.shown, sizes = saved["shown"], saved["sizes"]
+        for file, size in ((self.out / name, size) for name, size in sizes.items()):
+            file.touch()
+            there = file.read_bytes()
+            orphan = not self.begun and (b'"slow"' in there or b'"fast"' in there)  # its checkpoint is gone
+            if len(there) < size or orphan or (there and not self.cfg.resume):
+                raise ValueError(
+                    f"{file} does not fit the last checkpoint: put the one or the other back, or start in another --out"
+                )
+            os.truncate(file, size)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -284,8 +234,9 @@ def fast_phase(run: Run, questions: list) -> None:
     anchor, settings = questions[: cfg.anchor], {"width": cfg.width, "prune": cfg.prune}
     report = evolve(run.population, anchor, run_jobs, run_reflections, cfg.passes * len(anchor), **settings)
     run.rollouts += report.calls
-    figures = {"calls": report.calls, "proposed": report.proposed, "accepted": report.accepted, "merged": report.merged}
-    run.log("fast", **figures, population=[[c.rules, round(c.mean, 4)] for c in run.population.candidates])
+    population = [[c.rules, round(c.mean, 4)] for c in run.population.candidates]
+    figures = {"calls": report.calls, "proposed": report.proposed, "accepted": report.accepted}
+    run.log("fast", run.task_at(run.step), **figures, population=population)
     for topic in sorted(set(run.best()) | set(run.shown)):
         old, new = run.shown.get(topic, "none"), run.best().get(topic, "none")
         if old != new:
@@ -295,9 +246,9 @@ def fast_phase(run: Run, questions: list) -> None:
     run.shown = dict(run.best())
 
 
-def slow_step(run: Run, questions: list) -> None:
-    """One batch of rollouts under the population's prompts (for `rl`: the seed prompt), one update of the weights."""
-    cfg, start = run.cfg, time.perf_counter()
+def slow_step(run: Run, questions: list) -> float:
+    """One batch of rollouts under the population's prompts (for `rl`: the seed prompt), one update -> mean reward."""
+    cfg, start, task = run.cfg, time.perf_counter(), run.task_at(run.step)
     prompts = [{}] if cfg.method == "rl" else run.population.prompts(cfg.population)
     K, B, G = len(prompts), len(questions), cfg.group // len(prompts)
     answers = answer(run.generate(run.policy, "slow"), [(rules, questions) for rules in prompts], samples=G)
@@ -308,10 +259,16 @@ def slow_step(run: Run, questions: list) -> None:
         group["lr"] = cfg.lr * min(1.0, (run.step + 1) / max(cfg.warmup, 1))
     settings = {"temperature": cfg.temperature, "kl_coef": cfg.kl_coef, "substeps": cfg.substeps}
     rollouts = answers.contexts, answers.completions, answers.logprobs
-    figures = rl.update(run.policy, run.base, run.optimizer, *rollouts, rewards, groups, **settings)
+    figures = {"kl_base": None, "grad_norm": math.nan, "dropped_groups": 0}  # of a step that is skipped
+    if rewards.isfinite().all() and answers.logprobs.isfinite().all():
+        figures = rl.update(run.policy, run.base, run.optimizer, *rollouts, rewards, groups, **settings)
+    skipped = not math.isfinite(figures["grad_norm"] or 0.0)  # None: there was nothing to learn from
+    run.skipped, run.streak = run.skipped + skipped, run.streak + 1 if skipped else 0
     entropy = -answers.logprobs.sum().item() / sum(map(len, answers.completions))  # estimated from the samples
     run.step += 1
-    run.log("slow", reward=rewards.mean().item(), entropy=entropy, **figures, seconds=time.perf_counter() - start)
+    figures |= {"skipped": run.skipped, "seconds": time.perf_counter() - start}
+    run.log("slow", task, reward=rewards.mean().item(), entropy=entropy, **figures)
+    return rewards.mean().item()
 
 
 @torch.no_grad()
@@ -328,100 +285,99 @@ def evaluate(run: Run, model: GPT, task: Task, rules: dict[str, str]) -> tuple[f
     return sum(outcome.score for outcome in answers.outcomes) / len(questions), kl, transcript
 
 
-def evaluate_stream(run: Run) -> None:
-    """Log the validation accuracy on every task of the stream; show a transcript of the current one."""
+def evaluate_stream(run: Run) -> float:
+    """Log the validation accuracy on every task of the stream -> that on the current one, shown with a transcript."""
     for i, task in enumerate(run.tasks):
         accuracy, kl, transcript = evaluate(run, run.policy, task, run.best())
-        run.log("eval", val_task=i, val_acc=accuracy, kl_base=kl, prompt=run.best())
+        run.log("eval", i, val_acc=accuracy, kl_base=kl, prompt=run.best())
         if i == run.task_at(run.step):
-            shown = transcript.replace("\n", "\n    ")
-            run.say(
-                f"step {run.step}: validation {accuracy:.2f}, {run.rollouts} rollouts so far. One of them:\n    {shown}"
-            )
+            current, shown = accuracy, transcript.replace("\n", "\n    ")
+            run.say(f"step {run.step}: validation {accuracy:.2f}, {run.rollouts} rollouts. One of them:\n    {shown}")
+    return current
 
 
 def train(run: Run) -> None:
     """The loop: look ahead, fast phase, slow steps on exactly the questions looked at, evaluate, save."""
-    cfg = run.cfg
-    bar = tqdm(total=cfg.steps, initial=run.step, unit="step", desc=cfg.method)
-    if run.step == 0:
-        evaluate_stream(run)
-        run.save()
-    while run.step < cfg.steps and not run.stop:
-        first = run.step - run.step % cfg.cycle  # of this cycle; a resumed run draws the same questions again
-        batches = []
-        for step in range(first, first + cfg.cycle):
-            task = run.tasks[run.task_at(step)]
-            batches.append(task.questions(random.Random(f"questions {cfg.seed} {step}"), cfg.batch))
-        if cfg.method != "rl" and run.step == first:
-            fast_phase(run, [question for batch in batches for question in batch])
-        if cfg.method != "gepa":
-            slow_step(run, batches[run.step - first])
-        else:
-            run.step += 1
-        bar.update()
-        if run.step % cfg.eval_every == 0:
-            evaluate_stream(run)
+    cfg, reward, accuracy = run.cfg, "-", "-"
+    with tqdm(total=cfg.steps, initial=run.step, unit="step", desc=cfg.method) as bar:
+        if not run.begun:
+            accuracy = evaluate_stream(run)
             run.save()
-    bar.close()
+        while run.step < cfg.steps and not run.stop:
+            first = run.step - run.step % cfg.cycle  # of this cycle; a resumed run draws the same questions again
+            batches = []
+            for step in range(first, first + cfg.cycle):
+                task = run.tasks[run.task_at(step)]
+                batches.append(task.questions(random.Random(f"questions {cfg.seed} {step}"), cfg.batch))
+            if cfg.method != "rl" and run.step == first:
+                fast_phase(run, [question for batch in batches for question in batch])
+            if cfg.method != "gepa":
+                reward = slow_step(run, batches[run.step - first])
+            else:
+                run.step += 1
+            if run.step % cfg.eval_every == 0:
+                accuracy = evaluate_stream(run)
+                run.save()
+            bar.set_postfix(reward=reward, validation=accuracy, rollouts=run.rollouts, refresh=False)
+            bar.update()
+            if run.streak == PATIENCE:
+                raise FloatingPointError(
+                    f"rewards or gradients were not finite in {PATIENCE} steps on end, the last is step {run.step}: "
+                    f"try an --lr below {cfg.lr:g}"
+                )
     run.save()
 
 
 def closing_table(run: Run) -> None:
     """What each channel is worth, for the stream's last task; also written to result.json."""
-    task = run.tasks[-1]
-    print(f"\n{'validation accuracy':22}{'seed prompt':>14}{'evolved prompt':>17}")
+    task, models = run.tasks[-1], {"base weights": run.base, "trained weights": run.policy}
     result = {"rollouts": run.rollouts, "hidden": task.instructions, "evolved": run.best(), "accuracy": {}}
-    for name, model in (("base weights", run.base), ("trained weights", run.policy)):
+    print(f"\n{'validation accuracy':22}{'seed prompt':>14}{'evolved prompt':>17}")
+    for name, model in models.items():
         cells = [evaluate(run, model, task, rules) for rules in ({}, run.best())]
         result["accuracy"][name] = [accuracy for accuracy, _, _ in cells]
-        result["kl_base"] = [kl for _, kl, _ in cells]
+        result["kl_base"] = [kl for _, kl, _ in cells]  # in the end that of the trained weights
         print(f"{name:22}{cells[0][0]:14.3f}{cells[1][0]:17.3f}")
     print("{:22}{:14.4f}{:17.4f}   nats per token".format("KL to the base", *result["kl_base"]))
     print(f"\n{'topic':8}{'hidden rule':26}evolved instruction")
     for topic, rule in task.instructions.items():
         print(f"{topic:8}{rule:26}{run.best().get(topic, 'none')}")
-    (run.out / "result.json").write_text(json.dumps(result, indent=1))
+    write_file(run.out / "result.json", json.dumps(result, indent=1).encode())
     print(f"\n{run.rollouts} rollouts, all counted. The run is in {run.out}")
-
-
-def prepare_base(cfg: Config) -> None:
-    """Train the base where --pretrain asks for it, or where there is none that knows today's vocabulary."""
-    path, minutes = Path(cfg.base), cfg.minutes
-    if not cfg.pretrain:
-        minutes = min(minutes, QUICK_MINUTES)
-        if path.exists():
-            if load_checkpoint(path).get("vocabulary") == text.fingerprint():
-                return
-            path.rename(path.with_suffix(".other-vocabulary"))
-            print(f"{path} knows another vocabulary (it is kept beside); training a base, {minutes:g} minutes")
-        else:
-            print(f"there is no base at {path}; training one, {minutes:g} minutes")
-    settings = {"minutes": minutes, "batch": cfg.documents, "seed": cfg.seed, "compile": cfg.compile}
-    pretrain(path, pick_device(cfg.device), **settings)
 
 
 def main(argv: list[str] | None = None) -> None:
     try:
         cfg = parse_config(argv)
         check_config(cfg)
-        prepare_base(cfg)
         if cfg.pretrain:
-            return
+            return prepare_base(cfg)
         run = Run(cfg)
     except (ValueError, OSError) as error:
         fail(str(error))
+    except KeyboardInterrupt:
+        fail("stopped; what was pretrained is kept, the same command goes on from there")
 
     def interrupt(*_):
         run.stop = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C ends it at once
+        os.write(2, b"\nstopping after this step; a second Ctrl-C stops at once\n")
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
     signal.signal(signal.SIGINT, interrupt)
-    train(run)
-    if run.stop:
-        print(f"stopped after step {run.step}; go on with: python train.py --resume {run.out}")
-    else:
-        closing_table(run)
+    go_on = f"go on from the last checkpoint with: python train.py --resume {run.out}"
+    try:
+        train(run)
+        if run.stop:
+            print(f"stopped after step {run.step}; {go_on}")
+        else:
+            closing_table(run)
+    except (OSError, FloatingPointError) as error:
+        fail(f"{error}; {go_on}")
+    except KeyboardInterrupt:
+        fail(f"stopped at once; {go_on}")
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        run.lock.close()
 
 
 if __name__ == "__main__":

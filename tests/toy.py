@@ -1,0 +1,59 @@
+"""Runs that cost nothing: a tiny base of random weights, and a hash instead of a verifier and of reflection.
+
+Random weights get nothing right. With a hash of the words as reward, weights move and prompts evolve all the same.
+"""
+
+import json
+import zlib
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from model import GPT, GPTConfig, load_checkpoint, save_checkpoint
+from tasks import text
+
+SIZES = "--batch 2 --group 4 --population 2 --cycle 4 --anchor 4 --passes 8 --width 2 --warmup 2"
+SIZES = [*SIZES.split(), *["--lr", "0.01", "--eval-every", "4", "--eval-questions", "4", "--device", "cpu"]]
+
+
+def make_base(path: Path, vocabulary: str = "", **sizes) -> None:
+    """A base of random weights whose sequences end after a few tokens."""
+    torch.manual_seed(0)
+    cfg = GPTConfig(text.encoding().n_vocab, **{"n_layer": 1, "n_head": 2, "n_embd": 16, "n_hidden": 16} | sizes)
+    model = GPT(cfg)
+    with torch.no_grad():
+        model.embedding.weight[:, 0] = 1.0  # the same for every token: the head's first column is a bias
+        model.head.weight[text.special("eos"), 0] = 1.3
+    contents = {"vocabulary": vocabulary or text.fingerprint(), "model_config": asdict(cfg)}
+    save_checkpoint(path, contents | {"model": model.state_dict()})
+
+
+def verify(question, words: str) -> float:
+    return float(zlib.crc32(f"{question.ask} {words}".encode()) % 3 == 0)
+
+
+def parse_instruction(words: str, topic: str) -> str:
+    return ("", "sort", "reverse raise", "left")[zlib.crc32(words.encode()) % 4]
+
+
+def log_of(out: Path) -> list[dict]:
+    """The lines of a run's log, but for how long its steps took."""
+    lines = map(json.loads, (out / "log.jsonl").read_text().splitlines())
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+def outcome(out: Path) -> list:
+    """All that a finished run leaves, in a form that can be compared."""
+    saved = load_checkpoint(out / "checkpoint.pt")
+    del saved["sizes"]  # of the logs, in which the seconds differ
+    return [log_of(out), (out / "samples.txt").read_text(), (out / "result.json").read_text(), saved]
+
+
+def equal(a, b) -> bool:
+    """Deep equality of plain data and tensors, bit by bit."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return list(a) == list(b) and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
