@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 from tqdm import tqdm
 
 from model import GPT, GPTConfig, load_checkpoint, sample, save_checkpoint
@@ -55,20 +56,68 @@ def base_rates(model: GPT, domain: Domain) -> str:
     return f"solve {solve:.2f}, reflect {pass_rate(generate, one):.2f}/{pass_rate(generate, two):.2f}"
 
 
+def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
+    """(N, a, b) -> (N, a, b) with singular values near 1: five Newton-Schulz steps with Muon's coefficients."""
+    x = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    x = x.mT if (tall := x.size(1) > x.size(2)) else x
+    for _ in range(5):
+        gram = x @ x.mT
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    return x.mT if tall else x
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose update is orthogonalized (K. Jordan, 2024), for matrices.
+
+    torch.optim.Muon takes them one by one and in bfloat16, which on a CPU without bfloat16 units is half of the
+    whole training step; here all of a shape go through together, in their own dtype.
+    """
+
+    def __init__(self, matrices: list[nn.Parameter], lr: float, momentum: float = 0.95):
+        super().__init__(matrices, {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for group in self.param_groups:
+            by_shape: dict[torch.Size, list[nn.Parameter]] = {}
+            for p in group["params"]:
+                by_shape.setdefault(p.shape, []).append(p)
+            for (rows, columns), same in by_shape.items():
+                gradient = torch.stack([p.grad for p in same])
+                memory = torch.stack([self.state[p].get("momentum", torch.zeros_like(p)) for p in same])
+                memory.lerp_(gradient, 1 - group["momentum"])
+                update = orthogonalize(gradient.lerp(memory, group["momentum"]))  # Nesterov's look ahead
+                for p, m, u in zip(same, memory, update, strict=True):
+                    self.state[p]["momentum"] = m.clone()
+                    p.sub_(u, alpha=group["lr"] * max(1.0, rows / columns) ** 0.5)
+
+
 def optimizers_of(model: GPT) -> list[torch.optim.Optimizer]:
-    """Muon (K. Jordan, 2024) for the matrices of the blocks, AdamW for embedding, head and norms."""
+    """Muon for the matrices of the blocks, AdamW for embedding, head and norms."""
     matrices = [p for p in model.blocks.parameters() if p.ndim == 2]
     others = [p for name, p in model.named_parameters() if p.ndim == 1 or not name.startswith("blocks")]
-    return [
-        torch.optim.Muon(matrices, lr=0.02, momentum=0.95, weight_decay=0.0, adjust_lr_fn="original"),
-        torch.optim.AdamW(others, lr=4e-3, betas=(0.9, 0.95), weight_decay=0.0),
-    ]
+    return [Muon(matrices, lr=0.02), torch.optim.AdamW(others, lr=4e-3, betas=(0.9, 0.95), weight_decay=0.0)]
+
+
+def faster_dtype(device: str) -> torch.dtype:
+    """bfloat16 where this machine multiplies faster in it, else float32 (CPUs without bfloat16 are 30 times slower)."""
+    seconds = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        a, b = (torch.ones(shape, dtype=dtype, device=device) for shape in ((2048, 256), (256, 256)))
+        times = []
+        for _ in range(5):  # the best of five: the first one warms up, and the machine may be busy
+            start = time.perf_counter()
+            (a @ b).sum().item()
+            times.append(time.perf_counter() - start)
+        seconds[dtype] = min(times)
+    return min(seconds, key=seconds.get)
 
 
 def pretrain(path: Path, device: str, *, minutes: float, batch: int, seed: int, compile: bool) -> None:
     """Train a base from scratch and write it to `path`; what an interrupted run left beside it is gone on with.
 
-    batch: documents per step. 50 steps of warm-up; the learning rate falls to zero over the second half.
+    batch: documents per step; the first quarter of the time is for the easy ones. 50 steps of warm-up; the learning
+    rate falls to zero over the second half.
     """
     torch.manual_seed(seed)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -81,7 +130,9 @@ def pretrain(path: Path, device: str, *, minutes: float, batch: int, seed: int, 
         model.load_state_dict(saved["model"])
         for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
             optimizer.load_state_dict(state)
-        step, elapsed = saved["step"], saved["elapsed"]
+        step, elapsed, minutes = saved["step"], saved["elapsed"], saved["minutes"]
+        print(f"going on with {partial}: {elapsed / 60:.0f} of {minutes:g} minutes are done")
+    dtype = faster_dtype(device)
     forward = torch.compile(model, dynamic=True) if compile else model
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
     peaks = [0.02, 4e-3]
@@ -96,10 +147,11 @@ def pretrain(path: Path, device: str, *, minutes: float, batch: int, seed: int, 
     while elapsed < 60 * minutes:
         for group, peak in zip(groups, peaks, strict=True):
             group["lr"] = peak * min(1.0, (step + 1) / 50, 2 * (1 - elapsed / (60 * minutes)))
-        documents = corpus.documents(worlds, seed, step, batch)
+        easy = elapsed < corpus.EASY_SHARE * 60 * minutes
+        documents = corpus.documents(worlds, seed, step, batch, easy)
         learned, loss_sum = sum(sum(learn) for _, learn in documents), 0.0
         for tokens, targets in micro_batches(documents, device):
-            with torch.autocast(torch.device(device).type, torch.bfloat16):
+            with torch.autocast(torch.device(device).type, dtype, enabled=dtype != torch.float32):
                 logits = forward(tokens[:, :-1])  # (N, T - 1, V)
             loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="sum") / learned
             loss.backward()

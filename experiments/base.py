@@ -1,0 +1,99 @@
+"""What the pretrained base can do, as a table: solving, looking up, reflecting.
+
+    python experiments/base.py [--base checkpoints/base.pt] [--questions 500] [--out experiments/results/base.json]
+
+Every figure is a share of at least `--questions` random questions, all under prompts with an instruction for every
+topic that is asked; rules of two and three operations are held-out ones. Decoding is greedy, except under "task",
+where it is sampled at temperature 1 as in training and validation.
+"""
+
+import argparse
+import json
+import random
+import sys
+from functools import partial
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import torch
+from tqdm import tqdm
+
+from model import GPT, GPTConfig, load_checkpoint
+from pretrain import generator_of
+from tasks import domains, exams, make_task, text
+from tasks.dialogue import answer, pass_rate
+
+BATCH = 250  # questions that go through the model at once
+
+
+def measure(model: GPT, n: int) -> dict[str, float]:
+    """All exams of all domains -> figures by name, "domain/exam/..."."""
+    greedy, figures = generator_of(model, temperature=0), {}
+    sampled = generator_of(model, temperature=1, rng=torch.Generator().manual_seed(0))
+    bar = tqdm(total=len(domains()) * (6 + 21 + 8 + 2), desc="examining", unit="exam")
+
+    def share(name: str, draw) -> None:  # draw: a function of a random generator that gives an exam's item
+        rng, rates = random.Random(name), []
+        for _ in range(-(-n // BATCH)):
+            rates.append(pass_rate(greedy, [draw(rng) for _ in range(BATCH)]))
+        figures[name] = sum(rates) / len(rates)
+        bar.update()
+
+    for name, domain in domains().items():
+        levels = {"seen": domain.seen_difficulties, "task": [domain.task_difficulty]}
+
+        def solving(rng, level, length, domain=domain, levels=levels):
+            return exams.solving(rng, domain, rng.choice(levels[level]), length, level == "task" and length > 1)
+
+        def reflecting(rng, level, length, old=0, domain=domain, levels=levels):
+            return exams.reflecting(rng, domain, rng.choice(levels[level]), length, length > 1, old)
+
+        def looking_up(rng, position, lines, domain=domain):
+            return exams.looking_up(rng, domain, position, lines)
+
+        for level in levels:
+            for length in (1, 2, 3):
+                share(f"{name}/{level}/solve/{length}", partial(solving, level=level, length=length))
+                share(f"{name}/{level}/reflect/{length}", partial(reflecting, level=level, length=length))
+            share(f"{name}/{level}/reflect/2, one missing", partial(reflecting, level=level, length=2, old=1))
+        for lines in range(1, 7):
+            for position in range(lines):
+                key = f"{name}/look up/line {position + 1} of {lines}"
+                share(key, partial(looking_up, position=position, lines=lines))
+        for prompt in ("seed prompt", "right prompt"):
+            right = total = 0
+            for seed in range(-(-n // 25)):
+                task = make_task(name, 1000 + seed)
+                rules = task.instructions if prompt == "right prompt" else {}
+                outcomes = answer(sampled, [(rules, task.questions(random.Random(seed), 25))]).outcomes
+                right, total = right + sum(outcome.score for outcome in outcomes), total + len(outcomes)
+            figures[f"{name}/task/{prompt}"] = right / total
+            bar.update()
+    bar.close()
+    return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--base", default="checkpoints/base.pt", help="checkpoint of the base (default: %(default)s)")
+    parser.add_argument("--questions", type=int, default=500, help="at least this many for each figure")
+    parser.add_argument("--out", default="", help="JSON file to write the figures to")
+    args = parser.parse_args()
+    try:
+        contents = load_checkpoint(Path(args.base))
+    except ValueError as error:
+        sys.exit(f"base.py: {error}")
+    model = GPT(GPTConfig(**contents["model_config"]))
+    model.load_state_dict(contents["model"])
+    figures = measure(model, args.questions)
+    for name, value in figures.items():
+        print(f"{name:44}{value:.3f}")
+    if args.out:
+        about = {"base": args.base, "questions": args.questions, "vocabulary": text.fingerprint()}
+        about |= {key: contents[key] for key in ("step", "minutes", "elapsed")}
+        Path(args.out).write_text(json.dumps(about | {"figures": figures}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

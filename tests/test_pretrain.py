@@ -1,0 +1,164 @@
+"""pretrain.py: the optimizer, the batches, and a run that is interrupted."""
+
+import random
+
+import pytest
+import torch
+
+import pretrain as module
+from model import GPT, GPTConfig, load_checkpoint
+from pretrain import Muon, base_rates, faster_dtype, micro_batches, orthogonalize, pretrain
+from tasks import corpus, domains, text
+
+TINY = {"n_layer": 1, "n_head": 2, "n_embd": 16, "n_hidden": 16}
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    monkeypatch.setattr(module, "GPTConfig", lambda vocab_size: GPTConfig(vocab_size, **TINY))
+    monkeypatch.setattr(module, "base_rates", lambda model, domain: "rates")
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (2, 8, 20), (2, 20, 8)])
+def test_orthogonalized_matrices_keep_their_singular_vectors_and_have_values_near_one(shape):
+    matrices = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    u, values, vh = torch.linalg.svd(matrices, full_matrices=False)
+    ours = torch.linalg.svdvals(orthogonalize(matrices))
+    assert values.max() > 4 and ours.min() > 0.3 and ours.max() < 1.3
+    along = u.mT @ orthogonalize(matrices) @ vh.mT  # diagonal in the singular basis: directions are unchanged
+    diagonal = torch.diag_embed(along.diagonal(dim1=1, dim2=2))
+    torch.testing.assert_close(along, diagonal, atol=1e-3, rtol=0)
+
+
+def test_muon_by_hand():
+    p = torch.nn.Parameter(torch.zeros(4, 2))
+    optimizer = Muon([p], lr=0.1, momentum=0.5)
+    first, second = (torch.randn(4, 2, generator=torch.Generator().manual_seed(i)) for i in range(2))
+    p.grad = first
+    optimizer.step()
+    memory = 0.5 * first
+    expected = -0.1 * 2**0.5 * orthogonalize((0.5 * first + 0.5 * memory)[None])[0]  # sqrt(rows / columns)
+    torch.testing.assert_close(p.data, expected)
+    p.grad = second
+    optimizer.step()
+    memory = 0.5 * memory + 0.5 * second
+    torch.testing.assert_close(p.data, expected - 0.1 * 2**0.5 * orthogonalize((0.5 * second + 0.5 * memory)[None])[0])
+
+
+def test_muon_equals_torchs_but_for_its_bfloat16():
+    torch.manual_seed(0)
+    ours = [torch.nn.Parameter(torch.randn(shape)) for shape in ((8, 8), (8, 16), (16, 8), (8, 8))]
+    theirs = [torch.nn.Parameter(p.detach().clone()) for p in ours]
+    optimizers = (
+        Muon(ours, lr=0.02),
+        torch.optim.Muon(theirs, lr=0.02, momentum=0.95, weight_decay=0.0, adjust_lr_fn="original"),
+    )
+    start = [p.detach().clone() for p in ours]
+    for _ in range(3):
+        for p, q in zip(ours, theirs, strict=True):
+            p.grad = torch.randn_like(p)
+            q.grad = p.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    for p, q, s in zip(ours, theirs, start, strict=True):
+        assert (p - s).abs().max() > 0.01 and (p - q).abs().max() < 2e-3
+
+
+def test_micro_batches_learn_every_learned_token_once_and_no_padding():
+    documents = corpus.documents(list(domains().values()), 0, 0, 30)
+    batches = micro_batches(documents, "cpu")
+    assert sum(len(tokens) for tokens, _ in batches) == 30
+    targets = sorted(t for _, target in batches for t in target.flatten().tolist() if t != -100)
+    assert targets == sorted(t for tokens, learn in documents for t, w in zip(tokens, learn, strict=True) if w)
+    assert targets.count(text.special("eos")) == 30  # the end is learned
+    assert all(target[tokens[:, 1:] == text.special("pad")].eq(-100).all() for tokens, target in batches)
+
+
+def test_targets_are_the_next_tokens():
+    for tokens, target in micro_batches(corpus.documents(list(domains().values()), 0, 0, 8), "cpu"):
+        here = target != -100
+        assert torch.equal(target[here], tokens[:, 1:][here])
+
+
+def test_the_first_documents_are_the_easy_ones():
+    kinds = set()
+    writers = {name: (lambda n: lambda *_: kinds.add(n) or [(n, True)])(name) for name in corpus.WRITERS}
+    original, corpus.WRITERS = corpus.WRITERS, writers
+    try:
+        corpus.documents(list(domains().values()), 0, 0, 200, easy=True)
+        assert kinds == set(corpus.EASY) and "reflect" not in kinds
+        corpus.documents(list(domains().values()), 0, 0, 200)
+        assert kinds == set(corpus.KINDS)
+    finally:
+        corpus.WRITERS = original
+
+
+def test_a_base_is_written_and_its_rates_can_be_looked_at(tiny, tmp_path, capsys):
+    path = tmp_path / "base.pt"
+    pretrain(path, "cpu", minutes=0.02, batch=4, seed=0, compile=False)
+    contents = load_checkpoint(path)
+    assert contents["vocabulary"] == text.fingerprint() and contents["step"] > 0 and contents["elapsed"] >= 1.2
+    assert not path.with_suffix(".partial").exists() and "base written" in capsys.readouterr().out
+    model = GPT(GPTConfig(**contents["model_config"]))
+    model.load_state_dict(contents["model"])
+    assert base_rates(model, next(iter(domains().values()))).startswith("solve 0.")
+
+
+def test_an_interrupted_pretraining_goes_on_with_its_own_schedule(tiny, tmp_path, monkeypatch, capsys):
+    path, seen = tmp_path / "base.pt", []
+    documents = corpus.documents
+    monkeypatch.setattr(module, "LOOK_EVERY", 2)
+
+    def stop_at_step_five(worlds, seed, step, *rest):
+        seen.append(step)
+        if step == 5:
+            raise KeyboardInterrupt
+        return documents(worlds, seed, step, *rest)
+
+    monkeypatch.setattr(corpus, "documents", stop_at_step_five)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(path, "cpu", minutes=0.05, batch=2, seed=0, compile=False)
+    assert not path.exists()
+    partial = load_checkpoint(path.with_suffix(".partial"))
+    assert partial["step"] == 4
+    monkeypatch.setattr(corpus, "documents", lambda *arguments: seen.append(arguments[2]) or documents(*arguments))
+    pretrain(path, "cpu", minutes=99, batch=2, seed=0, compile=False)  # the 0.05 minutes of its start count
+    assert seen[:7] == [0, 1, 2, 3, 4, 5, 4] and "going on with" in capsys.readouterr().out
+    assert load_checkpoint(path)["minutes"] == 0.05
+
+
+def test_a_partial_of_another_vocabulary_is_not_gone_on_with(tiny, tmp_path, monkeypatch):
+    path = tmp_path / "base.pt"
+    monkeypatch.setattr(module, "LOOK_EVERY", 1)
+    monkeypatch.setattr(text, "fingerprint", lambda: "another")
+    pretrain(path, "cpu", minutes=0.005, batch=2, seed=0, compile=False)
+    path.rename(path.with_suffix(".partial"))
+    monkeypatch.undo()
+    monkeypatch.setattr(module, "GPTConfig", lambda vocab_size: GPTConfig(vocab_size, **TINY))
+    monkeypatch.setattr(module, "base_rates", lambda model, domain: "rates")
+    pretrain(path, "cpu", minutes=0.005, batch=2, seed=0, compile=False)
+    assert load_checkpoint(path)["vocabulary"] == text.fingerprint()
+
+
+def test_the_faster_dtype_is_one_of_two():
+    assert faster_dtype("cpu") in (torch.float32, torch.bfloat16)
+
+
+def test_learning_rates_lower_the_loss_on_a_few_documents():
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(text.encoding().n_vocab, **TINY))
+    optimizers = module.optimizers_of(model)
+    rng = random.Random(0)
+    document = [corpus.encode_document(corpus.recite(rng, next(iter(domains().values())))) for _ in range(3)]
+    losses = []
+    for _ in range(40):
+        loss = 0.0
+        for tokens, targets in micro_batches(document, "cpu"):
+            part = torch.nn.functional.cross_entropy(model(tokens[:, :-1]).flatten(0, 1), targets.flatten())
+            part.backward()
+            loss += part.item()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        losses.append(loss)
+    assert losses[-1] < 0.5 * losses[0]
