@@ -13,7 +13,7 @@ import pkgutil
 import random
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
@@ -66,17 +66,20 @@ class Domain:
         total = sum(self.corpus_difficulties.values())
         return [d for d, weight in self.corpus_difficulties.items() if weight >= 0.1 * total]
 
-    @cached_property
-    def _results(self) -> dict[Rule, tuple[str, ...]]:
-        """Every rule of at most three operations -> its results on the probe states (its class)."""
+    def results(self, difficulties: Iterable[int]) -> dict[Rule, tuple[str, ...]]:
+        """Every rule of at most three operations -> its results on probe states, six of each difficulty."""
         rng = random.Random(f"probes of {self.name}")
-        probes = [self.draw(rng, d) for d in self.corpus_difficulties for _ in range(6)]
-        states = {(): probes}
+        states = {(): [self.draw(rng, d) for d in difficulties for _ in range(6)]}
         for length in range(3):
             for rule in [r for r in states if len(r) == length]:
                 for name, operation in self.operations.items():
                     states[*rule, name] = [operation(state) for state in states[rule]]
         return {rule: tuple(map(self.show, results)) for rule, results in states.items()}
+
+    @cached_property
+    def _results(self) -> dict[Rule, tuple[str, ...]]:
+        """Every rule -> its results on the difficulties of the corpus (its class)."""
+        return self.results(self.corpus_difficulties)
 
     @cached_property
     def classes(self) -> dict[tuple[str, ...], list[Rule]]:
@@ -111,6 +114,16 @@ class Domain:
     def rules(self, length: int, held_out: bool = False) -> list[Rule]:
         """The rules of a length that cannot be said shorter: those of the corpus, or those held out of it."""
         return self._rules.get((length, held_out), [])
+
+    @cached_property
+    def task_rules(self) -> dict[int, list[Rule]]:
+        """Length -> the rules to hide in tasks: held out, and no shorter ones at the task's difficulty either."""
+        results = self.results([self.task_difficulty])
+        shortest: dict[tuple[str, ...], int] = {}
+        for rule, shown in results.items():  # in order of length
+            shortest.setdefault(shown, len(rule))
+        lengths = sorted(set(RULE_LENGTHS))
+        return {n: [r for r in self.rules(n, held_out=n > 1) if shortest[results[r]] == n] for n in lengths}
 
 
 @dataclass(frozen=True)
@@ -154,8 +167,8 @@ def make_task(name: str, seed: int) -> Task:
     lengths = rng.sample(RULE_LENGTHS, len(RULE_LENGTHS))
     rules: dict[str, Rule] = {}
     for topic, length in zip(TOPICS, lengths, strict=False):
-        choices = domain.rules(length, held_out=length > 1)
-        rules[topic] = rng.choice([r for r in choices if not any(domain.same(r, other) for other in rules.values())])
+        different = [r for r in domain.task_rules[length] if not any(domain.same(r, other) for other in rules.values())]
+        rules[topic] = rng.choice(different)
     return Task(domain, rules, domain.task_difficulty)
 
 
@@ -202,7 +215,7 @@ def problems(domain: Domain) -> Iterator[str]:
             yield f"{doing} gives only {n} different states in 100: too few to train on some and validate on others"
         doing = "comparing all rules"
         for length in sorted(set(RULE_LENGTHS)):
-            different = {domain._results[rule] for rule in domain.rules(length, held_out=length > 1)}
+            different = {domain._results[rule] for rule in domain.task_rules[length]}
             if len(different) < RULE_LENGTHS.count(length) or not domain.rules(length):
                 kind = "held-out rules" if length > 1 else "rules"
                 yield f"{len(different)} {kind} of {length} operations are too few for a task: it needs more operations"

@@ -3,7 +3,7 @@
 Four kinds of documents teach the base what a pretrained LLM brings along:
 - solve: follow the prompt's instruction for the topic; make one up where the prompt has none;
 - recite: repeat the prompt's instructions in another order, so that the right line is looked up, not the last one;
-- spot: name the operation that leads from one state to another;
+- spot: name the operation that leads from one state to another, and see whether it does;
 - reflect: read failures with feedback, search for the rule that explains them, write it down.
 
 The search is written out (after Stream of Search, arXiv 2404.03683). It goes through the operations in a fixed order,
@@ -144,12 +144,21 @@ def coincidental(domain: Domain, rule: Rule, state) -> bool:
 
 
 def spot(rng: random.Random, domain: Domain) -> Document:
-    """Six pairs of states, each with the operation that leads from one to the other."""
+    """Four pairs of states, each with guesses of the operation that leads from one to the other, until one arrives.
+
+    The wrong guesses are given, not learned: what they teach is to see whether a state is the one that was wanted.
+    """
     difficulty, document = pick(rng, domain.corpus_difficulties), []
-    for _ in range(6):
+    for _ in range(4):
         state, name = domain.draw(rng, difficulty), rng.choice(list(domain.operations))
         want = domain.show(domain.operations[name](state))
-        document += [(f"try {domain.show(state)} want {want}", False), (f" then {name}: {want}\n", True)]
+        document.append((f"try {domain.show(state)} want {want}", False))
+        results = {other: domain.show(operation(state)) for other, operation in domain.operations.items()}
+        wrong = [other for other in results if results[other] != want]
+        for guess in [*rng.sample(wrong, rng.choice((0, 0, 1, 2))), name]:
+            known = guess == name
+            document += [(" then", True), (f" {guess}:", known), (f" {results[guess]}", True)]
+        document.append(("\n", True))
     return document
 
 
