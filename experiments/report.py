@@ -34,7 +34,8 @@ def base_table(base: dict) -> str:
         "",
         f"The right line of a prompt of one to six is looked up in {min(look_up):.2f} (worst place) to "
         f"{max(look_up):.2f} of the cases. On whole tasks the base is right in "
-        f"{figures['strings/task/seed prompt']:.3f} with the seed prompt and in {figures['strings/task/right prompt']:.2f} with the right one.",
+        f"{figures['strings/task/seed prompt']:.3f} with the seed prompt and in "
+        f"{figures['strings/task/right prompt']:.2f} with the right one.",
     ])  # fmt: skip
 
 
