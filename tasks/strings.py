@@ -39,6 +39,6 @@ DOMAIN = Domain(
     },
     draw=lambda rng, length: tuple(rng.sample(LETTERS, length)),
     corpus_difficulties={4: 0.47, 5: 0.46, 6: 0.055, 7: 0.015},
-    task_difficulty=6,
+    task_difficulty=7,
     words=tuple(LETTERS),
 )
