@@ -83,6 +83,7 @@ def plot(curves: dict[str, list[list[dict]]], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--domain", default="strings")
+    parser.add_argument("--lr", choices=RATES, help="skip the sweep, take this one for both")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="at least two")
     args = parser.parse_args()
     domain, pool = args.domain, ThreadPoolExecutor(2)
@@ -90,14 +91,16 @@ def main() -> None:
     def run_all(jobs: dict[str, tuple]) -> dict[str, list[dict]]:
         return dict(zip(jobs, tqdm(pool.map(lambda name: run(name, *jobs[name]), jobs), total=len(jobs)), strict=True))
 
-    sweep = {
-        f"{domain}-sweep-{method}-{lr}": (method, SWEEP_SEED, SWEEP_STEPS[method], lr, domain)
-        for lr in RATES for method in SWEEP_STEPS
-    }  # fmt: skip
-    evals = run_all(sweep)
-    table = {m: {lr: evals[f"{domain}-sweep-{m}-{lr}"][-1]["val_acc"] for lr in RATES} for m in SWEEP_STEPS}
-    best = {method: max(row, key=row.get) for method, row in table.items()}
-    print("sweep of the learning rate, final validation accuracy:", json.dumps(table, indent=1), "best:", best)
+    table, best = {}, dict.fromkeys(SWEEP_STEPS, args.lr)
+    if not args.lr:
+        sweep = {
+            f"{domain}-sweep-{method}-{lr}": (method, SWEEP_SEED, SWEEP_STEPS[method], lr, domain)
+            for lr in RATES for method in SWEEP_STEPS
+        }  # fmt: skip
+        evals = run_all(sweep)
+        table = {m: {lr: evals[f"{domain}-sweep-{m}-{lr}"][-1]["val_acc"] for lr in RATES} for m in SWEEP_STEPS}
+        best = {method: max(row, key=row.get) for method, row in table.items()}
+        print("sweep of the learning rate, final validation accuracy:", json.dumps(table, indent=1), "best:", best)
 
     jobs = {
         f"{domain}-{method}-{seed}": (method, seed, steps, best.get(method, RATES[0]), domain)

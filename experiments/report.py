@@ -68,11 +68,10 @@ def section() -> str:
     """The README's figures, between their two marks."""
     results, parts = ROOT / "experiments" / "results", []
     if (path := results / "compare.json").exists():
-        parts += [
-            "![accuracy over rollouts](experiments/figures/compare.png)",
-            compare_table(json.loads(path.read_text())),
-        ]
-        parts.append("    python experiments/compare.py && python experiments/report.py")
+        result = json.loads(path.read_text())
+        parts += ["![accuracy over rollouts](experiments/figures/compare.png)", compare_table(result)]
+        lr = "" if result["sweep"] else f" --lr {result['best']['fst']}"
+        parts.append(f"    python experiments/compare.py{lr} && python experiments/report.py")
     if (path := results / "base.json").exists():
         parts += [base_table(json.loads(path.read_text()))]
         parts.append(
