@@ -38,7 +38,7 @@ class Config:
     # slow weights
     batch: int = option(32, "questions per gradient step", low=1)
     group: int = option(8, "rollouts per question, judged against each other; split over the population", low=2)
-    lr: float = option(1e-3, "learning rate of AdamW", low=0)
+    lr: float = option(3e-4, "learning rate of AdamW", low=0)
     warmup: int = option(10, "steps over which the learning rate rises", low=0)
     kl_coef: float = option(0.001, "weight of the KL penalty towards the base", low=0)
     substeps: int = option(1, "updates per batch; more than one is off-policy and uses CISPO's weights", low=1)

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "experiments" / "results"
-RATES = ("0.0003", "0.001", "0.003", "0.01")
+RATES = ("0.0001", "0.0003", "0.001", "0.003")
 SWEEP_SEED = 100
 STEPS = {"fst": 60, "gepa": 60, "rl": 80}  # rl spends nothing on prompts, so it takes more steps for as many rollouts
 SWEEP_STEPS = {"fst": 30, "rl": 40}
@@ -102,12 +102,15 @@ def main() -> None:
         best = {method: max(row, key=row.get) for method, row in table.items()}
         print("sweep of the learning rate, final validation accuracy:", json.dumps(table, indent=1), "best:", best)
 
+    def name(method: str, seed: int) -> str:
+        return f"{domain}-{method}-{seed}" + (f"-{best[method]}" if method in best else "")
+
     jobs = {
-        f"{domain}-{method}-{seed}": (method, seed, steps, best.get(method, RATES[0]), domain)
+        name(method, seed): (method, seed, steps, best.get(method, RATES[0]), domain)
         for seed in args.seeds for method, steps in STEPS.items()
     }  # fmt: skip
     evals = run_all(jobs)
-    curves = {method: [evals[f"{domain}-{method}-{seed}"] for seed in args.seeds] for method in STEPS}
+    curves = {method: [evals[name(method, seed)] for seed in args.seeds] for method in STEPS}
     pairs = [compare(a, b) for a, b in zip(curves["fst"], curves["rl"], strict=True)]
     final = {method: [runs[-1]["val_acc"] for runs in curves[method]] for method in STEPS}
     for method, values in final.items():
