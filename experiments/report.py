@@ -32,8 +32,8 @@ def base_table(base: dict) -> str:
         "|---|---|---|---|",
         *rows,
         "",
-        f"The right line of a prompt of one to six is looked up in {min(look_up):.2f} (worst place) to "
-        f"{max(look_up):.2f} of the cases. On whole tasks the base is right in "
+        f"The right line of a prompt of one to six is looked up in {min(look_up):.3f} (worst place) to "
+        f"{max(look_up):.3f} of the cases. On whole tasks the base is right in "
         f"{figures['strings/task/seed prompt']:.3f} with the seed prompt and in "
         f"{figures['strings/task/right prompt']:.2f} with the right one.",
     ])  # fmt: skip
@@ -43,10 +43,10 @@ def compare_table(result: dict) -> str:
     """fst, rl and gepa at the end, and how many rollouts fst needs for rl's best."""
     pairs, seeds = result["pairs"], result["seeds"]
     reached = [pair["fst_rollouts_to_rl_best"] for pair in pairs]
-    lines = [
-        "| method | learning rate | final validation accuracy, mean ± std over seeds | every seed |",
-        "|---|---|---|---|",
-    ]
+    swept = "the best of a sweep" if result["sweep"] else "one for both, **not swept yet**"
+    lines = [f"{len(seeds)} seeds, every rollout counted. Learning rates: {swept}.", ""]
+    lines.append("| method | learning rate | final validation accuracy, mean ± std over seeds | every seed |")
+    lines.append("|---|---|---|---|")
     for method, values in result["final"].items():
         rate = result["best"].get(method, "frozen")
         lines.append(f"| {method} | {rate} | {spread(values)} | {', '.join(f'{v:.2f}' for v in values)} |")
