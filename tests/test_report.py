@@ -20,6 +20,7 @@ def test_a_seed_that_never_reached_rl_is_said_so():
     pair |= {"fst_kl_at_rl_best": None, "equal_rollouts": 900, "fst_end": 0.25, "rl_end": 0.5}
     result = {
         "seeds": [0, 1],
+        "sweep": {},
         "best": {"fst": "1", "rl": "2"},
         "pairs": [pair, pair | {"fst_rollouts_to_rl_best": 7, "fst_kl_at_rl_best": 0.2}],
     }
