@@ -127,19 +127,6 @@ def test_an_interrupted_pretraining_goes_on_with_its_own_schedule(tiny, tmp_path
     assert load_checkpoint(path)["minutes"] == 0.05
 
 
-def test_a_partial_of_another_vocabulary_is_not_gone_on_with(tiny, tmp_path, monkeypatch):
-    path = tmp_path / "base.pt"
-    monkeypatch.setattr(module, "LOOK_EVERY", 1)
-    monkeypatch.setattr(text, "fingerprint", lambda: "another")
-    pretrain(path, "cpu", minutes=0.005, batch=2, seed=0, compile=False)
-    path.rename(path.with_suffix(".partial"))
-    monkeypatch.undo()
-    monkeypatch.setattr(module, "GPTConfig", lambda vocab_size: GPTConfig(vocab_size, **TINY))
-    monkeypatch.setattr(module, "base_rates", lambda model, domain: "rates")
-    pretrain(path, "cpu", minutes=0.005, batch=2, seed=0, compile=False)
-    assert load_checkpoint(path)["vocabulary"] == text.fingerprint()
-
-
 def test_the_faster_dtype_is_one_of_two():
     assert faster_dtype("cpu") in (torch.float32, torch.bfloat16)
 
