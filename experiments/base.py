@@ -3,8 +3,8 @@
     python experiments/base.py [--base checkpoints/base.pt] [--questions 500] [--out experiments/results/base.json]
 
 Every figure is a share of at least `--questions` random questions, all under prompts with an instruction for every
-topic that is asked; rules of two and three operations are held-out ones. Decoding is greedy, except under "task",
-where it is sampled at temperature 1 as in training and validation.
+topic that is asked (but for "seed prompt"). Rules of two and three operations are held-out ones, except under
+"seen/solve". Decoding is greedy; only whole tasks ("seed prompt", "right prompt") are sampled at temperature 1.
 """
 
 import argparse
