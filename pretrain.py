@@ -19,6 +19,7 @@ from tasks import Domain, corpus, domains, exams, text
 from tasks.dialogue import pass_rate
 
 LOOK_EVERY = 300  # steps between checkpoints and looks at what the base can do
+WASTE = 1.15  # padded length of a micro-batch, at most, over the length of its documents
 
 
 def generator_of(model: GPT, temperature: float, rng: torch.Generator | None = None):
@@ -33,15 +34,17 @@ def generator_of(model: GPT, temperature: float, rng: torch.Generator | None = N
 
 
 def micro_batches(documents: list, device: str) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Documents -> three batches of like length: tokens (N, T) padded right, targets (N, T - 1), -100 where given."""
-    documents = sorted(documents, key=lambda document: len(document[0]))
-    cuts, total, filled = ([], [], []), sum(len(tokens) for tokens, _ in documents), 0
-    for document in documents:
-        cuts[min(2, 3 * filled // total)].append(document)
-        filled += len(document[0])
+    """Documents -> batches of like length: tokens (N, T) padded right, targets (N, T - 1), -100 where given."""
+    cuts: list[list] = []
+    for document in sorted(documents, key=lambda document: len(document[0])):
+        filled = sum(len(tokens) for tokens, _ in cuts[-1]) if cuts else 0
+        if cuts and (len(cuts[-1]) + 1) * len(document[0]) <= WASTE * (filled + len(document[0])):
+            cuts[-1].append(document)
+        else:
+            cuts.append([document])
     batches = []
-    for cut in filter(None, cuts):
-        width = max(len(tokens) for tokens, _ in cut)
+    for cut in cuts:
+        width = len(cut[-1][0])
         tokens = torch.tensor([t + [text.special("pad")] * (width - len(t)) for t, _ in cut], device=device)
         learn = torch.tensor([w + [0] * (width - len(w)) for _, w in cut], device=device)
         batches.append((tokens, tokens[:, 1:].masked_fill(learn[:, 1:] == 0, -100)))
