@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import torch
 
 import train
+from run import Run
 from tasks import text
 from tests import toy
 
@@ -47,7 +48,7 @@ def live(argv: list[str], out: Path, fate: int, note: int) -> None:
         return lambda *args: (os.pwrite(note, f"{function.__name__:20}".encode(), 0), function(*args))[1]
 
     text.verify, text.parse_instruction = toy.verify, toy.parse_instruction
-    for holder, name in [(train, "fast_phase"), (train, "slow_step"), (train, "evaluate"), (train.Run, "save")]:
+    for holder, name in [(train, "fast_phase"), (train, "slow_step"), (train, "evaluate"), (Run, "save")]:
         setattr(holder, name, noted(getattr(holder, name)))
     os.pwrite(note, b"start               ", 0)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
