@@ -21,14 +21,9 @@ from tqdm import tqdm
 from config import Config
 from fast_context import Population
 from model import GPT, GPTConfig, load_checkpoint, save_checkpoint, write_file
-from pretrain import generator_of, pretrain
+from pretrain import generator_of, lock, pretrain
 from tasks import make_task, text
 from tasks.dialogue import ANSWER_TOKENS, REFLECTION_TOKENS, tokens_of
-
-try:
-    import fcntl
-except ImportError:  # Windows: there, nothing keeps a second process out of a run's folder
-    fcntl = None
 
 QUICK_MINUTES = 12  # pretraining when a run finds no base
 
@@ -60,12 +55,13 @@ def prepare_base(cfg: Config) -> None:
             raise ValueError(f"{found}, or is none; train one with --pretrain --base OTHER")
         minutes = min(minutes, QUICK_MINUTES)
         print(f"{found}: training one, {minutes:g} minutes")
-    if path.exists():
-        kept = path.with_name(f"{path.stem}-{zlib.crc32(path.read_bytes()):08x}{path.suffix}")
-        shutil.copy2(path, kept)
-        print(f"the base {path} is kept as {kept}")
     settings = {"minutes": minutes, "batch": cfg.documents, "seed": cfg.seed, "compile": cfg.compile}
-    pretrain(path, pick_device(cfg.device), **settings)
+    with lock(path.with_suffix(".lock"), f"another process is training {path}: wait, or choose another --base"):
+        if path.exists():
+            kept = path.with_name(f"{path.stem}-{zlib.crc32(path.read_bytes()):08x}{path.suffix}")
+            shutil.copy2(path, kept)
+            print(f"the base {path} is kept as {kept}")
+        pretrain(path, pick_device(cfg.device), **settings)
 
 
 class Run:
@@ -82,12 +78,13 @@ class Run:
         self.base_sum = zlib.crc32(Path(cfg.base).read_bytes())
         self.policy = copy.deepcopy(self.base).requires_grad_()
         self.optimizer = torch.optim.AdamW(self.policy.parameters(), lr=cfg.lr, betas=(0.9, 0.999), weight_decay=0.0)
-        self.population = Population(cfg.population, cfg.seed)
+        self.start = text.parse_prompt(cfg.prompt)  # the seed prompt; without --prompt it is empty
+        self.population = Population(cfg.population, cfg.seed, [self.start])
         self.tasks = [make_task(name, cfg.seed + i) for i, name in enumerate(cfg.tasks)]
         self.check_context()
         self.step = self.rollouts = 0
         self.skipped = self.streak = 0  # steps whose numbers were not finite: in all, and the latest in a row
-        self.shown: dict[str, str] = {}  # the prompt that was printed last
+        self.shown = dict(self.start)  # the prompt that was printed last
         self.stop = False  # Ctrl-C was pressed
         self.restore()
         saved = dataclasses.asdict(cfg) | {"resume": "", "smoke": False, "out": str(self.out)}
@@ -104,13 +101,7 @@ class Run:
                 break
         else:
             raise ValueError(f"--out {cfg.out} holds another run: choose another, or go on with --resume {cfg.out}")
-        self.out.mkdir(parents=True, exist_ok=True)
-        self.lock = open(self.out / "lock", "w")  # noqa: SIM115 (held as long as the run lives)
-        try:
-            if fcntl:  # the system takes this lock back however the process ends
-                fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"another process is at work in {self.out}: wait, or choose another --out") from None
+        self.lock = lock(self.out / "lock", f"another process is at work in {self.out}: wait, or choose another --out")
 
     def check_context(self) -> None:
         """Raises ValueError where the longest texts of a task would not fit the model."""
@@ -118,7 +109,8 @@ class Run:
         for task in self.tasks:
             questions = [task.question(random.Random(i)) for i in range(100)]
             ask, want = max((q.ask for q in questions), key=len), max((q.want for q in questions), key=len)
-            solving = text.prompt_text(dict.fromkeys(task.rules, worst)) + text.question_text("red", ask)
+            prompt = text.prompt_text(dict.fromkeys([*task.rules, *self.start], worst))
+            solving = prompt + text.question_text("red", ask)
             reflecting = text.reflection_text("red", worst, 3 * [(ask, "z" * (2 * len(want) + 8), want)])
             need = max(len(tokens_of(solving)) + ANSWER_TOKENS, len(tokens_of(reflecting)) + REFLECTION_TOKENS)
             if need > (room := self.base.cfg.block_size):
@@ -137,8 +129,8 @@ class Run:
         return generator_of(model, self.cfg.temperature, torch.Generator(self.device).manual_seed(key))
 
     def best(self) -> dict[str, str]:
-        """The prompt to evaluate: the population's best, or for `rl` the seed prompt."""
-        return {} if self.cfg.method == "rl" else self.population.candidates[0].rules
+        """The prompt to evaluate: the population's best; for `rl`, which never evolves it, the seed prompt."""
+        return self.population.candidates[0].rules
 
     def log(self, kind: str, task: int, **figures) -> None:
         """Append one line to log.jsonl; the README explains the figures."""
@@ -181,10 +173,13 @@ class Run:
             saved = load_checkpoint(path)
             if saved.get("base") != self.base_sum:
                 raise ValueError(f"{path} is of a run that began with another base than {self.cfg.base}, or of no run")
-            for name, part in self.parts().items():
-                part.load_state_dict(saved[name])
-            self.step, self.rollouts, self.skipped = saved["step"], saved["rollouts"], saved["skipped"]
-            self.shown, sizes = saved["shown"], saved["sizes"]
+            try:
+                for name, part in self.parts().items():
+                    part.load_state_dict(saved[name])
+                self.step, self.rollouts, self.skipped = saved["step"], saved["rollouts"], saved["skipped"]
+                self.shown, sizes = saved["shown"], {name: int(saved["sizes"][name]) for name in sizes}
+            except (KeyError, TypeError, AttributeError, RuntimeError):  # torch's tells of every weight, line by line
+                raise ValueError(f"{path} does not hold the state of the run that config.json describes") from None
         for file, size in ((self.out / name, size) for name, size in sizes.items()):
             file.touch()
             there = file.read_bytes()

@@ -67,7 +67,7 @@ def fast_phase(run: Run, questions: list) -> None:
 def slow_step(run: Run, questions: list) -> float:
     """One batch of rollouts under the population's prompts (for `rl`: the seed prompt), one update -> mean reward."""
     cfg, start, task = run.cfg, time.perf_counter(), run.task_at(run.step)
-    prompts = [{}] if cfg.method == "rl" else run.population.prompts(cfg.population)
+    prompts = [run.best()] if cfg.method == "rl" else run.population.prompts(cfg.population)
     K, B, G = len(prompts), len(questions), cfg.group // len(prompts)
     answers = answer(run.generate(run.policy, "slow"), [(rules, questions) for rules in prompts], samples=G)
     run.rollouts += K * B * G
@@ -152,7 +152,7 @@ def closing_table(run: Run) -> None:
     result = {"rollouts": run.rollouts, "hidden": task.instructions, "evolved": run.best(), "accuracy": {}}
     print(f"\n{'validation accuracy':22}{'seed prompt':>14}{'evolved prompt':>17}")
     for name, model in models.items():
-        cells = [evaluate(run, model, task, rules) for rules in ({}, run.best())]
+        cells = [evaluate(run, model, task, rules) for rules in (run.start, run.best())]
         result["accuracy"][name] = [accuracy for accuracy, _, _ in cells]
         result["kl_base"] = [kl for _, kl, _ in cells]  # in the end that of the trained weights
         print(f"{name:22}{cells[0][0]:14.3f}{cells[1][0]:17.3f}")

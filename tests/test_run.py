@@ -1,20 +1,25 @@
 """run.py: resuming bit by bit, a folder for each run, and bases that cannot be used."""
 
+import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+import model
+import pretrain
 import run
 import train
 from config import Config, parse_config
 from model import load_checkpoint, save_checkpoint
-from tasks import text
+from tasks import TOPICS, text
 from tests import toy
 
 ROOT = Path(__file__).parent.parent
@@ -134,7 +139,7 @@ def test_a_log_without_its_checkpoint_is_not_overwritten(start, capsys, tmp_path
     assert (tmp_path / "mine" / "samples.txt").read_text() == "poems"
 
 
-@pytest.mark.skipif(run.fcntl is None, reason="no locks here")
+@pytest.mark.skipif(pretrain.fcntl is None, reason="no locks here")
 def test_of_two_runs_in_a_folder_the_second_is_refused(start, capsys, base):
     out = start(steps=1)
     first = run.Run(parse_config(["--resume", str(out)]))
@@ -144,7 +149,7 @@ def test_of_two_runs_in_a_folder_the_second_is_refused(start, capsys, base):
 
 
 def test_without_locks_all_else_works(start, monkeypatch):
-    monkeypatch.setattr(run, "fcntl", None)
+    monkeypatch.setattr(pretrain, "fcntl", None)
     train.main(["--resume", str(start(steps=1)), "--steps", "2"])
 
 
@@ -206,7 +211,126 @@ def test_a_damaged_or_foreign_checkpoint_is_not_gone_on_with(start, capsys, base
     train.main(["--resume", str(out), "--steps", "3"])
 
 
+def test_a_folder_that_may_not_be_written_to(tmp_path, base):
+    (tmp_path / "mine").mkdir(mode=0o555)
+    if os.access(tmp_path / "mine", os.W_OK):
+        pytest.skip("this user may write everywhere")
+    for out in ("mine", "mine/run"):
+        command = [sys.executable, "train.py", *toy.SIZES, "--base", str(base), "--out", str(tmp_path / out)]
+        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert result.returncode == 2 and re.fullmatch("train.py: .*Permission denied.*\n", result.stderr)
+    assert not list((tmp_path / "mine").iterdir())
+
+
+def test_a_checkpoint_of_another_shape_is_not_gone_on_with(start, capsys):
+    out = start(steps=1)
+    path = out / "checkpoint.pt"
+    whole = load_checkpoint(path)
+    for changed in (
+        {"population": 3},
+        {"model": {name: weight[:1] for name, weight in whole["model"].items()}},
+        {"optimizer": {}},
+        {"sizes": {"../elsewhere": 0}},  # nothing but the two logs may be cut
+    ):
+        save_checkpoint(path, whole | changed)
+        assert "does not hold the state of the run" in toy.refused(capsys, "--resume", out)
+    save_checkpoint(path, {name: part for name, part in whole.items() if name != "shown"})
+    assert "does not hold the state of the run" in toy.refused(capsys, "--resume", out)
+    torch.save({"format": model.FORMAT - 1}, path)
+    assert f"reads format {model.FORMAT}, not {model.FORMAT - 1}" in toy.refused(capsys, "--resume", out)
+    torch.save({"format": model.FORMAT, "model": Path("/")}, path)
+    assert "holds more than tensors and plain data" in toy.refused(capsys, "--resume", out)
+
+
+# --- prompts that people write ---
+
+
+@pytest.fixture
+def prompt(tmp_path):
+    path = tmp_path / "prompt.txt"
+    path.write_text("red: sort\nblue: reverse raise\n")
+    return path
+
+
+RULES = {"red": "sort", "blue": "reverse raise"}
+
+
+@pytest.mark.parametrize("method", ["fst", "rl", "gepa"])
+def test_a_run_begins_with_a_prompt_and_resumes_without_its_file(start, prompt, method):
+    whole = start("whole", method=method, steps=6, prompt=prompt)
+    first = toy.kinds(whole, "eval")[0]
+    assert (first["step"], first["prompt"]) == (0, RULES)
+    if method == "rl":
+        assert all(line["prompt"] == RULES for line in toy.kinds(whole, "eval"))
+    parts = start("parts", method=method, steps=0, prompt=prompt)
+    prompt.unlink()
+    train.main(["--resume", str(parts), "--steps", "3"])
+    train.main(["--resume", str(parts), "--steps", "6"])
+    assert toy.equal(toy.outcome(whole), toy.outcome(parts))
+    for name in ("checkpoint.pt", "result.json"):  # back to the beginning, where only config.json knows the prompt
+        (parts / name).unlink()
+    for name in ("log.jsonl", "samples.txt"):
+        (parts / name).write_bytes(b"")
+    train.main(["--resume", str(parts), "--steps", "6"])
+    assert toy.equal(toy.outcome(whole), toy.outcome(parts))
+
+
+def test_rollouts_and_the_closing_table_are_under_the_prompt(start, prompt, monkeypatch):
+    seen, answer = [], train.answer
+
+    def watched(generate, jobs, **settings):
+        seen.extend(rules for rules, _ in jobs)
+        return answer(generate, jobs, **settings)
+
+    monkeypatch.setattr(train, "answer", watched)
+    start(method="rl", steps=2, prompt=prompt)
+    assert seen and all(rules == RULES for rules in seen)
+
+
+def test_a_bad_prompt_writes_nothing(capsys, base, tmp_path, prompt):
+    prompt.write_text("red: sort\n\x1b[2Jpurple: rain")
+    said = toy.refused(capsys, "--base", base, "--out", tmp_path / "run", "--prompt", prompt)
+    assert f"--prompt {prompt}: line 2 of the prompt" in said and said.isprintable()
+    said = toy.refused(capsys, "--base", base, "--out", tmp_path / "run", "--prompt", tmp_path / "none")
+    assert "No such file" in said and str(tmp_path / "none") in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_prompt_in_a_damaged_config_is_refused(start, capsys):
+    out = start(steps=1)
+    settings = json.loads((out / "config.json").read_text())
+    (out / "config.json").write_text(json.dumps(settings | {"prompt": "red: sort\nask red: a"}))
+    assert "line 2 of the prompt" in toy.refused(capsys, "--resume", out)
+
+
+def test_a_prompt_with_more_topics_needs_more_context(start):
+    finished = run.Run(parse_config(["--resume", str(start(steps=0))]))
+    finished.base = SimpleNamespace(cfg=SimpleNamespace(block_size=1))
+    needs = []
+    for topics in (TOPICS[:4], TOPICS):
+        finished.start = dict.fromkeys(topics, "sort")
+        with pytest.raises(ValueError, match="can take") as error:
+            finished.check_context()
+        needs.append(int(re.search(r"(\d+) tokens", str(error.value))[1]))
+    assert needs[1] > needs[0]
+
+
 # --- the base ---
+
+
+@pytest.mark.skipif(pretrain.fcntl is None, reason="no locks here")
+def test_of_two_trainings_of_a_base_the_second_is_refused(default_base, capsys):
+    path, minutes = default_base
+    with pretrain.lock(path.with_suffix(".lock"), "taken"):  # as another process does
+        assert f"another process is training {path}: wait" in toy.refused(
+            capsys, *toy.SIZES
+        )  # it trains the base first
+        toy.make_base(path)
+        before = path.read_bytes()
+        assert f"another process is training {path}: wait" in toy.refused(capsys, "--pretrain")
+    assert minutes == [] and path.read_bytes() == before and [*path.parent.glob("*.pt")] == [path]
+    train.main(["--pretrain", "--minutes", "3"])
+    assert minutes == [3]
 
 
 def test_a_base_that_was_asked_for_and_cannot_be_used_is_refused(capsys, tmp_path, base):
@@ -254,7 +378,7 @@ def test_a_default_base_of_another_vocabulary_is_replaced_and_kept(default_base,
     old = path.read_bytes()
     train.main([*toy.SIZES, "--steps", "0"])
     assert "knows another vocabulary: training one" in capsys.readouterr().out and minutes == [12]
-    [kept] = [file for file in path.parent.iterdir() if file != path]
+    [kept] = path.parent.glob("base-*.pt")
     assert kept.read_bytes() == old and load_checkpoint(path)["vocabulary"] == text.fingerprint()
 
 
@@ -272,7 +396,7 @@ def test_pretraining_again_keeps_every_old_base(default_base):
         toy.make_base(path, n_hidden=n)
         contents.add(path.read_bytes())
         train.main(["--pretrain", "--minutes", "3"])
-    assert minutes == [3, 3, 3] and {f.read_bytes() for f in path.parent.iterdir() if f != path} == contents
+    assert minutes == [3, 3, 3] and {f.read_bytes() for f in path.parent.glob("base-*.pt")} == contents
     assert len(contents) == 2 and not Path("out").exists()
 
 
