@@ -3,7 +3,8 @@
     python experiments/soak.py [--steps 2000] [--methods fst rl] [--out FILE]
 
 Each method runs in a process of its own (tests/toy.py). Reported: growth of the resident memory after the first tenth
-of the steps, bytes per step of the logs in each quarter, sizes of the checkpoint, steps per second in each tenth.
+of the steps, bytes per step of the logs in each quarter, sizes of the checkpoint, steps per second of CPU time in each tenth (other work on the
+machine does not count).
 """
 
 import argparse
@@ -34,12 +35,12 @@ def resident() -> int:
 
 def soak(method: str, steps: int, folder: Path) -> dict:
     """Run a method for so many steps -> its figures. Changes what is right in this process for good."""
-    samples, save = {}, Run.save  # step -> (seconds, resident bytes, bytes of each file)
+    samples, save = {}, Run.save  # step -> (seconds of CPU time, resident bytes, bytes of each file)
 
     def watched(run):
         save(run)
         sizes = {name: (run.out / name).stat().st_size for name in (*LOGS, "checkpoint.pt")}
-        samples[run.step] = time.perf_counter(), resident(), sizes
+        samples[run.step] = time.process_time(), resident(), sizes
 
     text.verify, text.parse_instruction, Run.save = toy.verify, toy.parse_instruction, watched
     settings = {"--method": method, "--base": folder / "base.pt", "--steps": steps, "--eval-every": steps // 40}

@@ -303,7 +303,8 @@ def test_a_prompt_in_a_damaged_config_is_refused(start, capsys):
     assert "line 2 of the prompt" in toy.refused(capsys, "--resume", out)
 
 
-def test_a_prompt_with_more_topics_needs_more_context(start):
+def test_a_prompt_with_more_topics_needs_more_context(start, monkeypatch):
+    monkeypatch.setattr(run, "REFLECTION_TOKENS", 0)  # else reflections are the longest texts
     finished = run.Run(parse_config(["--resume", str(start(steps=0))]))
     finished.base = SimpleNamespace(cfg=SimpleNamespace(block_size=1))
     needs = []
