@@ -3,8 +3,8 @@
     python experiments/soak.py [--steps 2000] [--methods fst rl] [--out FILE]
 
 Each method runs in a process of its own (tests/toy.py). Reported: growth of the resident memory after the first tenth
-of the steps, bytes per step of the logs in each quarter, sizes of the checkpoint, steps per second of CPU time in each tenth (other work on the
-machine does not count).
+of the steps, bytes per step of the logs in each quarter, sizes of the checkpoint, and in each tenth the steps per
+second of CPU time (what else the machine does must not count).
 """
 
 import argparse
