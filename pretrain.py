@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from model import GPT, GPTConfig, load_checkpoint, sample, save_checkpoint
 from tasks import Domain, corpus, domains, exams, text
-from tasks.dialogue import pass_rate
+from tasks.dialogue import REFLECTION_TOKENS, pass_rate
 
 try:
     import fcntl
@@ -73,8 +73,19 @@ def base_rates(model: GPT, domain: Domain) -> str:
     """A quick look at how well a base solves and reflects, at a difficulty that the corpus shows often."""
     rng, difficulty, generate = random.Random(0), domain.seen_difficulties[-1], generator_of(model, temperature=0)
     solve = pass_rate(generate, [exams.solving(rng, domain, difficulty, 2, False) for _ in range(64)])
-    one, two = ([exams.reflecting(rng, domain, difficulty, n, n > 1) for _ in range(48)] for n in (1, 2))
-    return f"solve {solve:.2f}, reflect {pass_rate(generate, one):.2f}/{pass_rate(generate, two):.2f}"
+    one, two = ([exams.reflecting(rng, domain, difficulty, n, n > 1) for _ in range(16)] for n in (1, 2))
+    reflect = [pass_rate(generate, items, REFLECTION_TOKENS) for items in (one, two)]
+    return f"{domain.name}: solve {solve:.2f}, reflect {reflect[0]:.2f}/{reflect[1]:.2f}"
+
+
+@torch.no_grad()
+def corpus_loss(model: GPT, worlds: list[Domain], n: int = 192) -> float:
+    """Loss on n documents that no training has seen, in nats per learned token."""
+    documents = corpus.documents(worlds, -1, 0, n)  # the seed of no training
+    loss = 0.0
+    for tokens, targets in micro_batches(documents, model.cos.device.type):
+        loss += F.cross_entropy(model(tokens[:, :-1]).float().flatten(0, 1), targets.flatten(), reduction="sum").item()
+    return loss / sum(sum(learn) for _, learn in documents)
 
 
 def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
@@ -134,19 +145,23 @@ def faster_dtype(device: str) -> torch.dtype:
     return min(seconds, key=seconds.get)
 
 
-def pretrain(path: Path, device: str, *, minutes: float, batch: int, seed: int, compile: bool) -> None:
+def pretrain(
+    path: Path, device: str, names: list[str], *, minutes: float, batch: int, seed: int, compile: bool
+) -> None:
     """Train a base from scratch and write it to `path`; what an interrupted run left beside it is gone on with.
 
-    path: in a folder that exists, and no other process writes there. batch: documents per step; the first quarter of
-    the time is for the easy ones. 50 steps of warm-up; the learning rate falls to zero over the second half.
+    path: in a folder that exists, and no other process writes there. names: the domains of the corpus.
+    batch: documents per step; the first fifth of the time is for the easy ones. 50 steps of warm-up; the learning rate
+    falls to zero over the second half.
     """
     torch.manual_seed(seed)
-    partial, worlds = path.with_suffix(".partial"), list(domains().values())
+    partial, worlds = path.with_suffix(".partial"), [domains()[name] for name in names]
     cfg = GPTConfig(text.encoding().n_vocab)
     model = GPT(cfg).to(device)
     optimizers = optimizers_of(model)
     step, elapsed, rates = 0, 0.0, ""
-    if partial.exists() and (saved := load_checkpoint(partial))["vocabulary"] == text.fingerprint():
+    saved = load_checkpoint(partial) if partial.exists() else {}
+    if (saved.get("vocabulary"), saved.get("domains")) == (text.fingerprint(), names):
         model.load_state_dict(saved["model"])
         for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
             optimizer.load_state_dict(state)
@@ -158,7 +173,12 @@ def pretrain(path: Path, device: str, *, minutes: float, batch: int, seed: int, 
     peaks = [0.02, 4e-3]
 
     def contents() -> dict:
-        plain = {"vocabulary": text.fingerprint(), "model_config": dataclasses.asdict(cfg), "minutes": minutes}
+        plain = {
+            "vocabulary": text.fingerprint(),
+            "domains": names,
+            "model_config": dataclasses.asdict(cfg),
+            "minutes": minutes,
+        }
         return plain | {"model": model.state_dict(), "step": step, "elapsed": elapsed}
 
     layout = "{desc} {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s{postfix}"

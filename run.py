@@ -22,7 +22,7 @@ from config import Config
 from fast_context import Population
 from model import GPT, GPTConfig, load_checkpoint, save_checkpoint, write_file
 from pretrain import generator_of, lock, pretrain
-from tasks import make_task, text
+from tasks import domains, make_task, text
 from tasks.dialogue import ANSWER_TOKENS, REFLECTION_TOKENS, tokens_of
 
 QUICK_MINUTES = 12  # pretraining when a run finds no base
@@ -61,7 +61,7 @@ def prepare_base(cfg: Config) -> None:
             kept = path.with_name(f"{path.stem}-{zlib.crc32(path.read_bytes()):08x}{path.suffix}")
             shutil.copy2(path, kept)
             print(f"the base {path} is kept as {kept}")
-        pretrain(path, pick_device(cfg.device), **settings)
+        pretrain(path, pick_device(cfg.device), list(dict.fromkeys(cfg.tasks)), **settings)
 
 
 class Run:
@@ -75,6 +75,13 @@ class Run:
         contents = load_checkpoint(Path(cfg.base))
         self.base = GPT(GPTConfig(**contents["model_config"])).to(self.device).requires_grad_(False)
         self.base.load_state_dict(contents["model"])
+        self.domains = {name: domains()[name] for name in contents["domains"]}  # what the base was trained on
+        for name in cfg.tasks:
+            if name not in self.domains:
+                known = ", ".join(self.domains)
+                raise ValueError(
+                    f"the base {cfg.base} knows {known}, not {name}: choose another task, or train another"
+                )
         self.base_sum = zlib.crc32(Path(cfg.base).read_bytes())
         self.policy = copy.deepcopy(self.base).requires_grad_()
         self.optimizer = torch.optim.AdamW(self.policy.parameters(), lr=cfg.lr, betas=(0.9, 0.999), weight_decay=0.0)
@@ -85,6 +92,7 @@ class Run:
         self.step = self.rollouts = 0
         self.skipped = self.streak = 0  # steps whose numbers were not finite: in all, and the latest in a row
         self.shown = dict(self.start)  # the prompt that was printed last
+        self.evolved = [self.start for _ in self.tasks]  # for each task the best prompt when it was trained on last
         self.stop = False  # Ctrl-C was pressed
         self.restore()
         saved = dataclasses.asdict(cfg) | {"resume": "", "smoke": False, "out": str(self.out)}
@@ -162,6 +170,7 @@ class Run:
                 os.fsync(file.fileno())
                 sizes[name] = file.tell()
         plain = {"step": self.step, "rollouts": self.rollouts, "skipped": self.skipped, "shown": self.shown}
+        plain["evolved"] = self.evolved
         state = plain | {name: part.state_dict() for name, part in self.parts().items()}
         save_checkpoint(self.out / "checkpoint.pt", state | {"sizes": sizes, "base": self.base_sum})
 
@@ -177,6 +186,7 @@ class Run:
                 for name, part in self.parts().items():
                     part.load_state_dict(saved[name])
                 self.step, self.rollouts, self.skipped = saved["step"], saved["rollouts"], saved["skipped"]
+                self.evolved = saved["evolved"]
                 self.shown, sizes = saved["shown"], {name: int(saved["sizes"][name]) for name in sizes}
             except (KeyError, TypeError, AttributeError, RuntimeError):  # torch's tells of every weight, line by line
                 raise ValueError(f"{path} does not hold the state of the run that config.json describes") from None

@@ -3,6 +3,7 @@
     python train.py                       fst on the strings domain with the shipped base, a few minutes on a laptop
     python train.py --method rl           slow weights only: policy gradient under the seed prompt
     python train.py --method gepa         fast weights only: prompt evolution under frozen weights
+    python train.py --tasks A B C         one task after the other, without a sign that it changed
     python train.py --pretrain            train the base itself
 
 Read from the bottom: `main` -> `train` (the loop) -> `fast_phase` and `slow_step`; a run's state and files are in
@@ -28,10 +29,10 @@ import rl
 from config import check_config, fail, parse_config
 from fast_context import evolve
 from model import GPT, write_file
-from pretrain import generator_of
+from pretrain import corpus_loss, generator_of
 from run import Run, prepare_base
-from tasks import Task, text
-from tasks.dialogue import answer, reflect
+from tasks import Task, exams, text
+from tasks.dialogue import answer, pass_rate, reflect
 
 PATIENCE = 5  # steps in a row with numbers that are not finite, until a run gives up
 
@@ -61,7 +62,7 @@ def fast_phase(run: Run, questions: list) -> None:
             change = next((c for c in report.changes if (c.topic, c.new) == (topic, new)), None)
             gain = f"   (anchor score {change.mean_before:.2f} -> {change.mean_after:.2f})" if change else ""
             run.say(f"{topic}: {old}  ->  {new}{gain}")
-    run.shown = dict(run.best())
+    run.shown = run.evolved[run.task_at(run.step)] = dict(run.best())
 
 
 def slow_step(run: Run, questions: list) -> float:
@@ -104,7 +105,20 @@ def evaluate(run: Run, model: GPT, task: Task, rules: dict[str, str]) -> tuple[f
 
 
 def evaluate_stream(run: Run) -> float:
-    """Log the validation accuracy on every task of the stream -> that on the current one, shown with a transcript."""
+    """Log the validation accuracy on every task of the stream -> that on the current one, shown with a transcript.
+
+    With --skills also the share of right answers to a fixed set of questions of every domain, under random prompts
+    as the corpus shows them, and the loss on documents of the corpus that no training has seen.
+    """
+    if run.cfg.skills:
+        generate = generator_of(run.policy, temperature=0)
+        rates = {name: pass_rate(generate, exams.skills(domain)) for name, domain in run.domains.items()}
+        run.log(
+            "skills",
+            run.task_at(run.step),
+            skills=rates,
+            corpus_loss=corpus_loss(run.policy, list(run.domains.values())),
+        )
     for i, task in enumerate(run.tasks):
         accuracy, kl, transcript = evaluate(run, run.policy, task, run.best())
         run.log("eval", i, val_acc=accuracy, kl_base=kl, prompt=run.best())
@@ -147,20 +161,22 @@ def train(run: Run) -> None:
 
 
 def closing_table(run: Run) -> None:
-    """What each channel is worth, for the stream's last task; also written to result.json."""
-    task, models = run.tasks[-1], {"base weights": run.base, "trained weights": run.policy}
-    result = {"rollouts": run.rollouts, "hidden": task.instructions, "evolved": run.best(), "accuracy": {}}
-    print(f"\n{'validation accuracy':22}{'seed prompt':>14}{'evolved prompt':>17}")
-    for name, model in models.items():
-        cells = [evaluate(run, model, task, rules) for rules in (run.start, run.best())]
-        result["accuracy"][name] = [accuracy for accuracy, _, _ in cells]
-        result["kl_base"] = [kl for _, kl, _ in cells]  # in the end that of the trained weights
-        print(f"{name:22}{cells[0][0]:14.3f}{cells[1][0]:17.3f}")
-    print("{:22}{:14.4f}{:17.4f}   nats per token".format("KL to the base", *result["kl_base"]))
-    print(f"\n{'topic':8}{'hidden rule':26}evolved instruction")
-    for topic, rule in task.instructions.items():
-        print(f"{topic:8}{rule:26}{run.best().get(topic, 'none')}")
-    write_file(run.out / "result.json", json.dumps(result, indent=1).encode())
+    """What each channel is worth on every task, with the prompt it had then; also written to result.json."""
+    models, results = {"base weights": run.base, "trained weights": run.policy}, []
+    for task, evolved in zip(run.tasks, run.evolved, strict=True):
+        result = {"task": task.domain.name, "hidden": task.instructions, "evolved": evolved, "accuracy": {}}
+        print(f"\n{task.domain.name + ', validation':24}{'seed prompt':>14}{'evolved prompt':>17}")
+        for name, model in models.items():
+            cells = [evaluate(run, model, task, rules) for rules in (run.start, evolved)]
+            result["accuracy"][name] = [accuracy for accuracy, _, _ in cells]
+            result["kl_base"] = [kl for _, kl, _ in cells]  # in the end that of the trained weights
+            print(f"{name:24}{cells[0][0]:14.3f}{cells[1][0]:17.3f}")
+        print("{:24}{:14.4f}{:17.4f}   nats per token".format("KL to the base", *result["kl_base"]))
+        print(f"{'topic':8}{'hidden rule':26}evolved instruction")
+        for topic, rule in task.instructions.items():
+            print(f"{topic:8}{rule:26}{evolved.get(topic, 'none')}")
+        results.append(result)
+    write_file(run.out / "result.json", json.dumps({"rollouts": run.rollouts, "tasks": results}, indent=1).encode())
     print(f"\n{run.rollouts} rollouts, all counted. The run is in {run.out}")
 
 

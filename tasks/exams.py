@@ -27,6 +27,14 @@ def solving(rng: random.Random, domain: Domain, difficulty: int, length: int, he
     return Item(prompt, question_text(topics[0], domain.ask(state)), lambda text: parse_answer(text) == want)
 
 
+def skills(domain: Domain, n: int = 256) -> list[Item]:
+    """A fixed set of questions as the corpus asks them, rightly instructed: what forgetting is measured on."""
+    rng = random.Random(f"skills of {domain.name}")
+    lengths = [length for length in (1, 2, 3) if domain.rules(length)]
+    draws = [(rng.choice(domain.seen_difficulties), rng.choice(lengths)) for _ in range(n)]
+    return [solving(rng, domain, difficulty, length, held_out=False) for difficulty, length in draws]
+
+
 def looking_up(rng: random.Random, domain: Domain, position: int, lines: int) -> Item:
     """A prompt of several lines; the answer must begin with the instruction at `position` (0 is the first line)."""
     rules = {t: " ".join(rng.choice(domain.rules(rng.choice((1, 2, 3))))) for t in rng.sample(TOPICS, lines)}

@@ -4,7 +4,7 @@ A state is a tuple of digits, the most significant first; the difficulty is how 
 carry; all arithmetic is modulo a power of ten, so that every operation stays within the row.
 """
 
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 from tasks import Domain
 
@@ -26,7 +26,7 @@ DOMAIN = Domain(
         "square": lambda s: tuple(d * d % 10 for d in s),
         "five": lambda s: tuple((d + 5) % 10 for d in s),
         "sums": lambda s: tuple(total % 10 for total in accumulate(s)),
-        "gaps": lambda s: (s[0], *((b - a) % 10 for a, b in zip(s, s[1:], strict=False))),  # undoes sums
+        "gaps": lambda s: (s[0], *((b - a) % 10 for a, b in pairwise(s))),  # undoes sums
         "order": lambda s: tuple(sorted(s)),
     },
     draw=lambda rng, digits: tuple(rng.randrange(10) for _ in range(digits)),

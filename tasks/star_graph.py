@@ -6,6 +6,7 @@ which takes the first arm listed, and that is never the goal's: with the seed pr
 The difficulty is the number of arms; an arm has three edges.
 """
 
+import itertools
 from typing import NamedTuple
 
 from tasks import Domain
@@ -25,7 +26,7 @@ def draw(rng, arms):
     """A random star, its centre and a leaf that is not on the first arm."""
     centre, *names = rng.sample(LETTERS, 1 + arms * LENGTH)
     ways = [[centre, *names[i * LENGTH : (i + 1) * LENGTH]] for i in range(arms)]
-    edges = [edge for way in ways for edge in zip(way, way[1:], strict=False)]
+    edges = [edge for way in ways for edge in itertools.pairwise(way)]
     rng.shuffle(edges)
     first = next(to for start, to in edges if start == centre)
     goal = rng.choice([way[-1] for way in ways if way[1] != first])
