@@ -28,12 +28,10 @@ import rl
 from config import check_config, fail, parse_config
 from fast_context import evolve
 from model import GPT, write_file
-from pretrain import generator_of
+from pretrain import PATIENCE, generator_of
 from run import Run, prepare_base
 from tasks import Task, text
 from tasks.dialogue import answer, reflect
-
-PATIENCE = 5  # steps in a row with numbers that are not finite, until a run gives up
 
 
 def fast_phase(run: Run, questions: list) -> None:
@@ -171,7 +169,7 @@ def main(argv: list[str] | None = None) -> None:
         if cfg.pretrain:
             return prepare_base(cfg)
         run = Run(cfg)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         fail(str(error))
     except KeyboardInterrupt:
         fail("stopped; what was pretrained is kept, the same command goes on from there")
