@@ -5,6 +5,7 @@ The length is given in minutes, not steps: the learning rate knows how much of t
 """
 
 import dataclasses
+import math
 import random
 import time
 from pathlib import Path
@@ -23,6 +24,7 @@ try:
 except ImportError:  # Windows: there, nothing keeps a second process away
     fcntl = None
 
+PATIENCE = 5  # steps in a row with numbers that are not finite, until training gives up
 LOOK_EVERY = 300  # steps between checkpoints and looks at what the base can do
 WASTE = 1.15  # padded length of a micro-batch, at most, over the length of its documents
 
@@ -159,7 +161,7 @@ def pretrain(
     cfg = GPTConfig(text.encoding().n_vocab)
     model = GPT(cfg).to(device)
     optimizers = optimizers_of(model)
-    step, elapsed, rates = 0, 0.0, ""
+    step, elapsed, failed, rates = 0, 0.0, 0, ""
     saved = load_checkpoint(partial) if partial.exists() else {}
     if (saved.get("vocabulary"), saved.get("domains")) == (text.fingerprint(), names):
         model.load_state_dict(saved["model"])
@@ -196,11 +198,15 @@ def pretrain(
             loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="sum") / learned
             loss.backward()
             loss_sum += loss.item()
+        failed = 0 if math.isfinite(loss_sum) else failed + 1
+        if failed == PATIENCE:
+            raise FloatingPointError(f"the loss was not finite in {PATIENCE} steps on end, the last is step {step}")
         for optimizer in optimizers:
-            optimizer.step()
+            if not failed:  # else this step is skipped
+                optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         step += 1
-        if step % LOOK_EVERY == 0:
+        if step % LOOK_EVERY == 0 and not failed:
             rates = base_rates(model, worlds[step // LOOK_EVERY % len(worlds)])
             save_checkpoint(partial, contents() | {"optimizers": [o.state_dict() for o in optimizers]})
         now = time.perf_counter()

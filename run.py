@@ -187,8 +187,14 @@ class Run:
                     part.load_state_dict(saved[name])
                 self.step, self.rollouts, self.skipped = saved["step"], saved["rollouts"], saved["skipped"]
                 self.evolved = saved["evolved"]
+                self.best()  # an empty population has none
                 self.shown, sizes = saved["shown"], {name: int(saved["sizes"][name]) for name in sizes}
-            except (KeyError, TypeError, AttributeError, RuntimeError):  # torch's tells of every weight, line by line
+            except (
+                LookupError,
+                TypeError,
+                AttributeError,
+                RuntimeError,
+            ):  # torch's tells of every weight, line by line
                 raise ValueError(f"{path} does not hold the state of the run that config.json describes") from None
         for file, size in ((self.out / name, size) for name, size in sizes.items()):
             file.touch()

@@ -29,12 +29,10 @@ import rl
 from config import check_config, fail, parse_config
 from fast_context import evolve
 from model import GPT, write_file
-from pretrain import corpus_loss, generator_of
+from pretrain import PATIENCE, corpus_loss, generator_of
 from run import Run, prepare_base
 from tasks import Task, exams, text
 from tasks.dialogue import answer, pass_rate, reflect
-
-PATIENCE = 5  # steps in a row with numbers that are not finite, until a run gives up
 
 
 def fast_phase(run: Run, questions: list) -> None:
@@ -187,7 +185,7 @@ def main(argv: list[str] | None = None) -> None:
         if cfg.pretrain:
             return prepare_base(cfg)
         run = Run(cfg)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         fail(str(error))
     except KeyboardInterrupt:
         fail("stopped; what was pretrained is kept, the same command goes on from there")

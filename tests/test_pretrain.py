@@ -146,6 +146,26 @@ def test_a_partial_of_another_vocabulary_is_not_gone_on_with(tiny, tmp_path, mon
     assert "going on with" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("bad, ends", [({1, 2, 3, 4}, True), ({2, 3, 4, 5, 6}, False)])
+def test_a_loss_that_is_not_finite_skips_the_step_and_in_the_end_stops(tiny, tmp_path, monkeypatch, bad, ends):
+    documents, entropy, now = corpus.documents, torch.nn.functional.cross_entropy, []
+    monkeypatch.setattr(corpus, "documents", lambda *arguments: now.append(arguments[2]) or documents(*arguments))
+    broken = SimpleNamespace(cross_entropy=lambda *a, **k: entropy(*a, **k) * (float("nan") if now[-1] in bad else 1))
+    monkeypatch.setattr(module, "F", broken)
+    monkeypatch.setattr(module, "LOOK_EVERY", 1)
+    settings = {"minutes": 0.015, "batch": 2, "seed": 0, "compile": False}  # about nine steps
+    if ends:
+        pretrain(tmp_path / "base.pt", "cpu", **settings)
+        saved = load_checkpoint(tmp_path / "base.pt")
+    else:
+        with pytest.raises(FloatingPointError, match="not finite in 5 steps on end, the last is step 6"):
+            pretrain(tmp_path / "base.pt", "cpu", **settings)
+        assert not (tmp_path / "base.pt").exists()
+        saved = load_checkpoint(tmp_path / "base.partial")
+        assert saved["step"] == 2  # the last good one
+    assert all(weight.isfinite().all() for weight in saved["model"].values())
+
+
 def test_the_faster_dtype_is_one_of_two():
     assert faster_dtype("cpu") in (torch.float32, torch.bfloat16)
 

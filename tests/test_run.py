@@ -230,6 +230,7 @@ def test_a_checkpoint_of_another_shape_is_not_gone_on_with(start, capsys):
         {"population": 3},
         {"model": {name: weight[:1] for name, weight in whole["model"].items()}},
         {"optimizer": {}},
+        {"population": whole["population"] | {"candidates": []}},
         {"sizes": {"../elsewhere": 0}},  # nothing but the two logs may be cut
     ):
         save_checkpoint(path, whole | changed)
