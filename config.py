@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from tasks import make_task
+from tasks import make_task, text
 
 ABOUT = "Fast-slow training: a tiny GPT learns a hidden task in its weights and in its prompt."
 SMOKE = {"steps": 4, "cycle": 2, "batch": 8, "group": 4, "population": 2, "anchor": 8, "passes": 3, "width": 4}
 SMOKE |= {"eval_every": 2, "eval_questions": 16, "minutes": 0.1, "documents": 32}
+PROMPT_BYTES = 10_000  # a file that is larger is no prompt: a task has four topics
 MAY_CHANGE = ("steps", "lr", "eval_every", "base", "device")  # when a run is resumed
 
 
@@ -34,6 +35,7 @@ class Config:
     out: str = option("", "folder of the run; default: a new one under out/")
     resume: str = option("", f"folder of a run to go on with; of its settings may change: {', '.join(MAY_CHANGE)}")
     base: str = option("checkpoints/base.pt", "checkpoint of the base; the default one is made when it is missing")
+    prompt: str = option("", "file with the prompt to begin with (default: one that names no instruction)")
     device: str = option("auto", "where to run", ("auto", "cpu", "cuda", "mps"))
     # slow weights
     batch: int = option(32, "questions per gradient step", low=1)
@@ -62,6 +64,20 @@ class Config:
     smoke: bool = option(False, "the whole path at toy size, pretraining included, in under a minute")
 
 
+def read_prompt(path: str) -> str:
+    """The prompt that a person wrote into a file, in the form that models read. Raises ValueError, or OSError."""
+    with open(path, "rb") as file:
+        data = file.read(PROMPT_BYTES + 1)
+    try:
+        if len(data) > PROMPT_BYTES:
+            raise ValueError(f"it is longer than {PROMPT_BYTES} bytes")
+        if not (rules := text.parse_prompt(data.decode("utf-8-sig"))):
+            raise ValueError("it names no instruction")
+    except ValueError as error:  # UnicodeDecodeError is one
+        raise ValueError(f"--prompt {path}: {error}") from None
+    return text.prompt_text(rules)
+
+
 def parse_config(argv: list[str] | None = None) -> Config:
     """The command line -> Config, on top of the settings of the run that is resumed. Raises ValueError."""
     layout = partial(argparse.HelpFormatter, max_help_position=34, width=180)  # every option on one line
@@ -80,6 +96,8 @@ def parse_config(argv: list[str] | None = None) -> Config:
         help = f.metadata["help"] + (f" (default: {shown})" if shown != "" else "")
         parser.add_argument("--" + f.name.replace("_", "-"), help=help, **how)
     given = vars(parser.parse_args(argv))
+    if given.get("prompt"):
+        given["prompt"] = read_prompt(given["prompt"])  # so that the file is not needed again
     if folder := given.get("resume"):
         try:
             saved = json.loads((Path(folder) / "config.json").read_text()) | {"out": folder, "resume": folder}
@@ -89,8 +107,8 @@ def parse_config(argv: list[str] | None = None) -> Config:
         for name in given:
             if given[name] != saved[name] and name not in MAY_CHANGE:
                 raise ValueError(
-                    f"{name} is {saved[name]} in the run in {folder}, not {given[name]}: start another run for that "
-                    f"(when resuming, only {', '.join(MAY_CHANGE)} may change)"
+                    f"{name} is {saved[name]!r} in the run in {folder}, not {given[name]!r}: start another run for "
+                    f"that (when resuming, only {', '.join(MAY_CHANGE)} may change)"
                 )
         given = saved | given
     elif given.get("smoke"):
@@ -107,6 +125,11 @@ def check_config(cfg: Config) -> None:
             raise ValueError(f"{f.name} must be one of {', '.join(choices)}, not {value}")
         if low is not None and not (isinstance(value, int | float) and low <= value < 2**63):  # so NaN fails
             raise ValueError(f"{f.name} must be a number from {low} on, not {value} ({f.metadata['help']})")
+        kinds = {int: int, float: int | float, tuple: list | tuple}.get(type(f.default), type(f.default))
+        if not isinstance(value, kinds):  # from a config.json that somebody edited
+            raise ValueError(f"{f.name} must not be {value!r} ({f.metadata['help']})")
+    if not cfg.tasks or not all(isinstance(name, str) for name in cfg.tasks):
+        raise ValueError(f"tasks must be names of domains, not {cfg.tasks!r}")
     for name in cfg.tasks:
         make_task(name, cfg.seed)
     if cfg.method == "fst" and cfg.group % cfg.population:

@@ -51,7 +51,7 @@ class Population:
         self.size = size
         self.rng = random.Random(f"population {seed}")
         self.candidates = [Candidate(i, rules) for i, rules in enumerate(start or [{}])]
-        self.lineage = {c.id: (c.rules, c.parents) for c in self.candidates}  # also of ancestors that were dropped
+        self.lineage = {c.id: (c.rules, c.parents) for c in self.candidates}  # and from where two of them parted
         self.next_id = len(self.candidates)
         self.turn = 0  # whose turn it is among the topics
 
@@ -74,8 +74,10 @@ class Population:
     def prune(self, scored: list[Candidate], unscored: list[Candidate]) -> None:
         """Keep the best by mean anchor score, older first where equal; unscored ones only where there is room."""
         self.candidates = (sorted(scored, key=lambda c: (-c.mean, c.id)) + unscored)[: self.size]
-        alive = set().union(*(self.ancestors(c.id) for c in self.candidates))
-        self.lineage = {id: entry for id, entry in self.lineage.items() if id in alive}
+        above = [self.ancestors(c.id) for c in self.candidates]
+        needed = {max(a & b) for a in above for b in above if a & b}  # themselves, and where two parted: no more
+        older = {id: sorted(self.ancestors(id) & needed - {id}) for id in sorted(needed)}
+        self.lineage = {id: (self.lineage[id][0], tuple(older[id])) for id in older}
 
     def prompts(self, n: int) -> list[Rules]:
         """n prompts for the slow phase: the population, best first, in turn again where it is smaller."""
@@ -98,9 +100,7 @@ class Population:
             if parse_prompt(prompt_text(rules)) != rules:
                 raise ValueError(f"the checkpoint holds a prompt that is none: {rules}")
         self.size, self.next_id, self.turn = state["size"], state["next_id"], state["turn"]
-        self.candidates = [
-            Candidate(id, rules, tuple(parents), scores) for id, rules, parents, scores in state["candidates"]
-        ]
+        self.candidates = [Candidate(id, rules, tuple(p), scores) for id, rules, p, scores in state["candidates"]]
         self.lineage = {id: (rules, tuple(parents)) for id, rules, parents in state["lineage"]}
         version, internal, gauss = state["rng"]
         self.rng.setstate((version, tuple(internal), gauss))

@@ -18,7 +18,25 @@ from model import GPT, GPTConfig, load_checkpoint, sample, save_checkpoint
 from tasks import Domain, corpus, domains, exams, text
 from tasks.dialogue import pass_rate
 
+try:
+    import fcntl
+except ImportError:  # Windows: there, nothing keeps a second process away
+    fcntl = None
+
 LOOK_EVERY = 300  # steps between checkpoints and looks at what the base can do
+
+
+def lock(path: Path, taken: str):
+    """Open a file and keep it locked until it is closed. Raises ValueError(taken) where another process has it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = open(path, "w")  # noqa: SIM115 (the caller's to close)
+    try:
+        if fcntl:  # the system takes the lock back however the process ends
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise ValueError(taken) from None
+    return file
 
 
 def generator_of(model: GPT, temperature: float, rng: torch.Generator | None = None):
@@ -116,11 +134,10 @@ def faster_dtype(device: str) -> torch.dtype:
 def pretrain(path: Path, device: str, *, minutes: float, batch: int, seed: int, compile: bool) -> None:
     """Train a base from scratch and write it to `path`; what an interrupted run left beside it is gone on with.
 
-    batch: documents per step; the first quarter of the time is for the easy ones. 50 steps of warm-up; the learning
-    rate falls to zero over the second half.
+    path: in a folder that exists, and no other process writes there. batch: documents per step; the first quarter of
+    the time is for the easy ones. 50 steps of warm-up; the learning rate falls to zero over the second half.
     """
     torch.manual_seed(seed)
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial, worlds = path.with_suffix(".partial"), list(domains().values())
     cfg = GPTConfig(text.encoding().n_vocab)
     model = GPT(cfg).to(device)

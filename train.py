@@ -5,217 +5,35 @@
     python train.py --method gepa         fast weights only: prompt evolution under frozen weights
     python train.py --pretrain            train the base itself
 
-Read from the bottom: `main` -> `train` (the loop) -> `fast_phase` and `slow_step`; the settings are in config.py. Every
-random draw of a run is a function of (seed, step, purpose), so resuming needs no generator state but the population's.
+Read from the bottom: `main` -> `train` (the loop) -> `fast_phase` and `slow_step`; a run's state and files are in
+run.py, the settings in config.py. Every random draw of a run is a function of (seed, step, purpose), so resuming needs
+no generator state but the population's.
 
 Left out of the paper's set-up: asynchronous rollouts and several nodes (one process does all in turn), truncation
 penalties (answers are short), and a separate, larger model as reflector (the policy reflects on itself).
 """
 
-import copy
-import dataclasses
 import itertools
 import json
 import math
 import os
 import random
-import shutil
 import signal
 import time
-import zlib
-from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 import rl
-from config import Config, check_config, fail, parse_config
-from fast_context import Population, evolve
-from model import GPT, GPTConfig, load_checkpoint, save_checkpoint, write_file
-from pretrain import generator_of, pretrain
-from tasks import Task, make_task, text
-from tasks.dialogue import ANSWER_TOKENS, REFLECTION_TOKENS, answer, reflect, tokens_of
+from config import check_config, fail, parse_config
+from fast_context import evolve
+from model import GPT, write_file
+from pretrain import generator_of
+from run import Run, prepare_base
+from tasks import Task, text
+from tasks.dialogue import answer, reflect
 
-try:
-    import fcntl
-except ImportError:  # Windows: there, nothing keeps a second process out of a run's folder
-    fcntl = None
-
-QUICK_MINUTES = 12  # pretraining when a run finds no base
 PATIENCE = 5  # steps in a row with numbers that are not finite, until a run gives up
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# A run and its files
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def pick_device(name: str) -> str:
-    """ "auto" -> the best device there is. Raises ValueError for one that is not there."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        return next(device for device in there if there[device])
-    if not there[name]:
-        raise ValueError(f"--device {name}: this machine has none; use --device auto")
-    return name
-
-
-def prepare_base(cfg: Config) -> None:
-    """Train the base where --pretrain asks for it, or where the default one is missing or knows another vocabulary.
-
-    Raises ValueError for any other base that cannot be used.
-    """
-    path, minutes = Path(cfg.base), cfg.minutes
-    if not cfg.pretrain:
-        begun = cfg.resume and (Path(cfg.resume) / "checkpoint.pt").exists()  # that cannot go on with a new base
-        ours = cfg.base in (Config.base, f"{cfg.out}/base.pt") and not begun  # the second is that of --smoke
-        contents = {} if ours and not path.exists() else load_checkpoint(path)
-        if contents.get("vocabulary") == text.fingerprint():
-            return
-        found = f"the base {path} " + ("knows another vocabulary" if contents else "is not there yet")
-        if not ours:
-            raise ValueError(f"{found}, or is none; train one with --pretrain --base OTHER")
-        minutes = min(minutes, QUICK_MINUTES)
-        print(f"{found}: training one, {minutes:g} minutes")
-    if path.exists():
-        kept = path.with_name(f"{path.stem}-{zlib.crc32(path.read_bytes()):08x}{path.suffix}")
-        shutil.copy2(path, kept)
-        print(f"the base {path} is kept as {kept}")
-    settings = {"minutes": minutes, "batch": cfg.documents, "seed": cfg.seed, "compile": cfg.compile}
-    pretrain(path, pick_device(cfg.device), **settings)
-
-
-class Run:
-    """The state of a run between two gradient steps, and its folder."""
-
-    def __init__(self, cfg: Config):
-        """Opens a new folder for the run, or goes back to the last checkpoint in the one it resumes."""
-        self.cfg, self.device = cfg, pick_device(cfg.device)
-        self.open_folder()
-        prepare_base(cfg)
-        contents = load_checkpoint(Path(cfg.base))
-        self.base = GPT(GPTConfig(**contents["model_config"])).to(self.device).requires_grad_(False)
-        self.base.load_state_dict(contents["model"])
-        self.base_sum = zlib.crc32(Path(cfg.base).read_bytes())
-        self.policy = copy.deepcopy(self.base).requires_grad_()
-        self.optimizer = torch.optim.AdamW(self.policy.parameters(), lr=cfg.lr, betas=(0.9, 0.999), weight_decay=0.0)
-        self.population = Population(cfg.population, cfg.seed)
-        self.tasks = [make_task(name, cfg.seed + i) for i, name in enumerate(cfg.tasks)]
-        self.check_context()
-        self.step = self.rollouts = 0
-        self.skipped = self.streak = 0  # steps whose numbers were not finite: in all, and the latest in a row
-        self.shown: dict[str, str] = {}  # the prompt that was printed last
-        self.stop = False  # Ctrl-C was pressed
-        self.restore()
-        saved = dataclasses.asdict(cfg) | {"resume": "", "smoke": False, "out": str(self.out)}
-        write_file(self.out / "config.json", json.dumps(saved, indent=1).encode())
-
-    def open_folder(self) -> None:
-        """Find or make the run's folder, and lock it until this process ends. Raises ValueError where it is taken."""
-        cfg = self.cfg
-        stem = f"out/{cfg.method}-{'-'.join(cfg.tasks)}-seed{cfg.seed}"
-        names = [cfg.out] if cfg.out else (f"{stem}-{i}" for i in itertools.count(1))
-        for name in names:
-            self.out = Path(name)
-            if cfg.resume or not any((self.out / file).exists() for file in ("config.json", "checkpoint.pt")):
-                break
-        else:
-            raise ValueError(f"--out {cfg.out} holds another run: choose another, or go on with --resume {cfg.out}")
-        self.out.mkdir(parents=True, exist_ok=True)
-        self.lock = open(self.out / "lock", "w")  # noqa: SIM115 (held as long as the run lives)
-        try:
-            if fcntl:  # the system takes this lock back however the process ends
-                fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"another process is at work in {self.out}: wait, or choose another --out") from None
-
-    def check_context(self) -> None:
-        """Raises ValueError where the longest texts of a task would not fit the model."""
-        worst = " ".join(3 * ["z" * 20])  # an instruction of no known words: every letter is a token
-        for task in self.tasks:
-            questions = [task.question(random.Random(i)) for i in range(100)]
-            ask, want = max((q.ask for q in questions), key=len), max((q.want for q in questions), key=len)
-            solving = text.prompt_text(dict.fromkeys(task.rules, worst)) + text.question_text("red", ask)
-            reflecting = text.reflection_text("red", worst, 3 * [(ask, "z" * (2 * len(want) + 8), want)])
-            need = max(len(tokens_of(solving)) + ANSWER_TOKENS, len(tokens_of(reflecting)) + REFLECTION_TOKENS)
-            if need > (room := self.base.cfg.block_size):
-                raise ValueError(
-                    f"the texts of {task.domain.name} can take {need} tokens, the base {self.cfg.base} reads {room}: "
-                    "pretrain one with a longer context"
-                )
-
-    def task_at(self, step: int) -> int:
-        """The index of the stream's task that a step trains on."""
-        return min(step // self.cfg.stage, len(self.tasks) - 1)
-
-    def generate(self, model: GPT, *purpose):
-        """The model as a function that samples; its noise is a function of (seed, step, purpose)."""
-        key = random.Random(repr((self.cfg.seed, self.step, *purpose))).getrandbits(63)
-        return generator_of(model, self.cfg.temperature, torch.Generator(self.device).manual_seed(key))
-
-    def best(self) -> dict[str, str]:
-        """The prompt to evaluate: the population's best, or for `rl` the seed prompt."""
-        return {} if self.cfg.method == "rl" else self.population.candidates[0].rules
-
-    def log(self, kind: str, task: int, **figures) -> None:
-        """Append one line to log.jsonl; the README explains the figures."""
-        for name, value in figures.items():
-            if isinstance(value, float):
-                figures[name] = round(value, 6) if math.isfinite(value) else None  # JSON knows no NaN
-        line = {"kind": kind, "step": self.step, "task": task, "rollouts": self.rollouts} | figures
-        with open(self.out / "log.jsonl", "a") as file:
-            file.write(json.dumps(line) + "\n")
-
-    def say(self, words: str) -> None:
-        """Print above the bar, and append to samples.txt. What the model wrote must not steer a terminal."""
-        words = "".join(c if c == "\n" or " " <= c <= "~" else "?" for c in words)
-        tqdm.write(words)
-        with open(self.out / "samples.txt", "a") as file:
-            file.write(f"[step {self.step}] {words}\n")
-
-    def parts(self) -> dict:
-        """What a checkpoint holds the state of."""
-        return {"model": self.policy, "optimizer": self.optimizer, "population": self.population}
-
-    def save(self) -> None:
-        """A checkpoint to go on from as if the run had never stopped. The sizes of the logs undo what came later."""
-        if self.streak:
-            return  # the weights may be why the last step failed: keep the checkpoint from before
-        sizes = {}
-        for name in ("log.jsonl", "samples.txt"):
-            with open(self.out / name, "a") as file:
-                os.fsync(file.fileno())
-                sizes[name] = file.tell()
-        plain = {"step": self.step, "rollouts": self.rollouts, "skipped": self.skipped, "shown": self.shown}
-        state = plain | {name: part.state_dict() for name, part in self.parts().items()}
-        save_checkpoint(self.out / "checkpoint.pt", state | {"sizes": sizes, "base": self.base_sum})
-
-    def restore(self) -> None:
-        """Go back to the last checkpoint, and the logs with it; where there is none yet, to the beginning."""
-        path, sizes = self.out / "checkpoint.pt", {"log.jsonl": 0, "samples.txt": 0}
-        self.begun = bool(self.cfg.resume) and path.exists()
-        if self.begun:
-            saved = load_checkpoint(path)
-            if saved.get("base") != self.base_sum:
-                raise ValueError(f"{path} is of a run that began with another base than {self.cfg.base}, or of no run")
-            for name, part in self.parts().items():
-                part.load_state_dict(saved[name])
-            self.step, self.rollouts, self.skipped = saved["step"], saved["rollouts"], saved["skipped"]
-            self.shown, sizes = saved["shown"], saved["sizes"]
-        for file, size in ((self.out / name, size) for name, size in sizes.items()):
-            file.touch()
-            there = file.read_bytes()
-            orphan = not self.begun and (b'"slow"' in there or b'"fast"' in there)  # its checkpoint is gone
-            if len(there) < size or orphan or (there and not self.cfg.resume):
-                raise ValueError(
-                    f"{file} does not fit the last checkpoint: put the one or the other back, or start in another --out"
-                )
-            os.truncate(file, size)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The fast-slow loop
-# ---------------------------------------------------------------------------------------------------------------------
 
 
 def fast_phase(run: Run, questions: list) -> None:
@@ -249,7 +67,7 @@ def fast_phase(run: Run, questions: list) -> None:
 def slow_step(run: Run, questions: list) -> float:
     """One batch of rollouts under the population's prompts (for `rl`: the seed prompt), one update -> mean reward."""
     cfg, start, task = run.cfg, time.perf_counter(), run.task_at(run.step)
-    prompts = [{}] if cfg.method == "rl" else run.population.prompts(cfg.population)
+    prompts = [run.best()] if cfg.method == "rl" else run.population.prompts(cfg.population)
     K, B, G = len(prompts), len(questions), cfg.group // len(prompts)
     answers = answer(run.generate(run.policy, "slow"), [(rules, questions) for rules in prompts], samples=G)
     run.rollouts += K * B * G
@@ -334,7 +152,7 @@ def closing_table(run: Run) -> None:
     result = {"rollouts": run.rollouts, "hidden": task.instructions, "evolved": run.best(), "accuracy": {}}
     print(f"\n{'validation accuracy':22}{'seed prompt':>14}{'evolved prompt':>17}")
     for name, model in models.items():
-        cells = [evaluate(run, model, task, rules) for rules in ({}, run.best())]
+        cells = [evaluate(run, model, task, rules) for rules in (run.start, run.best())]
         result["accuracy"][name] = [accuracy for accuracy, _, _ in cells]
         result["kl_base"] = [kl for _, kl, _ in cells]  # in the end that of the trained weights
         print(f"{name:22}{cells[0][0]:14.3f}{cells[1][0]:17.3f}")

@@ -1,14 +1,18 @@
 """Hostile text in bulk: everything that reads what a model wrote, against random tokens and damaged real documents.
 
-    python experiments/fuzz.py [--sequences 100000] [--seed 0]
+    python experiments/fuzz.py [--sequences 100000] [--seed 0] [--out FILE]
 
 Each sequence goes the way of a rollout: scored as an answer, shown as feedback, read as a reflection, put into a
-prompt, read back as one. Prints one line per kind, then what was found; exits with 1 if that is anything.
+prompt, read back as one from a `--prompt` file and from the state in a checkpoint. Prints one line per kind, then what
+was found; exits with 1 if that is anything.
 """
 
 import argparse
+import json
 import random
 import sys
+import tempfile
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,9 +20,12 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
 
-from tasks import KEYWORDS, corpus, domains, make_task, text
+from config import read_prompt
+from fast_context import Population
+from tasks import KEYWORDS, TOPICS, corpus, domains, make_task, text
 from tasks.dialogue import answer, reflect
 
+COUNTED = {"right": "right answers", "instruction": "instructions", "prompt": "prompts"}
 BATCH, EOS = 500, text.special("eos")
 SPECIAL = {text.special(name) for name in ("bos", "eos", "pad")}
 ODD = ["\n", "\r\n", " ", ": ", "a", "\u200b", "\xa0", "\u2028", "\0", "а", "ｂ", "<eos>", "answer: ", "want ", "none"]
@@ -37,8 +44,43 @@ def mutated_document(rng: random.Random) -> list[int]:
     return text.encode(words)
 
 
-def check(rows: list[list[int]], rng: random.Random):
-    """Read completions in every way there is. Yields "right" and "instruction" to be counted, and what is wrong."""
+def prompts_from(words: str, topic: str, file: Path, rng: random.Random):
+    """Hostile text as a prompt: in a file, or part of it, or in a checkpoint. Yields "prompt", or what is wrong."""
+    lines = "".join(f"{t}: {w}\n" for t, w in zip(TOPICS, words.split("\n"), strict=False))
+    odd = rng.choice(["", rng.choice(ODD)])
+    start = rng.choice([words, f"{topic}: {words}", lines, f"{odd}{topic}: reverse raise{odd}\n"])
+    data = start.encode("utf-8", errors="surrogateescape")
+    if rng.random() < 0.1:  # bytes that are no text
+        data += rng.randbytes(4)
+    file.write_bytes(data)
+    try:
+        prompt = read_prompt(str(file))
+    except ValueError as error:
+        if not str(error).isprintable() or len(str(error)) > 500:
+            yield f"{data!r} as a prompt makes the error {error}"
+    else:
+        rules = text.parse_prompt(prompt)
+        plain = rules and all(text.clean_instruction(instruction) for instruction in rules.values())
+        if not plain or text.prompt_text(rules) != prompt or SPECIAL & {*text.encode(prompt)} or len(prompt) > 500:
+            yield f"{data!r} makes the prompt {prompt!r}"
+        yield "prompt"
+    state = Population(4, seed=0, start=[{"red": "sort"}]).state_dict()
+    state[rng.choice(["candidates", "lineage"])][0][1] = rng.choice([{topic: words}, {words: "sort"}])
+    try:
+        Population(4, seed=0).load_state_dict(state)
+    except ValueError as error:
+        if "\n" in str(error):
+            yield f"{words!r} in a checkpoint makes the error {error}"
+    else:
+        if not text.clean_instruction(words):
+            yield f"{words!r} is taken from a checkpoint"
+
+
+def check(rows: list[list[int]], rng: random.Random, file: Path):
+    """Read completions in every way there is. Yields what is to be counted (COUNTED), and what is wrong.
+
+    file: written to, to be read as a prompt.
+    """
     questions = make_task(rng.choice(list(domains())), rng.randrange(100)).questions(rng, len(rows))
     for row, q in zip(rows, questions, strict=True):  # two of three end rightly, or nearly
         odd, odder = (rng.choice(["", rng.choice(ODD)]) for _ in range(2))
@@ -67,27 +109,29 @@ def check(rows: list[list[int]], rng: random.Random):
         prompt = text.prompt_text(rules)
         if text.parse_prompt(prompt) != rules or SPECIAL & {*text.encode(prompt), *asked[i]} or len(prompt) > 70:
             yield f"{words!r} makes the prompt {prompt!r}"
-        try:
-            text.parse_prompt(words)
-        except ValueError as error:
-            if "\n" in str(error) or len(str(error)) > 400:
-                yield f"{words!r} as a prompt makes the error {error}"
+        yield from prompts_from(words, q.topic, file, rng)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--sequences", type=int, default=100_000, help="random ones; and a tenth as many documents")
     parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
-    args, found = parser.parse_args(), []
-    for write, n in ((random_tokens, args.sequences), (mutated_document, args.sequences // 10)):
-        rng, seen = random.Random(f"{write.__name__} {args.seed}"), []
-        for start in range(0, n, BATCH):
-            seen += check([write(rng) for _ in range(min(BATCH, n - start))], rng)
-        wrong = [finding for finding in seen if finding not in ("", "right", "instruction")]
-        counts = f"{seen.count('right')} right answers, {seen.count('instruction')} instructions"
-        print(f"{write.__name__}: {n} sequences, {counts}, {len(wrong)} findings")
-        found += wrong
+    parser.add_argument("--out", default="", help="file for the figures")
+    args, found, figures = parser.parse_args(), [], {}
+    with tempfile.TemporaryDirectory() as folder:
+        for write, n in ((random_tokens, args.sequences), (mutated_document, args.sequences // 10)):
+            rng, seen = random.Random(f"{write.__name__} {args.seed}"), Counter()
+            for start in range(0, n, BATCH):
+                rows = [write(rng) for _ in range(min(BATCH, n - start))]
+                seen.update(check(rows, rng, Path(folder) / "prompt.txt"))
+            wrong = [finding for finding in seen if finding not in ("", *COUNTED)]
+            figures[write.__name__] = {"sequences": n, **{what: seen[what] for what in COUNTED}, "findings": len(wrong)}
+            counts = ", ".join(f"{seen[what]} {name}" for what, name in COUNTED.items())
+            print(f"{write.__name__}: {n} sequences, {counts}, {len(wrong)} findings", flush=True)
+            found += wrong
     print(*found[:20], sep="\n", end="\n" if found else "")
+    if args.out:
+        Path(args.out).write_text(json.dumps(figures, indent=1) + "\n")
     sys.exit(bool(found))
 
 

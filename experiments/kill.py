@@ -1,12 +1,15 @@
 """Kill runs at random moments, resume them, and compare the end with a run that nobody killed.
 
-    python experiments/kill.py [--kills 100] [--methods fst rl gepa] [--seed 0]
+    python experiments/kill.py [--kills 100] [--methods fst rl gepa] [--seed 0] [--out FILE]
 
-Half of the kills come at a random time, half at a random file operation (the moment before it is carried out). The
-runs are tiny (tests/toy.py). Exits with 1 if a log line, a sample or a weight differs.
+A kill is a SIGKILL: at a random time, or the moment before a random file operation, or half-way through a random
+write, of the log, the samples, the checkpoint or the settings. A resumed run is killed like any other. The runs are
+tiny (tests/toy.py). Exits with 1 if a log line, a sample or a weight differs.
 """
 
 import argparse
+import builtins
+import json
 import os
 import random
 import signal
@@ -22,34 +25,58 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import torch
 
 import train
+from run import Run
 from tasks import text
 from tests import toy
 
 SIZES = [*toy.SIZES, "--steps", "12", "--eval-every", "3"]
+OPERATIONS = ("open", "os.mkdir", "os.rename", "os.truncate")
 
 
-def live(argv: list[str], out: Path, fate: int, note: int) -> None:
-    """The life of a child: a run that kills itself at its file operation number `fate`. Never returns.
+def live(argv: list[str], out: Path, how: str, fate: int, note: int) -> None:
+    """The life of a child: a run that kills itself at its file operation or its write number `fate`. Never returns.
 
-    note: a file where it says what it is doing, for the figures on where the kills struck.
+    how: "operation" or "write", anything else for a life without an end. note: a file where the child says what it is
+    doing, for the figures on where the kills struck.
     """
-    done = 0
+    done, real_open = Counter(), builtins.open
+
+    def doing(what):
+        os.pwrite(note, f"{what:40}".encode(), 0)
+
+    def fated(kind) -> bool:
+        done[kind] += 1
+        return how == kind and done[kind] == fate
 
     def watch(event, args):
-        nonlocal done
-        if event in ("open", "os.mkdir", "os.rename", "os.truncate") and str(out) in str(args[0]):
-            if done == fate:
-                os.pwrite(note, f"{'file ' + event:20}".encode(), 0)
-                os.kill(os.getpid(), signal.SIGKILL)
-            done += 1
+        if event in OPERATIONS and str(out) in str(args[0]) and fated("operation"):
+            doing(f"before {event.removeprefix('os.')}")
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def watched_open(path, mode="r", *rest, **options):
+        file = real_open(path, mode, *rest, **options)
+        if str(out) in str(path) and mode[0] in "wa":
+            write = file.write
+
+            def torn(data):
+                if fated("write"):
+                    write(data[: len(data) // 2])
+                    file.flush()
+                    doing(f"half a write of {Path(path).name.removesuffix('.tmp')}")
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return write(data)
+
+            file.write = torn
+        return file
 
     def noted(function):
-        return lambda *args: (os.pwrite(note, f"{function.__name__:20}".encode(), 0), function(*args))[1]
+        return lambda *args: (doing(function.__name__), function(*args))[1]
 
     text.verify, text.parse_instruction = toy.verify, toy.parse_instruction
-    for holder, name in [(train, "fast_phase"), (train, "slow_step"), (train, "evaluate"), (train.Run, "save")]:
+    for holder, name in [(train, "fast_phase"), (train, "slow_step"), (train, "evaluate"), (Run, "save")]:
         setattr(holder, name, noted(getattr(holder, name)))
-    os.pwrite(note, b"start               ", 0)
+    doing("resuming" if "--resume" in argv else "starting")
+    builtins.open = watched_open
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     sys.stderr = sys.stdout  # the bar; a traceback still gets through
     sys.addaudithook(watch)
@@ -72,16 +99,18 @@ def drive(method: str, kills: int, rng: random.Random, folder: Path) -> tuple[in
         out, status = folder / f"{method}-{runs}", None
         while status != 0:
             argv = ["--resume", str(out)] if (out / "config.json").exists() else [*start, "--out", str(out)]
-            disturb, by_clock = reference is not None and struck.total() < kills, rng.random() < 0.5
+            how = rng.choice(["clock", "clock", "operation", "write"])
+            if reference is None or struck.total() == kills:
+                how = "let live"
             began = time.perf_counter()
             if (child := os.fork()) == 0:
-                live(argv, out, rng.randrange(40) if disturb and not by_clock else -1, note)
-            if disturb and by_clock:
+                live(argv, out, how, rng.randint(1, 40 if how == "operation" else 24), note)
+            if how == "clock":
                 time.sleep(rng.uniform(0, took))
                 os.kill(child, signal.SIGKILL)
             status = os.waitpid(child, 0)[1]
             if status == signal.SIGKILL:
-                struck[os.pread(note, 20, 0).decode().strip()] += 1
+                struck[os.pread(note, 40, 0).decode().strip()] += 1
             assert status in (0, signal.SIGKILL), f"a run failed by itself: {argv}"
         if reference is None:
             reference, took = toy.outcome(out), time.perf_counter() - began
@@ -95,7 +124,8 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100, help="of each method (default: %(default)s)")
     parser.add_argument("--methods", nargs="+", default=["fst", "rl", "gepa"])
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    args = parser.parse_args()
+    parser.add_argument("--out", default="", help="file for the figures")
+    args, figures = parser.parse_args(), {}
     torch.set_num_threads(1)  # threads do not survive a fork
     torch.optim.AdamW([torch.zeros(1)])  # the first one loads half of torch: once, not in every child
     with tempfile.TemporaryDirectory() as folder:
@@ -103,7 +133,13 @@ def main() -> None:
         for method in args.methods:
             runs, struck = drive(method, args.kills, random.Random(args.seed), Path(folder))
             where = ", ".join(f"{what} {n}" for what, n in struck.most_common())
-            print(f"{method}: {struck.total()} kills over {runs} runs, every log and weight as undisturbed ({where})")
+            figures[method] = {"kills": struck.total(), "runs": runs, "struck": dict(struck.most_common())}
+            print(
+                f"{method}: {struck.total()} kills over {runs} runs, every log and weight as undisturbed ({where})",
+                flush=True,
+            )
+    if args.out:
+        Path(args.out).write_text(json.dumps(figures, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -64,6 +64,51 @@ def compare_table(result: dict) -> str:
     return "\n".join(lines)
 
 
+def fault_table(kill: dict, faults: dict, fuzz: dict, soak: dict) -> str:
+    """What was done to runs, how often, and what was lost by it."""
+    rows = []
+    for method, figures in kill.items():
+        moments = ", ".join(f"{what} {n}" for what, n in figures["struck"].items())
+        rows.append((
+            f"`{method}` killed, also while resuming",
+            f"{figures['kills']} kills over {figures['runs']} runs: {moments}",
+            "the steps since the last checkpoint; once resumed, no log line, sample or weight differs",
+        ))  # fmt: skip
+    disks, damages, numbers = faults["full_disks"], faults["damages"], faults["numbers"]
+    rows += [
+        ("disk full at a random byte", f"{disks['injected']} runs", "as above"),
+        (
+            "checkpoint with a flipped bit or a lost end",
+            f"{damages['injected']}",
+            f"nothing: refused as damaged ({damages['harmless']} were padding, and harmless)",
+        ),
+        (
+            "loss or reward not finite",
+            f"{numbers['injected']} of {numbers['steps']} steps",
+            "these steps; the weights stay finite",
+        ),
+    ]
+    for kind, name in (("random_tokens", "random tokens"), ("mutated_document", "damaged real documents")):
+        figures = fuzz[kind]
+        rows.append((
+            f"{name} as answer, reflection and prompt",
+            f"{figures['sequences']:,}",
+            f"{figures['findings']} exceptions, wrong rewards or smuggled lines",
+        ))  # fmt: skip
+    for method, figures in soak.items():
+        rates, logs, sizes = figures["steps_per_second"], figures["bytes_per_step"], figures["checkpoint_bytes"]
+        log = ", ".join(f"{value:.0f}" for value in logs["log.jsonl"])
+        rows.append((
+            f"`{method}` for long",
+            f"{figures['steps']:,} steps",
+            f"memory at most {figures['growth']:+.1%} after the first tenth; log {log} bytes a step (by quarters); "
+            f"checkpoint {sizes[0] / 1000:.0f} to {sizes[1] / 1000:.0f} kB; {min(rates):.0f} to {max(rates):.0f} steps "
+            "per second of CPU time",
+        ))  # fmt: skip
+    lines = ["| fault | how often | what was lost |", "|---|---|---|"]
+    return "\n".join(lines + [f"| {' | '.join(row)} |" for row in rows])
+
+
 def section() -> str:
     """The README's figures, between their two marks."""
     results, parts = ROOT / "experiments" / "results", []
@@ -77,6 +122,12 @@ def section() -> str:
         parts.append(
             "    python experiments/base.py --out experiments/results/base.json && python experiments/report.py"
         )
+    faults = [results / f"{name}.json" for name in ("kill", "faults", "fuzz", "soak")]
+    if all(path.exists() for path in faults):
+        parts += ["What was done to runs of a tiny base, and what it cost:"]
+        parts.append(fault_table(*(json.loads(path.read_text()) for path in faults)))
+        scripts = (f"python experiments/{path.stem}.py --out experiments/results/{path.name}" for path in faults)
+        parts.append("\n".join(f"    {script}" for script in scripts))
     return BEGIN + "\n" + "\n\n".join(parts) + "\n\n" + END
 
 

@@ -2,10 +2,15 @@
 
 import dataclasses
 import json
+import os
+import re
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from config import SMOKE, Config, check_config, parse_config
+from tasks import text
 
 
 def refused(capsys, *argv) -> str:
@@ -118,3 +123,106 @@ def test_a_config_of_wrong_types_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"steps": "many"}')
     with pytest.raises(ValueError, match="steps must be a number from 0 on, not many"):
         check_config(parse_config(["--resume", str(tmp_path)]))
+
+
+# --- prompts that people write ---
+
+
+def write(tmp_path, data: bytes) -> list[str]:
+    (tmp_path / "prompt.txt").write_bytes(data)
+    return ["--prompt", str(tmp_path / "prompt.txt")]
+
+
+@pytest.mark.parametrize(
+    "data", [b"red: sort\nblue: reverse raise", b"\xef\xbb\xbfrules\r\n\r\n blue: reverse raise \r\nred: sort"]
+)
+def test_a_prompt_is_read_from_a_file_once(tmp_path, data):
+    cfg = parse_config([*write(tmp_path, data)])
+    check_config(cfg)
+    assert cfg.prompt == "rules\nblue: reverse raise\nred: sort\n"
+    assert dataclasses.replace(cfg, prompt="") == Config()
+
+
+@pytest.mark.parametrize(
+    "data, right",
+    [
+        (b"", "it names no instruction"),
+        (b"rules\n\n", "it names no instruction"),
+        (b"\x80\x00\xff", "can't decode"),
+        ("red: sort".encode("utf-16"), "can't decode"),
+        (b"\x7fELF\0\0", "line 1 of the prompt"),
+        (b"red: sort\nsort it", "line 2 of the prompt, 'sort it', must be a topic"),
+        (b"red: sort\nred: left", "line 2 of the prompt, 'red: left', must be a topic that no other line has"),
+        (b"red: sort then left, please", "an instruction of one to three lower-case words"),
+        (b"red: sort<eos>", "line 1"),
+        (b"red: sort\x1b[2J", r"'red: sort\x1b[2J'"),
+        (b"red: sort\n" * 1001, "longer than 10000 bytes"),
+    ],
+)
+def test_a_file_that_is_no_prompt_is_refused(tmp_path, data, right):
+    argv = write(tmp_path, data)
+    with pytest.raises(ValueError, match=f"^--prompt {re.escape(argv[1])}: .*{re.escape(right)}") as error:
+        parse_config(argv)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path):
+    for path in (tmp_path / "none", tmp_path):
+        with pytest.raises(OSError, match=re.escape(str(path))):
+            parse_config(["--prompt", str(path)])
+
+
+def test_an_endless_file_is_refused():
+    if not os.path.exists("/dev/zero"):
+        pytest.skip("there is none here")
+    with pytest.raises(ValueError, match="longer than"):
+        parse_config(["--prompt", "/dev/zero"])
+
+
+lines = st.lists(
+    st.sampled_from(["red: sort", "blue: left", "rules", "\n", "\r", ": ", "gold:", "<bos>", "\u2028", " "])
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.one_of(st.binary(), st.text().map(str.encode), lines.map("".join).map(str.encode)))
+def test_any_file_is_a_prompt_or_refused_in_one_line(tmp_path, data):
+    argv = write(tmp_path, data)
+    try:
+        prompt = parse_config(argv).prompt
+    except ValueError as error:
+        assert "\n" not in str(error) and str(error).isprintable() and len(str(error)) < 600
+    else:
+        rules = text.parse_prompt(prompt)
+        assert rules and text.prompt_text(rules) == prompt and prompt.isascii()
+
+
+def test_a_resumed_run_does_not_need_the_file_again(saved, tmp_path):
+    argv = write(tmp_path, b"red: sort")
+    changed = json.loads((saved / "config.json").read_text()) | {"prompt": parse_config(argv).prompt}
+    (saved / "config.json").write_text(json.dumps(changed))
+    assert parse_config(["--resume", str(saved), *argv]).prompt == "rules\nred: sort\n"  # the same: no matter
+    write(tmp_path, b"red: left")
+    with pytest.raises(ValueError, match=r"^prompt is .*sort.* not .*left") as error:
+        parse_config(["--resume", str(saved), *argv])
+    assert "\n" not in str(error.value)
+    (tmp_path / "prompt.txt").unlink()
+    assert parse_config(["--resume", str(saved)]).prompt == "rules\nred: sort\n"
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("base", 5),
+        ("prompt", None),
+        ("out", ["a"]),
+        ("steps", 2.5),
+        ("prune", 1),
+        ("tasks", 5),
+        ("tasks", []),
+        ("tasks", [[]]),
+    ],
+)
+def test_settings_of_wrong_types(name, value):
+    with pytest.raises(ValueError, match=f"^{name} must"):
+        check_config(dataclasses.replace(Config(), **{name: value}))

@@ -1,5 +1,6 @@
 """fast_context.py: selection as in GEPA, an exact ledger, and prompts that get better without a model."""
 
+import itertools
 import json
 import random
 import subprocess
@@ -274,8 +275,25 @@ def test_the_lineage_does_not_grow_without_bound():
     population, world = Population(2, seed=0), World(skill=0.5)
     for _ in range(15):
         world.phase(population)
-    alive = set().union(*(population.ancestors(c.id) for c in population.candidates))
-    assert set(population.lineage) == alive
+        assert len(population.lineage) <= 3  # two candidates, and where they parted
+
+
+def test_what_is_left_of_the_lineage_is_all_that_merging_asks_for():
+    rng, whole = random.Random(0), Population(5, seed=0)
+    population = Population(5, seed=0)
+    for _ in range(300):
+        parents = [
+            c.id for c in rng.sample(population.candidates, min(len(population.candidates), rng.choice([1, 1, 2])))
+        ]
+        child = population.add({"red": "sort"}, tuple(parents), [rng.random()])
+        whole.lineage[child.id] = ({"red": "sort"}, tuple(parents))
+        if rng.random() < 0.3:
+            population.prune(population.candidates, [])
+            assert len(population.lineage) <= 5 + 10
+        for a, b in itertools.product([c.id for c in population.candidates], repeat=2):
+            ours, all_of_them = ([p.ancestors(id) for id in (a, b)] for p in (population, whole))
+            assert (a in ours[1]) == (a in all_of_them[1])  # whether one descends from the other
+            assert max(ours[0] & ours[1], default=None) == max(all_of_them[0] & all_of_them[1], default=None)
 
 
 def test_the_outcome_does_not_depend_on_the_hash_seed():

@@ -1,6 +1,8 @@
 """pretrain.py: the optimizer, the batches, and a run that is interrupted."""
 
+import itertools
 import random
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +17,10 @@ TINY = {"n_layer": 1, "n_head": 2, "n_embd": 16, "n_hidden": 16}
 
 @pytest.fixture
 def tiny(monkeypatch):
+    """A model that trains at once, and a clock of its own: each look at it is 0.1 seconds later."""
+    looks = itertools.count()
+    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: next(looks) / 10))
+    monkeypatch.setattr(module, "faster_dtype", lambda device: torch.float32)
     monkeypatch.setattr(module, "GPTConfig", lambda vocab_size: GPTConfig(vocab_size, **TINY))
     monkeypatch.setattr(module, "base_rates", lambda model, domain: "rates")
 
@@ -125,6 +131,18 @@ def test_an_interrupted_pretraining_goes_on_with_its_own_schedule(tiny, tmp_path
     pretrain(path, "cpu", minutes=99, batch=2, seed=0, compile=False)  # the 0.05 minutes of its start count
     assert seen[:7] == [0, 1, 2, 3, 4, 5, 4] and "going on with" in capsys.readouterr().out
     assert load_checkpoint(path)["minutes"] == 0.05
+
+
+def test_a_partial_of_another_vocabulary_is_not_gone_on_with(tiny, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "base.pt"
+    with monkeypatch.context() as another:
+        another.setattr(text, "fingerprint", lambda: "another")
+        pretrain(path, "cpu", minutes=0.005, batch=2, seed=0, compile=False)
+    path.rename(path.with_suffix(".partial"))
+    pretrain(path, "cpu", minutes=0.02, batch=2, seed=0, compile=False)
+    contents = load_checkpoint(path)
+    assert (contents["vocabulary"], contents["minutes"]) == (text.fingerprint(), 0.02)
+    assert "going on with" not in capsys.readouterr().out
 
 
 def test_the_faster_dtype_is_one_of_two():

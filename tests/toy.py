@@ -3,6 +3,7 @@
 Random weights get nothing right. With a hash of the words as reward, weights move and prompts evolve all the same.
 """
 
+import gc
 import json
 import zlib
 from dataclasses import asdict
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+import train
 from model import GPT, GPTConfig, load_checkpoint, save_checkpoint
 from tasks import text
 
@@ -41,6 +43,24 @@ def log_of(out: Path) -> list[dict]:
     """The lines of a run's log, but for how long its steps took."""
     lines = map(json.loads, (out / "log.jsonl").read_text().splitlines())
     return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+def refused(capsys, *argv) -> str:
+    """The one line with which `train.py argv` ends, with code 2."""
+    capsys.readouterr()
+    code = 0
+    try:
+        train.main([str(word) for word in argv])
+    except SystemExit as ended:
+        code = ended.code
+    gc.collect()  # the exception kept the run, and so its lock
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("train.py: ")]
+    assert code == 2 and len(lines) == 1, lines
+    return lines[0]
+
+
+def kinds(out: Path, *wanted: str) -> list[dict]:
+    return [line for line in log_of(out) if line["kind"] in wanted]
 
 
 def outcome(out: Path) -> list:

@@ -1,0 +1,191 @@
+"""A run: its state between two gradient steps, and the folder of files that it can be gone on from.
+
+Nothing here trains. A run is killed at any moment and loses at most the steps since its last checkpoint: files are
+written whole or not at all, and what a log holds beyond the checkpoint is cut off when the run is resumed.
+"""
+
+import copy
+import dataclasses
+import itertools
+import json
+import math
+import os
+import random
+import shutil
+import zlib
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from config import Config
+from fast_context import Population
+from model import GPT, GPTConfig, load_checkpoint, save_checkpoint, write_file
+from pretrain import generator_of, lock, pretrain
+from tasks import make_task, text
+from tasks.dialogue import ANSWER_TOKENS, REFLECTION_TOKENS, tokens_of
+
+QUICK_MINUTES = 12  # pretraining when a run finds no base
+
+
+def pick_device(name: str) -> str:
+    """ "auto" -> the best device there is. Raises ValueError for one that is not there."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return next(device for device in there if there[device])
+    if not there[name]:
+        raise ValueError(f"--device {name}: this machine has none; use --device auto")
+    return name
+
+
+def prepare_base(cfg: Config) -> None:
+    """Train the base where --pretrain asks for it, or where the default one is missing or knows another vocabulary.
+
+    Raises ValueError for any other base that cannot be used.
+    """
+    path, minutes = Path(cfg.base), cfg.minutes
+    if not cfg.pretrain:
+        begun = cfg.resume and (Path(cfg.resume) / "checkpoint.pt").exists()  # that cannot go on with a new base
+        ours = cfg.base in (Config.base, f"{cfg.out}/base.pt") and not begun  # the second is that of --smoke
+        contents = {} if ours and not path.exists() else load_checkpoint(path)
+        if contents.get("vocabulary") == text.fingerprint():
+            return
+        found = f"the base {path} " + ("knows another vocabulary" if contents else "is not there yet")
+        if not ours:
+            raise ValueError(f"{found}, or is none; train one with --pretrain --base OTHER")
+        minutes = min(minutes, QUICK_MINUTES)
+        print(f"{found}: training one, {minutes:g} minutes")
+    settings = {"minutes": minutes, "batch": cfg.documents, "seed": cfg.seed, "compile": cfg.compile}
+    with lock(path.with_suffix(".lock"), f"another process is training {path}: wait, or choose another --base"):
+        if path.exists():
+            kept = path.with_name(f"{path.stem}-{zlib.crc32(path.read_bytes()):08x}{path.suffix}")
+            shutil.copy2(path, kept)
+            print(f"the base {path} is kept as {kept}")
+        pretrain(path, pick_device(cfg.device), **settings)
+
+
+class Run:
+    """The state of a run between two gradient steps, and its folder."""
+
+    def __init__(self, cfg: Config):
+        """Opens a new folder for the run, or goes back to the last checkpoint in the one it resumes."""
+        self.cfg, self.device = cfg, pick_device(cfg.device)
+        self.open_folder()
+        prepare_base(cfg)
+        contents = load_checkpoint(Path(cfg.base))
+        self.base = GPT(GPTConfig(**contents["model_config"])).to(self.device).requires_grad_(False)
+        self.base.load_state_dict(contents["model"])
+        self.base_sum = zlib.crc32(Path(cfg.base).read_bytes())
+        self.policy = copy.deepcopy(self.base).requires_grad_()
+        self.optimizer = torch.optim.AdamW(self.policy.parameters(), lr=cfg.lr, betas=(0.9, 0.999), weight_decay=0.0)
+        self.start = text.parse_prompt(cfg.prompt)  # the seed prompt; without --prompt it is empty
+        self.population = Population(cfg.population, cfg.seed, [self.start])
+        self.tasks = [make_task(name, cfg.seed + i) for i, name in enumerate(cfg.tasks)]
+        self.check_context()
+        self.step = self.rollouts = 0
+        self.skipped = self.streak = 0  # steps whose numbers were not finite: in all, and the latest in a row
+        self.shown = dict(self.start)  # the prompt that was printed last
+        self.stop = False  # Ctrl-C was pressed
+        self.restore()
+        saved = dataclasses.asdict(cfg) | {"resume": "", "smoke": False, "out": str(self.out)}
+        write_file(self.out / "config.json", json.dumps(saved, indent=1).encode())
+
+    def open_folder(self) -> None:
+        """Find or make the run's folder, and lock it until this process ends. Raises ValueError where it is taken."""
+        cfg = self.cfg
+        stem = f"out/{cfg.method}-{'-'.join(cfg.tasks)}-seed{cfg.seed}"
+        names = [cfg.out] if cfg.out else (f"{stem}-{i}" for i in itertools.count(1))
+        for name in names:
+            self.out = Path(name)
+            if cfg.resume or not any((self.out / file).exists() for file in ("config.json", "checkpoint.pt")):
+                break
+        else:
+            raise ValueError(f"--out {cfg.out} holds another run: choose another, or go on with --resume {cfg.out}")
+        self.lock = lock(self.out / "lock", f"another process is at work in {self.out}: wait, or choose another --out")
+
+    def check_context(self) -> None:
+        """Raises ValueError where the longest texts of a task would not fit the model."""
+        worst = " ".join(3 * ["z" * 20])  # an instruction of no known words: every letter is a token
+        for task in self.tasks:
+            questions = [task.question(random.Random(i)) for i in range(100)]
+            ask, want = max((q.ask for q in questions), key=len), max((q.want for q in questions), key=len)
+            prompt = text.prompt_text(dict.fromkeys([*task.rules, *self.start], worst))
+            solving = prompt + text.question_text("red", ask)
+            reflecting = text.reflection_text("red", worst, 3 * [(ask, "z" * (2 * len(want) + 8), want)])
+            need = max(len(tokens_of(solving)) + ANSWER_TOKENS, len(tokens_of(reflecting)) + REFLECTION_TOKENS)
+            if need > (room := self.base.cfg.block_size):
+                raise ValueError(
+                    f"the texts of {task.domain.name} can take {need} tokens, the base {self.cfg.base} reads {room}: "
+                    "pretrain one with a longer context"
+                )
+
+    def task_at(self, step: int) -> int:
+        """The index of the stream's task that a step trains on."""
+        return min(step // self.cfg.stage, len(self.tasks) - 1)
+
+    def generate(self, model: GPT, *purpose):
+        """The model as a function that samples; its noise is a function of (seed, step, purpose)."""
+        key = random.Random(repr((self.cfg.seed, self.step, *purpose))).getrandbits(63)
+        return generator_of(model, self.cfg.temperature, torch.Generator(self.device).manual_seed(key))
+
+    def best(self) -> dict[str, str]:
+        """The prompt to evaluate: the population's best; for `rl`, which never evolves it, the seed prompt."""
+        return self.population.candidates[0].rules
+
+    def log(self, kind: str, task: int, **figures) -> None:
+        """Append one line to log.jsonl; the README explains the figures."""
+        for name, value in figures.items():
+            if isinstance(value, float):
+                figures[name] = round(value, 6) if math.isfinite(value) else None  # JSON knows no NaN
+        line = {"kind": kind, "step": self.step, "task": task, "rollouts": self.rollouts} | figures
+        with open(self.out / "log.jsonl", "a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def say(self, words: str) -> None:
+        """Print above the bar, and append to samples.txt. What the model wrote must not steer a terminal."""
+        words = "".join(c if c == "\n" or " " <= c <= "~" else "?" for c in words)
+        tqdm.write(words)
+        with open(self.out / "samples.txt", "a") as file:
+            file.write(f"[step {self.step}] {words}\n")
+
+    def parts(self) -> dict:
+        """What a checkpoint holds the state of."""
+        return {"model": self.policy, "optimizer": self.optimizer, "population": self.population}
+
+    def save(self) -> None:
+        """A checkpoint to go on from as if the run had never stopped. The sizes of the logs undo what came later."""
+        if self.streak:
+            return  # the weights may be why the last step failed: keep the checkpoint from before
+        sizes = {}
+        for name in ("log.jsonl", "samples.txt"):
+            with open(self.out / name, "a") as file:
+                os.fsync(file.fileno())
+                sizes[name] = file.tell()
+        plain = {"step": self.step, "rollouts": self.rollouts, "skipped": self.skipped, "shown": self.shown}
+        state = plain | {name: part.state_dict() for name, part in self.parts().items()}
+        save_checkpoint(self.out / "checkpoint.pt", state | {"sizes": sizes, "base": self.base_sum})
+
+    def restore(self) -> None:
+        """Go back to the last checkpoint, and the logs with it; where there is none yet, to the beginning."""
+        path, sizes = self.out / "checkpoint.pt", {"log.jsonl": 0, "samples.txt": 0}
+        self.begun = bool(self.cfg.resume) and path.exists()
+        if self.begun:
+            saved = load_checkpoint(path)
+            if saved.get("base") != self.base_sum:
+                raise ValueError(f"{path} is of a run that began with another base than {self.cfg.base}, or of no run")
+            try:
+                for name, part in self.parts().items():
+                    part.load_state_dict(saved[name])
+                self.step, self.rollouts, self.skipped = saved["step"], saved["rollouts"], saved["skipped"]
+                self.shown, sizes = saved["shown"], {name: int(saved["sizes"][name]) for name in sizes}
+            except (KeyError, TypeError, AttributeError, RuntimeError):  # torch's tells of every weight, line by line
+                raise ValueError(f"{path} does not hold the state of the run that config.json describes") from None
+        for file, size in ((self.out / name, size) for name, size in sizes.items()):
+            file.touch()
+            there = file.read_bytes()
+            orphan = not self.begun and (b'"slow"' in there or b'"fast"' in there)  # its checkpoint is gone
+            if len(there) < size or orphan or (there and not self.cfg.resume):
+                raise ValueError(
+                    f"{file} does not fit the last checkpoint: put the one or the other back, or start in another --out"
+                )
+            os.truncate(file, size)

@@ -1,0 +1,38 @@
+"""What the tests of whole runs share: a toy base, the toy world, and a function that carries a run through."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import train
+from tasks import text
+from tests import toy
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory):
+    path = tmp_path_factory.mktemp("base") / "base.pt"
+    toy.make_base(path)
+    return path
+
+
+@pytest.fixture
+def toy_world(monkeypatch):
+    """A hash decides what is right; the machine's threads are left to others."""
+    torch.set_num_threads(1)
+    monkeypatch.setattr(text, "verify", toy.verify)
+    monkeypatch.setattr(text, "parse_instruction", toy.parse_instruction)
+
+
+@pytest.fixture
+def start(base, tmp_path, toy_world):
+    """A function that carries a small run through, in a folder of a name -> the folder."""
+
+    def start(name="run", *argv, **options) -> Path:
+        options = {"base": base, "steps": 6, "out": tmp_path / name} | options
+        flags = [word for key, value in options.items() for word in ("--" + key.replace("_", "-"), str(value))]
+        train.main([*toy.SIZES, *flags, *argv])
+        return tmp_path / name
+
+    return start
