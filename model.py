@@ -103,14 +103,18 @@ class GPT(nn.Module):
         self.register_buffer("cos", angles.cos(), persistent=False)  # (block_size, D / 2)
         self.register_buffer("sin", angles.sin(), persistent=False)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """tokens (B, T) -> logits (B, T, V) of the next token at every position."""
-        x = self.embedding(tokens)  # (B, T, C)
+    def hidden(self, tokens: Tensor) -> Tensor:
+        """tokens (B, T) -> what the head reads (B, T, C): take of it the positions whose logits are needed."""
+        x = self.embedding(tokens)
         cos, sin = self.cos[: tokens.size(1)], self.sin[: tokens.size(1)]
         for block in self.blocks:
             q, k, v = block.qkv(x, cos, sin)
             x = block.rest(x, causal_attention(q, k, v))
-        return self.head(self.norm(x))
+        return self.norm(x)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """tokens (B, T) -> logits (B, T, V) of the next token at every position."""
+        return self.head(self.hidden(tokens))
 
 
 def write_file(path: Path, data: bytes) -> None:

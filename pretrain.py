@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
-from model import GPT, GPTConfig, load_checkpoint, sample, save_checkpoint
+import parallel
+from model import GPT, GPTConfig, Rollouts, load_checkpoint, sample, save_checkpoint
 from tasks import Domain, corpus, domains, exams, text
 from tasks.dialogue import pass_rate
 
@@ -23,6 +24,7 @@ try:
 except ImportError:  # Windows: there, nothing keeps a second process away
     fcntl = None
 
+MAX_WASTE = 1.15  # padded tokens of a batch over its tokens; three batches of equal size came to 1.5
 LOOK_EVERY = 300  # steps between checkpoints and looks at what the base can do
 
 
@@ -44,21 +46,39 @@ def generator_of(model: GPT, temperature: float, rng: torch.Generator | None = N
     eos, pad = text.special("eos"), text.special("pad")
 
     def generate(prompts, questions, samples, max_new):
-        settings = {"max_new": max_new, "eos": eos, "pad": pad, "temperature": temperature, "generator": rng}
-        return sample(model, prompts, questions, samples, **settings)
+        settings = {"max_new": max_new, "eos": eos, "pad": pad, "temperature": temperature}
+        shape, device = (len(prompts), len(questions[0]), samples), model.cos.device
+        noise = torch.rand(*shape, max_new, generator=rng, device=device)  # of all rollouts, whoever samples them
+        if parallel.size() == 1:
+            return sample(model, prompts, questions, samples, noise=noise.flatten(0, 2), **settings)
+        tokens = torch.zeros(*shape, max_new, dtype=torch.long, device=device)
+        lengths, logprobs = torch.zeros(shape, dtype=torch.long, device=device), torch.zeros_like(noise)
+        mine = list(range(parallel.rank(), shape[1], parallel.size()))  # this process's share of the questions
+        if mine:
+            asked, noise = [[row[b] for b in mine] for row in questions], noise[:, mine].flatten(0, 2)
+            part = sample(model, prompts, asked, samples, noise=noise, **settings)
+            for whole, share in ((tokens, part.tokens), (lengths, part.lengths), (logprobs, part.logprobs)):
+                whole[:, mine] = share.view_as(whole[:, mine])
+        parallel.sum_over_processes(tokens, lengths, logprobs)  # the shares of the others are zero here
+        return Rollouts(tokens.flatten(0, 2), lengths.flatten(), logprobs.flatten(0, 2))
 
     return generate
 
 
 def micro_batches(documents: list, device: str) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Documents -> three batches of like length: tokens (N, T) padded right, targets (N, T - 1), -100 where given."""
-    documents = sorted(documents, key=lambda document: len(document[0]))
-    cuts, total, filled = ([], [], []), sum(len(tokens) for tokens, _ in documents), 0
-    for document in documents:
-        cuts[min(2, 3 * filled // total)].append(document)
-        filled += len(document[0])
+    """Documents -> batches of like length: tokens (N, T) padded right, targets (N, T - 1), -100 where given.
+
+    The longest come first; a batch ends where one more document would make its padded size exceed MAX_WASTE times the
+    tokens in it.
+    """
+    cuts = [[]]
+    for document in sorted(documents, key=lambda document: -len(document[0])):
+        widened = [*cuts[-1], document]
+        if len(widened) * len(widened[0][0]) > MAX_WASTE * sum(len(tokens) for tokens, _ in widened):
+            cuts.append([])
+        cuts[-1].append(document)
     batches = []
-    for cut in filter(None, cuts):
+    for cut in cuts:
         width = max(len(tokens) for tokens, _ in cut)
         tokens = torch.tensor([t + [text.special("pad")] * (width - len(t)) for t, _ in cut], device=device)
         learn = torch.tensor([w + [0] * (width - len(w)) for _, w in cut], device=device)
@@ -150,7 +170,7 @@ def pretrain(path: Path, device: str, *, minutes: float, batch: int, seed: int, 
         step, elapsed, minutes = saved["step"], saved["elapsed"], saved["minutes"]
         print(f"going on with {partial}: {elapsed / 60:.0f} of {minutes:g} minutes are done")
     dtype = faster_dtype(device)
-    forward = torch.compile(model, dynamic=True) if compile else model
+    hidden = torch.compile(model.hidden, dynamic=True) if compile else model.hidden
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
     peaks = [0.02, 4e-3]
 
@@ -169,8 +189,10 @@ def pretrain(path: Path, device: str, *, minutes: float, batch: int, seed: int, 
         learned, loss_sum = sum(sum(learn) for _, learn in documents), 0.0
         for tokens, targets in micro_batches(documents, device):
             with torch.autocast(torch.device(device).type, dtype, enabled=dtype != torch.float32):
-                logits = forward(tokens[:, :-1])  # (N, T - 1, V)
-            loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="sum") / learned
+                x = hidden(tokens[:, :-1]).flatten(0, 1)  # (N * (T - 1), C)
+                places = (targets.flatten() != -100).nonzero()[:, 0]  # the head runs where something is learned only
+                logits = model.head(x.index_select(0, places))
+            loss = F.cross_entropy(logits.float(), targets.flatten()[places], reduction="sum") / learned
             loss.backward()
             loss_sum += loss.item()
         for optimizer in optimizers:
