@@ -334,7 +334,7 @@ def sample(
         own_bias = F.pad(own_bias, (0, end - begin), value=-torch.inf)
         steps = []
         for t, step_noise in zip(range(begin, end), noise[rows, begin:end].unbind(1), strict=True):
-            slot = torch.tensor([width + t - 1], device=device)
+            slot = torch.full((1,), width + t - 1, device=device)
             steps.append(
                 decode_step(model, token, positions, slot, prefix, prefix_bias, own, own_bias, step_noise, temperature)
             )

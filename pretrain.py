@@ -170,7 +170,7 @@ def pretrain(path: Path, device: str, *, minutes: float, batch: int, seed: int, 
         step, elapsed, minutes = saved["step"], saved["elapsed"], saved["minutes"]
         print(f"going on with {partial}: {elapsed / 60:.0f} of {minutes:g} minutes are done")
     dtype = faster_dtype(device)
-    hidden = torch.compile(model.hidden, dynamic=True) if compile else model.hidden
+    forward = torch.compile(model, dynamic=True) if compile else model
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
     peaks = [0.02, 4e-3]
 
@@ -189,10 +189,8 @@ def pretrain(path: Path, device: str, *, minutes: float, batch: int, seed: int, 
         learned, loss_sum = sum(sum(learn) for _, learn in documents), 0.0
         for tokens, targets in micro_batches(documents, device):
             with torch.autocast(torch.device(device).type, dtype, enabled=dtype != torch.float32):
-                x = hidden(tokens[:, :-1]).flatten(0, 1)  # (N * (T - 1), C)
-                places = (targets.flatten() != -100).nonzero()[:, 0]  # the head runs where something is learned only
-                logits = model.head(x.index_select(0, places))
-            loss = F.cross_entropy(logits.float(), targets.flatten()[places], reduction="sum") / learned
+                logits = forward(tokens[:, :-1])  # (N, T - 1, V)
+            loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="sum") / learned
             loss.backward()
             loss_sum += loss.item()
         for optimizer in optimizers:

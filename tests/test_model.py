@@ -254,6 +254,16 @@ def test_decode_step_compiles_as_one_graph_and_does_not_recompile():
     assert len(compiles) == 1
 
 
+def test_sampling_waits_for_the_device_once_a_chunk_and_no_more():
+    gpt, (prompts, questions) = make_model(), make_batch()
+    counts = []
+    for max_new in (1, 1 + 2 * model.CHUNK, 1 + 4 * model.CHUNK):
+        with Trace() as trace:
+            sample(gpt, prompts, questions, 2, max_new=max_new, eos=-1, pad=PAD)
+        counts.append(sum("_local_scalar_dense" in name for name, _ in trace.calls))
+    assert [n - counts[0] for n in counts] == [0, 2, 4]
+
+
 # --- checkpoints ---
 
 
