@@ -30,7 +30,7 @@ class Config:
     method: str = option("fst", "fst: both channels; rl: slow weights; gepa: fast weights", ("fst", "rl", "gepa"))
     tasks: list[str] = option(("strings",), "the stream of tasks: domains, in turn; with --pretrain: of the corpus")
     stage: int = option(60, "gradient steps before the stream moves on to its next task", low=1)
-    steps: int = option(-1, "gradient steps in all; default: a stage for each task", low=0)
+    steps: int = option(60, "gradient steps in all; where not given, a stage for each task", low=0)
     seed: int = option(0, "of the tasks' hidden rules, the questions and all sampling", low=0)
     out: str = option("", "folder of the run; default: a new one under out/")
     resume: str = option("", f"folder of a run to go on with; of its settings may change: {', '.join(MAY_CHANGE)}")
@@ -94,7 +94,7 @@ def parse_config(argv: list[str] | None = None) -> Config:
             how = {"action": argparse.BooleanOptionalAction}
         elif kind is tuple:
             how, shown = {"nargs": "+", "metavar": "NAME"}, " ".join(f.default)
-        help = f.metadata["help"] + (f" (default: {shown})" if shown not in ("", -1) else "")
+        help = f.metadata["help"] + (f" (default: {shown})" if shown != "" else "")
         parser.add_argument("--" + f.name.replace("_", "-"), help=help, **how)
     given = vars(parser.parse_args(argv))
     if given.get("prompt"):

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
-from model import GPT, GPTConfig, load_checkpoint, sample, save_checkpoint
+import parallel
+from model import GPT, GPTConfig, Rollouts, load_checkpoint, sample, save_checkpoint
 from tasks import Domain, corpus, domains, exams, text
 from tasks.dialogue import REFLECTION_TOKENS, pass_rate
 
@@ -25,8 +26,8 @@ except ImportError:  # Windows: there, nothing keeps a second process away
     fcntl = None
 
 PATIENCE = 5  # steps in a row with numbers that are not finite, until training gives up
+MAX_WASTE = 1.15  # padded tokens of a batch over its tokens; three batches of equal size came to 1.5
 LOOK_EVERY = 300  # steps between checkpoints and looks at what the base can do
-WASTE = 1.15  # padded length of a micro-batch, at most, over the length of its documents
 
 
 def lock(path: Path, taken: str):
@@ -47,24 +48,40 @@ def generator_of(model: GPT, temperature: float, rng: torch.Generator | None = N
     eos, pad = text.special("eos"), text.special("pad")
 
     def generate(prompts, questions, samples, max_new):
-        settings = {"max_new": max_new, "eos": eos, "pad": pad, "temperature": temperature, "generator": rng}
-        return sample(model, prompts, questions, samples, **settings)
+        settings = {"max_new": max_new, "eos": eos, "pad": pad, "temperature": temperature}
+        shape, device = (len(prompts), len(questions[0]), samples), model.cos.device
+        noise = torch.rand(*shape, max_new, generator=rng, device=device)  # of all rollouts, whoever samples them
+        if parallel.size() == 1:
+            return sample(model, prompts, questions, samples, noise=noise.flatten(0, 2), **settings)
+        tokens = torch.zeros(*shape, max_new, dtype=torch.long, device=device)
+        lengths, logprobs = torch.zeros(shape, dtype=torch.long, device=device), torch.zeros_like(noise)
+        mine = list(range(parallel.rank(), shape[1], parallel.size()))  # this process's share of the questions
+        if mine:
+            asked, noise = [[row[b] for b in mine] for row in questions], noise[:, mine].flatten(0, 2)
+            part = sample(model, prompts, asked, samples, noise=noise, **settings)
+            for whole, share in ((tokens, part.tokens), (lengths, part.lengths), (logprobs, part.logprobs)):
+                whole[:, mine] = share.view_as(whole[:, mine])
+        parallel.sum_over_processes(tokens, lengths, logprobs)  # the shares of the others are zero here
+        return Rollouts(tokens.flatten(0, 2), lengths.flatten(), logprobs.flatten(0, 2))
 
     return generate
 
 
 def micro_batches(documents: list, device: str) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Documents -> batches of like length: tokens (N, T) padded right, targets (N, T - 1), -100 where given."""
-    cuts: list[list] = []
-    for document in sorted(documents, key=lambda document: len(document[0])):
-        filled = sum(len(tokens) for tokens, _ in cuts[-1]) if cuts else 0
-        if cuts and (len(cuts[-1]) + 1) * len(document[0]) <= WASTE * (filled + len(document[0])):
-            cuts[-1].append(document)
-        else:
-            cuts.append([document])
+    """Documents -> batches of like length: tokens (N, T) padded right, targets (N, T - 1), -100 where given.
+
+    The longest come first; a batch ends where one more document would make its padded size exceed MAX_WASTE times the
+    tokens in it.
+    """
+    cuts = [[]]
+    for document in sorted(documents, key=lambda document: -len(document[0])):
+        widened = [*cuts[-1], document]
+        if len(widened) * len(widened[0][0]) > MAX_WASTE * sum(len(tokens) for tokens, _ in widened):
+            cuts.append([])
+        cuts[-1].append(document)
     batches = []
     for cut in cuts:
-        width = len(cut[-1][0])
+        width = max(len(tokens) for tokens, _ in cut)
         tokens = torch.tensor([t + [text.special("pad")] * (width - len(t)) for t, _ in cut], device=device)
         learn = torch.tensor([w + [0] * (width - len(w)) for _, w in cut], device=device)
         batches.append((tokens, tokens[:, 1:].masked_fill(learn[:, 1:] == 0, -100)))
@@ -211,7 +228,7 @@ def pretrain(
             save_checkpoint(partial, contents() | {"optimizers": [o.state_dict() for o in optimizers]})
         now = time.perf_counter()
         tokens_per_second += 0.05 * (sum(len(tokens) for tokens, _ in documents) / (now - last) - tokens_per_second)
-        bar.update(now - last)
+        bar.update(min(now - last, bar.total - bar.n))  # beyond its total the bar would lose it
         bar.set_postfix_str(f"step {step}, loss {loss_sum:.3f}, {tokens_per_second:.0f} tokens/s, {rates}")
         elapsed, last = elapsed + now - last, now
     bar.close()

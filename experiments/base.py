@@ -28,11 +28,11 @@ from tasks.dialogue import REFLECTION_TOKENS as LONG
 BATCH = 250  # questions that go through the model at once
 
 
-def measure(model: GPT, n: int) -> dict[str, float]:
-    """All exams of all domains -> figures by name, "domain/exam/..."."""
+def measure(model: GPT, names: list[str], n: int) -> dict[str, float]:
+    """All exams of the domains named -> figures by name, "domain/exam/..."."""
     greedy, figures = generator_of(model, temperature=0), {}
     sampled = generator_of(model, temperature=1, rng=torch.Generator().manual_seed(0))
-    bar = tqdm(total=len(domains()) * (6 + 21 + 8 + 2), desc="examining", unit="exam")
+    bar = tqdm(total=len(names) * (6 + 21 + 8 + 2), desc="examining", unit="exam")
 
     def share(name: str, draw, max_new: int = ANSWER_TOKENS) -> None:  # draw: a random generator -> an exam's item
         rng, rates = random.Random(name), []
@@ -41,7 +41,7 @@ def measure(model: GPT, n: int) -> dict[str, float]:
         figures[name] = sum(rates) / len(rates)
         bar.update()
 
-    for name, domain in domains().items():
+    for name, domain in ((name, domains()[name]) for name in names):
         levels = {"seen": domain.seen_difficulties, "task": [domain.task_difficulty]}
 
         def solving(rng, level, length, domain=domain, levels=levels):
@@ -87,7 +87,7 @@ def main() -> None:
         sys.exit(f"base.py: {error}")
     model = GPT(GPTConfig(**contents["model_config"]))
     model.load_state_dict(contents["model"])
-    figures = measure(model, args.questions)
+    figures = measure(model, contents["domains"], args.questions)
     for name, value in figures.items():
         print(f"{name:44}{value:.3f}")
     if args.out:
