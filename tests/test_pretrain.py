@@ -108,7 +108,7 @@ def test_a_base_is_written_and_its_rates_can_be_looked_at(tiny, tmp_path, capsys
     assert not path.with_suffix(".partial").exists() and "base written" in capsys.readouterr().out
     model = GPT(GPTConfig(**contents["model_config"]))
     model.load_state_dict(contents["model"])
-    assert base_rates(model, next(iter(domains().values()))).startswith("solve 0.")
+    assert base_rates(model, next(iter(domains().values()))).startswith(f"{WORLDS[0]}: solve 0.")
 
 
 def test_an_interrupted_pretraining_goes_on_with_its_own_schedule(tiny, tmp_path, monkeypatch, capsys):
@@ -155,11 +155,11 @@ def test_a_loss_that_is_not_finite_skips_the_step_and_in_the_end_stops(tiny, tmp
     monkeypatch.setattr(module, "LOOK_EVERY", 1)
     settings = {"minutes": 0.015, "batch": 2, "seed": 0, "compile": False}  # about nine steps
     if ends:
-        pretrain(tmp_path / "base.pt", "cpu", **settings)
+        pretrain(tmp_path / "base.pt", "cpu", WORLDS, **settings)
         saved = load_checkpoint(tmp_path / "base.pt")
     else:
         with pytest.raises(FloatingPointError, match="not finite in 5 steps on end, the last is step 6"):
-            pretrain(tmp_path / "base.pt", "cpu", **settings)
+            pretrain(tmp_path / "base.pt", "cpu", WORLDS, **settings)
         assert not (tmp_path / "base.pt").exists()
         saved = load_checkpoint(tmp_path / "base.partial")
         assert saved["step"] == 2  # the last good one

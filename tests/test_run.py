@@ -157,7 +157,7 @@ def test_new_runs_get_new_folders(monkeypatch, tmp_path, base):
     monkeypatch.chdir(tmp_path)
     for _ in range(2):
         train.main([*toy.SIZES, "--base", str(base), "--steps", "0"])
-    assert sorted(os.listdir("out")) == ["fst-strings-seed0-1", "fst-strings-seed0-2"]
+    assert sorted(os.listdir("out")) == ["fst-strings-seed2-1", "fst-strings-seed2-2"]
 
 
 def test_a_folder_that_cannot_be_written(capsys, tmp_path, base, monkeypatch):
@@ -362,7 +362,7 @@ def default_base(monkeypatch, tmp_path):
     path = Path(Config.base)
     path.parent.mkdir()
     minutes = []
-    monkeypatch.setattr(run, "pretrain", lambda p, device, **s: (minutes.append(s["minutes"]), toy.make_base(p)))
+    monkeypatch.setattr(run, "pretrain", lambda p, device, names, **s: (minutes.append(s["minutes"]), toy.make_base(p)))
     return path, minutes
 
 
