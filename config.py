@@ -28,9 +28,9 @@ class Config:
     """Every setting of a run; the command line is made from these fields."""
 
     method: str = option("fst", "fst: both channels; rl: slow weights; gepa: fast weights", ("fst", "rl", "gepa"))
-    tasks: list[str] = option(("strings",), "the stream of tasks: names of domains, one after the other")
+    tasks: list[str] = option(("strings",), "the stream of tasks: domains, in turn; with --pretrain: of the corpus")
     stage: int = option(60, "gradient steps before the stream moves on to its next task", low=1)
-    steps: int = option(60, "gradient steps in all", low=0)
+    steps: int = option(60, "gradient steps in all; where not given, a stage for each task", low=0)
     seed: int = option(0, "of the tasks' hidden rules, the questions and all sampling", low=0)
     out: str = option("", "folder of the run; default: a new one under out/")
     resume: str = option("", f"folder of a run to go on with; of its settings may change: {', '.join(MAY_CHANGE)}")
@@ -56,6 +56,7 @@ class Config:
     # evaluation, checkpoints
     eval_every: int = option(10, "steps between evaluations and checkpoints", low=1)
     eval_questions: int = option(256, "validation questions, never trained on", low=1)
+    skills: bool = option(False, "also measure base skills at every evaluation: what is forgotten shows there")
     # pretraining
     pretrain: bool = option(False, "train the base and stop; goes on where it was interrupted")
     minutes: float = option(30.0, "length of pretraining", low=0.01)
@@ -114,7 +115,8 @@ def parse_config(argv: list[str] | None = None) -> Config:
     elif given.get("smoke"):
         out = tempfile.mkdtemp(prefix="fast-slow-")
         given = SMOKE | {"out": out, "base": f"{out}/base.pt"} | given
-    return Config(**given)
+    cfg = Config(**given)
+    return cfg if "steps" in given else dataclasses.replace(cfg, steps=cfg.stage * len(cfg.tasks))
 
 
 def check_config(cfg: Config) -> None:

@@ -34,7 +34,7 @@ class GPTConfig:
     n_head: int = 4
     n_embd: int = 128
     n_hidden: int = 256  # inner width of SwiGLU
-    block_size: int = 640  # longest sequence
+    block_size: int = 1024  # longest sequence
     rope_base: float = 10000.0
 
 
@@ -103,14 +103,18 @@ class GPT(nn.Module):
         self.register_buffer("cos", angles.cos(), persistent=False)  # (block_size, D / 2)
         self.register_buffer("sin", angles.sin(), persistent=False)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """tokens (B, T) -> logits (B, T, V) of the next token at every position."""
-        x = self.embedding(tokens)  # (B, T, C)
+    def hidden(self, tokens: Tensor) -> Tensor:
+        """tokens (B, T) -> what the head reads (B, T, C): take of it the positions whose logits are needed."""
+        x = self.embedding(tokens)
         cos, sin = self.cos[: tokens.size(1)], self.sin[: tokens.size(1)]
         for block in self.blocks:
             q, k, v = block.qkv(x, cos, sin)
             x = block.rest(x, causal_attention(q, k, v))
-        return self.head(self.norm(x))
+        return self.norm(x)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """tokens (B, T) -> logits (B, T, V) of the next token at every position."""
+        return self.head(self.hidden(tokens))
 
 
 def write_file(path: Path, data: bytes) -> None:
@@ -162,13 +166,19 @@ class Rollouts:
 
 
 def choose(logits, noise, temperature: float):
-    """logits (R, V), noise (R, V) ~ Exp(1) -> token (R,) ~ softmax(logits / T), its log-probability (R,).
+    """logits (R, V), noise (R,) uniform in [0, 1) -> token (R,) ~ softmax(logits / T), its log-probability (R,).
 
-    argmax(logits / T - log E) is the Gumbel-max trick. Temperature 0 takes the likeliest token (log-probs at T = 1).
+    The token at which the running sum of the probabilities passes the noise: one random number, not V of them.
+    Temperature 0 takes the likeliest token (log-probs at T = 1).
     """
-    logits = logits.float() / (temperature or 1.0)
-    token = (logits if temperature == 0 else logits - noise.log()).argmax(-1)  # (R,)
-    return token, logits.log_softmax(-1).gather(-1, token[:, None])[:, 0]
+    probs = (logits.float() / (temperature or 1.0)).softmax(-1)
+    if temperature == 0:
+        token = probs.argmax(-1, keepdim=True)  # (R, 1)
+    else:
+        sums = probs.cumsum(-1)
+        token = torch.searchsorted(sums, noise[:, None] * sums[:, -1:], right=True)
+        token = token.clamp(max=logits.size(-1) - 1)  # beyond the end only where a logit is not a number
+    return token[:, 0], probs.gather(-1, token)[:, 0].log()
 
 
 def check_lengths(model, prompts, questions, max_new: int) -> None:
@@ -200,10 +210,10 @@ def sample_naive(model, prompts, questions, samples, *, max_new, eos, pad, tempe
     end, every = end - max_new, torch.arange(len(rows), device=tokens.device)
     start, lengths, done = end.clone(), torch.zeros_like(end), torch.zeros_like(end, dtype=torch.bool)
     logprobs = torch.zeros(len(rows), max_new, device=tokens.device)
+    noise = torch.rand(len(rows), max_new, generator=generator, device=tokens.device) if noise is None else noise
     for t in range(max_new):
         logits = model(tokens)[every, end - 1]  # (R, V)
-        draw = torch.empty_like(logits).exponential_(generator=generator) if noise is None else noise[:, t]
-        token, logprob = choose(logits, draw, temperature)
+        token, logprob = choose(logits, noise[:, t], temperature)
         tokens[every, end], logprobs[:, t] = token.where(~done, pad), logprob.where(~done, 0.0)
         lengths, end, done = lengths + ~done, end + 1, done | (token == eos)
     written = start[:, None] + torch.arange(max_new, device=end.device)  # (R, S)
@@ -211,21 +221,18 @@ def sample_naive(model, prompts, questions, samples, *, max_new, eos, pad, tempe
 
 
 def attend(q, prefix, own, prefix_bias, own_bias):
-    """Attention over a shared prefix and a row's own segment, under one softmax.
+    """Attention over a shared prefix and a row's own segment, under one softmax. Heads come first: nothing is copied.
 
-    q (R, H, T, D); prefix: keys and values (K, H, P, D), each for R / K consecutive rows; own: keys and values
-    (R, H, S, D); biases (K, 1, 1, P) and (R, 1, T, S) are 0 where attended to, -inf elsewhere. -> (R, H, T, D)
+    q (H, R, T, D); prefix: keys and values (H, K, P, D), each for R / K consecutive rows; own: keys and values
+    (H, R, S, D); biases (K, 1, P) and (R, T, S) are 0 where attended to, -inf elsewhere. -> (H, R, T, D)
     """
-    (R, H, T, D), (K, _, P, _) = q.shape, prefix[0].shape
-    q = q * D**-0.5
-    by_prompt = q.view(K, R // K, H, T, D).transpose(1, 2).reshape(K, H, -1, D)  # (K, H, R / K * T, D)
-    to_prefix = by_prompt @ prefix[0].transpose(-1, -2) + prefix_bias
-    to_prefix = to_prefix.view(K, H, R // K, T, P).transpose(1, 2).reshape(R, H, T, P)
-    to_own = q @ own[0].transpose(-1, -2) + own_bias  # (R, H, T, S)
+    (H, R, T, D), (K, P, _) = q.shape, prefix[0].shape[1:]
+    q = q.contiguous() * D**-0.5
+    to_prefix = (q.view(H, K, -1, D) @ prefix[0].transpose(-1, -2) + prefix_bias).view(H, R, T, P)
+    to_own = q @ own[0].transpose(-1, -2) + own_bias  # (H, R, T, S)
     weights = torch.cat([to_prefix, to_own], dim=-1).softmax(-1)
-    of_prefix = weights[..., :P].reshape(K, R // K, H, T, P).transpose(1, 2).reshape(K, H, -1, P) @ prefix[1]
-    of_prefix = of_prefix.view(K, H, R // K, T, D).transpose(1, 2).reshape(R, H, T, D)
-    return of_prefix + weights[..., P:] @ own[1]
+    of_prefix = weights[..., :P].reshape(H, K, -1, P) @ prefix[1]  # (H, K, R / K * T, D)
+    return of_prefix.view(q.shape) + weights[..., P:] @ own[1]
 
 
 def bias(visible: Tensor) -> Tensor:
@@ -233,25 +240,22 @@ def bias(visible: Tensor) -> Tensor:
     return torch.zeros(visible.shape, device=visible.device).masked_fill_(~visible, -torch.inf)
 
 
-def decode_step(
-    model, tokens, positions, slot, question_lengths, question_width, prefix, prefix_bias, own, noise, temperature
-):
+def decode_step(model, tokens, positions, slot, prefix, prefix_bias, own, own_bias, noise, temperature):
     """One token for every row: a pure function of tensors with static shapes, but for the cache that it writes.
 
-    tokens (R,) of the step before, at `positions` (R,), are written into slot (1,) of the own caches `own`, a list of
-    (keys, values) per layer, each (R, H, S, D). The cache holds the question in slots 0..question_width - 1, of which
-    a row uses question_lengths (R,), then the completion. -> next tokens (R,), their log-probabilities (R,)
+    tokens (R,) of the step before, at `positions` (R,), go into slot (1,) of the cache: `own`, keys and values
+    (H, R, S, D) per layer, and own_bias (R, 1, S), 0 for the slots that are filled, -inf for the others.
+    noise (R,). -> next tokens (R,), their log-probabilities (R,)
     """
-    slots = torch.arange(own[0][0].size(2), device=tokens.device)  # (S,)
-    seen = (slots < question_lengths[:, None]) | ((slots >= question_width) & (slots <= slot))  # (R, S)
-    own_bias = bias(seen)[:, None, None]  # (R, 1, 1, S)
+    own_bias.index_fill_(2, slot, 0.0)
     cos, sin = model.cos[positions][:, None, None], model.sin[positions][:, None, None]  # (R, 1, 1, D / 2)
     x = model.embedding(tokens)[:, None]  # (R, 1, C)
     for block, shared, (keys, values) in zip(model.blocks, prefix, own, strict=True):
         q, k, v = block.qkv(x, cos, sin)  # (R, H, 1, D)
-        keys.index_copy_(2, slot, k)
-        values.index_copy_(2, slot, v)
-        x = block.rest(x, attend(q, shared, (keys, values), prefix_bias, own_bias))
+        keys.index_copy_(2, slot, k.transpose(0, 1))
+        values.index_copy_(2, slot, v.transpose(0, 1))
+        heads = attend(q.transpose(0, 1), shared, (keys, values), prefix_bias, own_bias)
+        x = block.rest(x, heads.transpose(0, 1))
     return choose(model.head(model.norm(x[:, 0])), noise, temperature)
 
 
@@ -272,75 +276,73 @@ def sample(
     """Sample completions of K prompts, each followed by its B questions, G = `samples` times each.
 
     Rows are ordered (k, b, g), R = K * B * G. Sampling ends at `eos` or after `max_new` tokens.
-    `noise` (R, max_new, V), draws of Exp(1), makes the outcome a function of the weights alone; else it is drawn
-    from `generator`.
+    `noise` (R, max_new), uniform in [0, 1), makes the outcome a function of the weights alone; else it is drawn from
+    `generator`.
     Raises ValueError for empty or ragged input and for sequences longer than the model's block size.
     """
     check_lengths(model, prompts, questions, max_new)
-    device, K, G = model.cos.device, len(prompts), samples
+    device, K, G, H, D = model.cos.device, len(prompts), samples, model.cfg.n_head, 2 * model.cos.size(1)
 
-    # 1. each prompt once: keys and values (K, H, P, D) per layer
+    # 1. each prompt once: keys and values (H, K, P, D) per layer
     tokens, prompt_lengths = padded(prompts, device)
     x, prefix = model.embedding(tokens), []
     for block in model.blocks:
         q, k, v = block.qkv(x, model.cos[: tokens.size(1)], model.sin[: tokens.size(1)])
-        prefix.append((k.contiguous(), v.contiguous()))
+        prefix.append((k.transpose(0, 1).contiguous(), v.transpose(0, 1).contiguous()))
         x = block.rest(x, causal_attention(q, k, v))
-    prefix_bias = bias(torch.arange(tokens.size(1), device=device) < prompt_lengths[:, None])[:, None, None]
+    prefix_bias = bias(torch.arange(tokens.size(1), device=device) < prompt_lengths[:, None])[:, None]  # (K, 1, P)
 
     # 2. each (prompt, question) pair once, then one row per sample
     tokens, lengths = padded([q for row in questions for q in row], device)  # (K * B, Q)
-    width = tokens.size(1)
+    R, width = len(tokens) * G, tokens.size(1)
     start = prompt_lengths.repeat_interleave(len(questions[0]))  # (K * B,) position of a question's first token
     places = start[:, None] + torch.arange(width, device=device)
     places = places.clamp(max=model.cfg.block_size - 1)  # only padding can reach beyond
     cos, sin = model.cos[places][:, None], model.sin[places][:, None]  # (K * B, 1, Q, D / 2)
-    own_bias = bias(torch.ones(width, width, dtype=torch.bool, device=device).tril())  # padding is never looked at
+    causal = bias(torch.ones(width, width, dtype=torch.bool, device=device).tril())  # padding is never looked at
     x, own = model.embedding(tokens), []
     for block, shared in zip(model.blocks, prefix, strict=True):
-        q, k, v = block.qkv(x, cos, sin)
-        x = block.rest(x, attend(q, shared, (k, v), prefix_bias, own_bias))
-        own.append((k.repeat_interleave(G, 0), v.repeat_interleave(G, 0)))  # (R, H, Q, D)
+        q, k, v = block.qkv(x, cos, sin)  # (K * B, H, Q, D)
+        q, k, v = (part.transpose(0, 1) for part in (q, k, v))
+        x = block.rest(x, attend(q, shared, (k, v), prefix_bias, causal).transpose(0, 1))
+        own.append((k.repeat_interleave(G, 1), v.repeat_interleave(G, 1)))  # (H, R, Q, D)
     last = x[torch.arange(len(x), device=device), lengths - 1]
     logits = model.head(model.norm(last)).repeat_interleave(G, 0)  # (R, V)
-    question_lengths = lengths.repeat_interleave(G)
-    positions = start.repeat_interleave(G) + question_lengths  # (R,) of the next token
+    lengths = lengths.repeat_interleave(G)
+    own_bias = bias(torch.arange(width, device=device) < lengths[:, None])[:, None]  # (R, 1, Q)
+    positions = start.repeat_interleave(G) + lengths  # (R,) of the next token
 
     # 3. the completions, in chunks
-    R, V = logits.shape
-    out = torch.full((R, max_new), pad, device=device)
-    out_logprobs = torch.zeros(R, max_new, device=device)
-    lengths = torch.ones(R, dtype=torch.long, device=device)
+    noise = torch.rand(R, max_new, generator=generator, device=device) if noise is None else noise
+    out, out_logprobs = torch.full((R, max_new), pad, device=device), torch.zeros(R, max_new, device=device)
+    token, out_logprobs[:, 0] = choose(logits, noise[:, 0], temperature)
+    out[:, 0], done, lengths = token, token == eos, torch.ones_like(lengths)
     rows = torch.arange(R, device=device)  # which rollout each live row is
-    done = torch.zeros(R, dtype=torch.bool, device=device)
-
-    def draw(steps: slice) -> Tensor | None:  # (steps, live rows, V)
-        if temperature == 0:
-            return torch.empty(steps.stop - steps.start, 0, device=device)
-        if noise is not None:
-            return noise[rows, steps].transpose(0, 1)
-        return torch.empty(steps.stop - steps.start, len(rows), V, device=device).exponential_(generator=generator)
-
-    token, out_logprobs[:, 0] = choose(logits, draw(slice(0, 1))[0], temperature)
-    out[:, 0], done = token, token == eos
     for begin in range(1, max_new, CHUNK):
         live = (~done).view(K, -1).sum(1).max().item()  # the one look per chunk
         if live == 0:
             break
-        # drop finished rows: every prompt keeps as many as the one with the most live rows, its live ones first
-        keep = done.view(K, -1).to(torch.uint8).argsort(dim=1, stable=True)[:, :live]  # (K, live)
-        keep = (keep + torch.arange(K, device=device)[:, None] * (len(rows) // K)).flatten()
-        rows, token, done, positions = rows[keep], token[keep], done[keep], positions[keep]
-        question_lengths = question_lengths[keep]
+        if live < len(rows) // K:
+            # drop finished rows: every prompt keeps as many as the one with the most live rows, its live ones first
+            keep = done.view(K, -1).to(torch.uint8).argsort(dim=1, stable=True)[:, :live]  # (K, live)
+            keep = (keep + torch.arange(K, device=device)[:, None] * (len(rows) // K)).flatten()
+            rows, token, done, positions, own_bias = (part[keep] for part in (rows, token, done, positions, own_bias))
+            own = [tuple(cache.index_select(1, keep) for cache in layer) for layer in own]
         end = min(begin + CHUNK, max_new)
-        room = [0, 0, 0, end - begin]
-        own = [tuple(F.pad(cache[keep], room) for cache in layer) for layer in own]  # (live rows, H, S, D)
-        for t, step_noise in zip(range(begin, end), draw(slice(begin, end)), strict=True):
-            slot = torch.tensor([width + t - 1], device=device)
-            inputs = token, positions, slot, question_lengths, width, prefix, prefix_bias, own, step_noise, temperature
-            token, logprob = decode_step(model, *inputs)
-            token, logprob = token.where(~done, pad), logprob.where(~done, 0.0)
-            out[rows, t], out_logprobs[rows, t] = token, logprob
-            lengths[rows] += ~done
-            done, positions = done | (token == eos), positions + 1
+        room = own[0][0].new_zeros(H, len(rows), end - begin, D)
+        own = [tuple(torch.cat([cache, room], dim=2) for cache in layer) for layer in own]
+        own_bias = F.pad(own_bias, (0, end - begin), value=-torch.inf)
+        steps = []
+        for t, step_noise in zip(range(begin, end), noise[rows, begin:end].unbind(1), strict=True):
+            slot = torch.full((1,), width + t - 1, device=device)
+            steps.append(
+                decode_step(model, token, positions, slot, prefix, prefix_bias, own, own_bias, step_noise, temperature)
+            )
+            token, positions = steps[-1][0], positions + 1
+        tokens, logprobs = (torch.stack(parts, dim=1) for parts in zip(*steps, strict=True))  # (live rows, steps)
+        ended = (tokens == eos).cumsum(1) + done[:, None]
+        over = (ended > 0) & ((tokens != eos) | (ended > 1))  # what a row that is done wrote until the chunk's end
+        out[rows, begin:end], out_logprobs[rows, begin:end] = tokens.where(~over, pad), logprobs.where(~over, 0.0)
+        lengths[rows] += (~over).sum(1)
+        done = ended[:, -1] > 0
     return Rollouts(out, lengths, out_logprobs)

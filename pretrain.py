@@ -15,9 +15,10 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
-from model import GPT, GPTConfig, load_checkpoint, sample, save_checkpoint
+import parallel
+from model import GPT, GPTConfig, Rollouts, load_checkpoint, sample, save_checkpoint
 from tasks import Domain, corpus, domains, exams, text
-from tasks.dialogue import pass_rate
+from tasks.dialogue import REFLECTION_TOKENS, pass_rate
 
 try:
     import fcntl
@@ -25,6 +26,7 @@ except ImportError:  # Windows: there, nothing keeps a second process away
     fcntl = None
 
 PATIENCE = 5  # steps in a row with numbers that are not finite, until training gives up
+MAX_WASTE = 1.15  # padded tokens of a batch over its tokens; three batches of equal size came to 1.5
 LOOK_EVERY = 300  # steps between checkpoints and looks at what the base can do
 
 
@@ -46,21 +48,39 @@ def generator_of(model: GPT, temperature: float, rng: torch.Generator | None = N
     eos, pad = text.special("eos"), text.special("pad")
 
     def generate(prompts, questions, samples, max_new):
-        settings = {"max_new": max_new, "eos": eos, "pad": pad, "temperature": temperature, "generator": rng}
-        return sample(model, prompts, questions, samples, **settings)
+        settings = {"max_new": max_new, "eos": eos, "pad": pad, "temperature": temperature}
+        shape, device = (len(prompts), len(questions[0]), samples), model.cos.device
+        noise = torch.rand(*shape, max_new, generator=rng, device=device)  # of all rollouts, whoever samples them
+        if parallel.size() == 1:
+            return sample(model, prompts, questions, samples, noise=noise.flatten(0, 2), **settings)
+        tokens = torch.zeros(*shape, max_new, dtype=torch.long, device=device)
+        lengths, logprobs = torch.zeros(shape, dtype=torch.long, device=device), torch.zeros_like(noise)
+        mine = list(range(parallel.rank(), shape[1], parallel.size()))  # this process's share of the questions
+        if mine:
+            asked, noise = [[row[b] for b in mine] for row in questions], noise[:, mine].flatten(0, 2)
+            part = sample(model, prompts, asked, samples, noise=noise, **settings)
+            for whole, share in ((tokens, part.tokens), (lengths, part.lengths), (logprobs, part.logprobs)):
+                whole[:, mine] = share.view_as(whole[:, mine])
+        parallel.sum_over_processes(tokens, lengths, logprobs)  # the shares of the others are zero here
+        return Rollouts(tokens.flatten(0, 2), lengths.flatten(), logprobs.flatten(0, 2))
 
     return generate
 
 
 def micro_batches(documents: list, device: str) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Documents -> three batches of like length: tokens (N, T) padded right, targets (N, T - 1), -100 where given."""
-    documents = sorted(documents, key=lambda document: len(document[0]))
-    cuts, total, filled = ([], [], []), sum(len(tokens) for tokens, _ in documents), 0
-    for document in documents:
-        cuts[min(2, 3 * filled // total)].append(document)
-        filled += len(document[0])
+    """Documents -> batches of like length: tokens (N, T) padded right, targets (N, T - 1), -100 where given.
+
+    The longest come first; a batch ends where one more document would make its padded size exceed MAX_WASTE times the
+    tokens in it.
+    """
+    cuts = [[]]
+    for document in sorted(documents, key=lambda document: -len(document[0])):
+        widened = [*cuts[-1], document]
+        if len(widened) * len(widened[0][0]) > MAX_WASTE * sum(len(tokens) for tokens, _ in widened):
+            cuts.append([])
+        cuts[-1].append(document)
     batches = []
-    for cut in filter(None, cuts):
+    for cut in cuts:
         width = max(len(tokens) for tokens, _ in cut)
         tokens = torch.tensor([t + [text.special("pad")] * (width - len(t)) for t, _ in cut], device=device)
         learn = torch.tensor([w + [0] * (width - len(w)) for _, w in cut], device=device)
@@ -72,8 +92,19 @@ def base_rates(model: GPT, domain: Domain) -> str:
     """A quick look at how well a base solves and reflects, at a difficulty that the corpus shows often."""
     rng, difficulty, generate = random.Random(0), domain.seen_difficulties[-1], generator_of(model, temperature=0)
     solve = pass_rate(generate, [exams.solving(rng, domain, difficulty, 2, False) for _ in range(64)])
-    one, two = ([exams.reflecting(rng, domain, difficulty, n, n > 1) for _ in range(48)] for n in (1, 2))
-    return f"solve {solve:.2f}, reflect {pass_rate(generate, one):.2f}/{pass_rate(generate, two):.2f}"
+    one, two = ([exams.reflecting(rng, domain, difficulty, n, n > 1) for _ in range(16)] for n in (1, 2))
+    reflect = [pass_rate(generate, items, REFLECTION_TOKENS) for items in (one, two)]
+    return f"{domain.name}: solve {solve:.2f}, reflect {reflect[0]:.2f}/{reflect[1]:.2f}"
+
+
+@torch.no_grad()
+def corpus_loss(model: GPT, worlds: list[Domain], n: int = 192) -> float:
+    """Loss on n documents that no training has seen, in nats per learned token."""
+    documents = corpus.documents(worlds, -1, 0, n)  # the seed of no training
+    loss = 0.0
+    for tokens, targets in micro_batches(documents, model.cos.device.type):
+        loss += F.cross_entropy(model(tokens[:, :-1]).float().flatten(0, 1), targets.flatten(), reduction="sum").item()
+    return loss / sum(sum(learn) for _, learn in documents)
 
 
 def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
@@ -133,19 +164,23 @@ def faster_dtype(device: str) -> torch.dtype:
     return min(seconds, key=seconds.get)
 
 
-def pretrain(path: Path, device: str, *, minutes: float, batch: int, seed: int, compile: bool) -> None:
+def pretrain(
+    path: Path, device: str, names: list[str], *, minutes: float, batch: int, seed: int, compile: bool
+) -> None:
     """Train a base from scratch and write it to `path`; what an interrupted run left beside it is gone on with.
 
-    path: in a folder that exists, and no other process writes there. batch: documents per step; the first quarter of
-    the time is for the easy ones. 50 steps of warm-up; the learning rate falls to zero over the second half.
+    path: in a folder that exists, and no other process writes there. names: the domains of the corpus.
+    batch: documents per step; the first fifth of the time is for the easy ones. 50 steps of warm-up; the learning rate
+    falls to zero over the second half.
     """
     torch.manual_seed(seed)
-    partial, worlds = path.with_suffix(".partial"), list(domains().values())
+    partial, worlds = path.with_suffix(".partial"), [domains()[name] for name in names]
     cfg = GPTConfig(text.encoding().n_vocab)
     model = GPT(cfg).to(device)
     optimizers = optimizers_of(model)
     step, elapsed, failed, rates = 0, 0.0, 0, ""
-    if partial.exists() and (saved := load_checkpoint(partial))["vocabulary"] == text.fingerprint():
+    saved = load_checkpoint(partial) if partial.exists() else {}
+    if (saved.get("vocabulary"), saved.get("domains")) == (text.fingerprint(), names):
         model.load_state_dict(saved["model"])
         for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
             optimizer.load_state_dict(state)
@@ -157,7 +192,12 @@ def pretrain(path: Path, device: str, *, minutes: float, batch: int, seed: int, 
     peaks = [0.02, 4e-3]
 
     def contents() -> dict:
-        plain = {"vocabulary": text.fingerprint(), "model_config": dataclasses.asdict(cfg), "minutes": minutes}
+        plain = {
+            "vocabulary": text.fingerprint(),
+            "domains": names,
+            "model_config": dataclasses.asdict(cfg),
+            "minutes": minutes,
+        }
         return plain | {"model": model.state_dict(), "step": step, "elapsed": elapsed}
 
     layout = "{desc} {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s{postfix}"
@@ -188,7 +228,7 @@ def pretrain(path: Path, device: str, *, minutes: float, batch: int, seed: int, 
             save_checkpoint(partial, contents() | {"optimizers": [o.state_dict() for o in optimizers]})
         now = time.perf_counter()
         tokens_per_second += 0.05 * (sum(len(tokens) for tokens, _ in documents) / (now - last) - tokens_per_second)
-        bar.update(now - last)
+        bar.update(min(now - last, bar.total - bar.n))  # beyond its total the bar would lose it
         bar.set_postfix_str(f"step {step}, loss {loss_sum:.3f}, {tokens_per_second:.0f} tokens/s, {rates}")
         elapsed, last = elapsed + now - last, now
     bar.close()

@@ -27,6 +27,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+import parallel
+
 MICRO_ROWS = 64  # rollouts per forward and backward pass
 MAX_NORM = 1.0  # gradients are clipped to this norm
 
@@ -105,7 +107,10 @@ def policy_loss(
 
 
 def score(model: nn.Module, contexts: list[list[int]], completions: list[list[int]], temperature: float) -> Tensor:
-    """Log-probability of each completion token after its context under a model -> (N, S), 0 beyond the completion."""
+    """Log-probability of each completion token after its context under a model -> (N, S), 0 beyond the completion.
+
+    `model` is a GPT; its head runs at the completions only.
+    """
     device = next(model.parameters()).device
     width = max(map(len, completions))
     rows = [context + completion for context, completion in zip(contexts, completions, strict=True)]
@@ -113,8 +118,9 @@ def score(model: nn.Module, contexts: list[list[int]], completions: list[list[in
     tokens = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=device)  # (N, T), padded right
     first = torch.tensor([len(context) for context in contexts], device=device)
     places = (first[:, None] + torch.arange(width, device=device)).clamp(max=longest - 1)  # (N, S)
-    every = torch.arange(len(rows), device=device)[:, None]
-    logprobs = token_logprobs(model(tokens)[every, places - 1], tokens[every, places], temperature)
+    places += longest * torch.arange(len(rows), device=device)[:, None]  # in all rows laid end to end
+    before = model.hidden(tokens).flatten(0, 1).index_select(0, places.flatten() - 1)  # (N * S, C)
+    logprobs = token_logprobs(model.head(before).view(*places.shape, -1), tokens.take(places), temperature)
     return logprobs * completion_mask(torch.tensor([len(c) for c in completions], device=device), width)
 
 
@@ -142,25 +148,31 @@ def update(
     advantages, keep = group_advantages(rewards[groups])
     weights = token_weights(lengths[groups], keep)
     rows, advantages, weights = groups[keep].flatten(), advantages[keep].flatten(), weights[keep].flatten()
-    order = lengths[rows].argsort(stable=True)  # completions of like length share a micro-batch
+    total = torch.tensor([len(contexts[i]) for i in rows.tolist()]) + lengths[rows]
+    order = total.argsort(stable=True)[parallel.rank() :: parallel.size()]  # this process's share, like beside like
     figures = {"kl_base": None, "grad_norm": None, "dropped_groups": int((~keep).sum())}
+    device, batches = next(policy.parameters()).device, []
+    for micro in order.split(MICRO_ROWS) if len(order) else ():
+        chosen = rows[micro].tolist()
+        batch = [contexts[i] for i in chosen], [completions[i] for i in chosen], temperature
+        with torch.no_grad():
+            base_logprobs = score(base, *batch)  # (N, S), once for all updates
+        width = base_logprobs.size(1)
+        sampled = sampled_logprobs[chosen, :width]
+        a, w, n = (part[micro].to(device) for part in (advantages, weights, lengths[rows]))
+        batches.append((batch, base_logprobs, sampled, a, w, completion_mask(n, width)))
     for _ in range(substeps if len(rows) else 0):
-        kl = 0.0
-        for micro in order.split(MICRO_ROWS):
-            chosen = rows[micro].tolist()
-            batch = [contexts[i] for i in chosen], [completions[i] for i in chosen], temperature
+        kl = torch.zeros((), device=device)
+        for batch, base_logprobs, sampled, a, w, mask in batches:
             logprobs = score(policy, *batch)  # (N, S)
-            with torch.no_grad():
-                base_logprobs = score(base, *batch)
-            device, width = logprobs.device, logprobs.size(1)
-            mask = completion_mask(lengths[chosen].to(device), width)
-            sampled = sampled_logprobs[chosen, :width] if substeps > 1 else None  # the first update is on-policy
-            a, w = advantages[micro].to(device), weights[micro].to(device)
-            policy_loss(logprobs, base_logprobs, a, w, mask, kl_coef, sampled).backward()
-            kl += (kl_estimate(logprobs.detach(), base_logprobs, "k3") * mask).sum().item()
+            old = sampled if substeps > 1 else None  # a single update is on-policy
+            policy_loss(logprobs, base_logprobs, a, w, mask, kl_coef, old).backward()
+            kl += (kl_estimate(logprobs.detach(), base_logprobs, "k3") * mask).sum()
+        parallel.sum_over_processes(kl)
+        parallel.sum_gradients(list(policy.parameters()))
         norm = nn.utils.clip_grad_norm_(policy.parameters(), MAX_NORM).item()
         if math.isfinite(norm):
             optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        figures |= {"kl_base": kl / lengths[rows].sum().item(), "grad_norm": norm}
+        figures |= {"kl_base": kl.item() / lengths[rows].sum().item(), "grad_norm": norm}
     return figures

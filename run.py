@@ -18,11 +18,12 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+import parallel
 from config import Config
 from fast_context import Population
 from model import GPT, GPTConfig, load_checkpoint, save_checkpoint, write_file
 from pretrain import generator_of, lock, pretrain
-from tasks import make_task, text
+from tasks import domains, make_task, text
 from tasks.dialogue import ANSWER_TOKENS, REFLECTION_TOKENS, tokens_of
 
 QUICK_MINUTES = 12  # pretraining when a run finds no base
@@ -55,13 +56,15 @@ def prepare_base(cfg: Config) -> None:
             raise ValueError(f"{found}, or is none; train one with --pretrain --base OTHER")
         minutes = min(minutes, QUICK_MINUTES)
         print(f"{found}: training one, {minutes:g} minutes")
+    if parallel.size() > 1:
+        raise ValueError("pretraining is the work of one process: run train.py --pretrain without torchrun first")
     settings = {"minutes": minutes, "batch": cfg.documents, "seed": cfg.seed, "compile": cfg.compile}
     with lock(path.with_suffix(".lock"), f"another process is training {path}: wait, or choose another --base"):
         if path.exists():
             kept = path.with_name(f"{path.stem}-{zlib.crc32(path.read_bytes()):08x}{path.suffix}")
             shutil.copy2(path, kept)
             print(f"the base {path} is kept as {kept}")
-        pretrain(path, pick_device(cfg.device), **settings)
+        pretrain(path, pick_device(cfg.device), list(dict.fromkeys(cfg.tasks)), **settings)
 
 
 class Run:
@@ -70,11 +73,22 @@ class Run:
     def __init__(self, cfg: Config):
         """Opens a new folder for the run, or goes back to the last checkpoint in the one it resumes."""
         self.cfg, self.device = cfg, pick_device(cfg.device)
-        self.open_folder()
+        self.writes = parallel.rank() == 0  # the files are the first process's
+        self.lock = None
+        if self.writes:
+            self.open_folder()
+        self.out = parallel.tell(self.out if self.writes else None)
         prepare_base(cfg)
         contents = load_checkpoint(Path(cfg.base))
         self.base = GPT(GPTConfig(**contents["model_config"])).to(self.device).requires_grad_(False)
         self.base.load_state_dict(contents["model"])
+        self.domains = {name: domains()[name] for name in contents["domains"]}  # what the base was trained on
+        for name in cfg.tasks:
+            if name not in self.domains:
+                known = ", ".join(self.domains)
+                raise ValueError(
+                    f"the base {cfg.base} knows {known}, not {name}: choose another task, or train another"
+                )
         self.base_sum = zlib.crc32(Path(cfg.base).read_bytes())
         self.policy = copy.deepcopy(self.base).requires_grad_()
         self.optimizer = torch.optim.AdamW(self.policy.parameters(), lr=cfg.lr, betas=(0.9, 0.999), weight_decay=0.0)
@@ -85,10 +99,12 @@ class Run:
         self.step = self.rollouts = 0
         self.skipped = self.streak = 0  # steps whose numbers were not finite: in all, and the latest in a row
         self.shown = dict(self.start)  # the prompt that was printed last
+        self.evolved = [self.start for _ in self.tasks]  # for each task the best prompt when it was trained on last
         self.stop = False  # Ctrl-C was pressed
         self.restore()
         saved = dataclasses.asdict(cfg) | {"resume": "", "smoke": False, "out": str(self.out)}
-        write_file(self.out / "config.json", json.dumps(saved, indent=1).encode())
+        if self.writes:
+            write_file(self.out / "config.json", json.dumps(saved, indent=1).encode())
 
     def open_folder(self) -> None:
         """Find or make the run's folder, and lock it until this process ends. Raises ValueError where it is taken."""
@@ -134,6 +150,8 @@ class Run:
 
     def log(self, kind: str, task: int, **figures) -> None:
         """Append one line to log.jsonl; the README explains the figures."""
+        if not self.writes:
+            return
         for name, value in figures.items():
             if isinstance(value, float):
                 figures[name] = round(value, 6) if math.isfinite(value) else None  # JSON knows no NaN
@@ -143,6 +161,8 @@ class Run:
 
     def say(self, words: str) -> None:
         """Print above the bar, and append to samples.txt. What the model wrote must not steer a terminal."""
+        if not self.writes:
+            return
         words = "".join(c if c == "\n" or " " <= c <= "~" else "?" for c in words)
         tqdm.write(words)
         with open(self.out / "samples.txt", "a") as file:
@@ -154,7 +174,7 @@ class Run:
 
     def save(self) -> None:
         """A checkpoint to go on from as if the run had never stopped. The sizes of the logs undo what came later."""
-        if self.streak:
+        if self.streak or not self.writes:
             return  # the weights may be why the last step failed: keep the checkpoint from before
         sizes = {}
         for name in ("log.jsonl", "samples.txt"):
@@ -162,6 +182,7 @@ class Run:
                 os.fsync(file.fileno())
                 sizes[name] = file.tell()
         plain = {"step": self.step, "rollouts": self.rollouts, "skipped": self.skipped, "shown": self.shown}
+        plain["evolved"] = self.evolved
         state = plain | {name: part.state_dict() for name, part in self.parts().items()}
         save_checkpoint(self.out / "checkpoint.pt", state | {"sizes": sizes, "base": self.base_sum})
 
@@ -177,6 +198,7 @@ class Run:
                 for name, part in self.parts().items():
                     part.load_state_dict(saved[name])
                 self.step, self.rollouts, self.skipped = saved["step"], saved["rollouts"], saved["skipped"]
+                self.evolved = saved["evolved"]
                 self.best()  # an empty population has none
                 self.shown, sizes = saved["shown"], {name: int(saved["sizes"][name]) for name in sizes}
             except (
@@ -186,7 +208,7 @@ class Run:
                 RuntimeError,
             ):  # torch's tells of every weight, line by line
                 raise ValueError(f"{path} does not hold the state of the run that config.json describes") from None
-        for file, size in ((self.out / name, size) for name, size in sizes.items()):
+        for file, size in ((self.out / name, size) for name, size in sizes.items()) if self.writes else ():
             file.touch()
             there = file.read_bytes()
             orphan = not self.begun and (b'"slow"' in there or b'"fast"' in there)  # its checkpoint is gone

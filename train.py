@@ -3,14 +3,16 @@
     python train.py                       fst on the strings domain with the shipped base, a few minutes on a laptop
     python train.py --method rl           slow weights only: policy gradient under the seed prompt
     python train.py --method gepa         fast weights only: prompt evolution under frozen weights
+    python train.py --tasks A B C         one task after the other, without a sign that it changed
     python train.py --pretrain            train the base itself
+    torchrun --nproc_per_node=2 train.py  the same run, its rollouts split over two processes (parallel.py)
 
 Read from the bottom: `main` -> `train` (the loop) -> `fast_phase` and `slow_step`; a run's state and files are in
 run.py, the settings in config.py. Every random draw of a run is a function of (seed, step, purpose), so resuming needs
 no generator state but the population's.
 
-Left out of the paper's set-up: asynchronous rollouts and several nodes (one process does all in turn), truncation
-penalties (answers are short), and a separate, larger model as reflector (the policy reflects on itself).
+Left out of the paper's set-up: asynchronous rollouts (sampling and updates take turns), truncation penalties (answers
+are short), and a separate, larger model as reflector (the policy reflects on itself).
 """
 
 import itertools
@@ -24,14 +26,15 @@ import time
 import torch
 from tqdm import tqdm
 
+import parallel
 import rl
 from config import check_config, fail, parse_config
 from fast_context import evolve
 from model import GPT, write_file
-from pretrain import PATIENCE, generator_of
+from pretrain import PATIENCE, corpus_loss, generator_of
 from run import Run, prepare_base
-from tasks import Task, text
-from tasks.dialogue import answer, reflect
+from tasks import Task, exams, text
+from tasks.dialogue import answer, pass_rate, reflect
 
 
 def fast_phase(run: Run, questions: list) -> None:
@@ -59,7 +62,7 @@ def fast_phase(run: Run, questions: list) -> None:
             change = next((c for c in report.changes if (c.topic, c.new) == (topic, new)), None)
             gain = f"   (anchor score {change.mean_before:.2f} -> {change.mean_after:.2f})" if change else ""
             run.say(f"{topic}: {old}  ->  {new}{gain}")
-    run.shown = dict(run.best())
+    run.shown = run.evolved[run.task_at(run.step)] = dict(run.best())
 
 
 def slow_step(run: Run, questions: list) -> float:
@@ -93,8 +96,8 @@ def evaluate(run: Run, model: GPT, task: Task, rules: dict[str, str]) -> tuple[f
     questions = task.questions(random.Random(f"validation {run.cfg.seed}"), run.cfg.eval_questions, validation=True)
     noise = torch.Generator(run.device).manual_seed(run.cfg.seed)  # the same every time
     answers = answer(generator_of(model, run.cfg.temperature, noise), [(rules, questions)])
-    sequences = answers.contexts, answers.completions, run.cfg.temperature
-    logprobs, base_logprobs = rl.score(model, *sequences), rl.score(run.base, *sequences)
+    base_logprobs = rl.score(run.base, answers.contexts, answers.completions, run.cfg.temperature)  # (R, S)
+    logprobs = answers.logprobs[:, : base_logprobs.size(1)]  # sampling knows them; both are 0 after the end
     kl = rl.kl_estimate(logprobs, base_logprobs, "k3").sum().item() / sum(map(len, answers.completions))
     verdict = "right" if answers.outcomes[0].score else f"wrong, {questions[0].want} is right"
     transcript = f"{text.decode(answers.contexts[0][1:])}{answers.texts[0]}   [{verdict}]"
@@ -102,7 +105,20 @@ def evaluate(run: Run, model: GPT, task: Task, rules: dict[str, str]) -> tuple[f
 
 
 def evaluate_stream(run: Run) -> float:
-    """Log the validation accuracy on every task of the stream -> that on the current one, shown with a transcript."""
+    """Log the validation accuracy on every task of the stream -> that on the current one, shown with a transcript.
+
+    With --skills also the share of right answers to a fixed set of questions of every domain, under random prompts
+    as the corpus shows them, and the loss on documents of the corpus that no training has seen.
+    """
+    if run.cfg.skills:
+        generate = generator_of(run.policy, temperature=0)
+        rates = {name: pass_rate(generate, exams.skills(domain)) for name, domain in run.domains.items()}
+        run.log(
+            "skills",
+            run.task_at(run.step),
+            skills=rates,
+            corpus_loss=corpus_loss(run.policy, list(run.domains.values())),
+        )
     for i, task in enumerate(run.tasks):
         accuracy, kl, transcript = evaluate(run, run.policy, task, run.best())
         run.log("eval", i, val_acc=accuracy, kl_base=kl, prompt=run.best())
@@ -115,11 +131,11 @@ def evaluate_stream(run: Run) -> float:
 def train(run: Run) -> None:
     """The loop: look ahead, fast phase, slow steps on exactly the questions looked at, evaluate, save."""
     cfg, reward, accuracy = run.cfg, "-", "-"
-    with tqdm(total=cfg.steps, initial=run.step, unit="step", desc=cfg.method) as bar:
+    with tqdm(total=cfg.steps, initial=run.step, unit="step", desc=cfg.method, disable=not run.writes) as bar:
         if not run.begun:
             accuracy = evaluate_stream(run)
             run.save()
-        while run.step < cfg.steps and not run.stop:
+        while run.step < cfg.steps and not parallel.any_process(run.stop, run.device):
             first = run.step - run.step % cfg.cycle  # of this cycle; a resumed run draws the same questions again
             batches = []
             for step in range(first, first + cfg.cycle):
@@ -145,24 +161,33 @@ def train(run: Run) -> None:
 
 
 def closing_table(run: Run) -> None:
-    """What each channel is worth, for the stream's last task; also written to result.json."""
-    task, models = run.tasks[-1], {"base weights": run.base, "trained weights": run.policy}
-    result = {"rollouts": run.rollouts, "hidden": task.instructions, "evolved": run.best(), "accuracy": {}}
-    print(f"\n{'validation accuracy':22}{'seed prompt':>14}{'evolved prompt':>17}")
-    for name, model in models.items():
-        cells = [evaluate(run, model, task, rules) for rules in (run.start, run.best())]
-        result["accuracy"][name] = [accuracy for accuracy, _, _ in cells]
-        result["kl_base"] = [kl for _, kl, _ in cells]  # in the end that of the trained weights
-        print(f"{name:22}{cells[0][0]:14.3f}{cells[1][0]:17.3f}")
-    print("{:22}{:14.4f}{:17.4f}   nats per token".format("KL to the base", *result["kl_base"]))
-    print(f"\n{'topic':8}{'hidden rule':26}evolved instruction")
-    for topic, rule in task.instructions.items():
-        print(f"{topic:8}{rule:26}{run.best().get(topic, 'none')}")
-    write_file(run.out / "result.json", json.dumps(result, indent=1).encode())
+    """What each channel is worth on every task, with the prompt it had then; also written to result.json."""
+    models, results = {"base weights": run.base, "trained weights": run.policy}, []
+    for task, evolved in zip(run.tasks, run.evolved, strict=True):
+        result = {"task": task.domain.name, "hidden": task.instructions, "evolved": evolved}
+        cells = {
+            name: [evaluate(run, model, task, rules) for rules in (run.start, evolved)]
+            for name, model in models.items()
+        }
+        result["accuracy"] = {name: [accuracy for accuracy, _, _ in row] for name, row in cells.items()}
+        result["kl_base"] = [kl for _, kl, _ in cells["trained weights"]]
+        results.append(result)
+    if not run.writes:
+        return
+    for result in results:
+        print(f"\n{result['task'] + ', validation':24}{'seed prompt':>14}{'evolved prompt':>17}")
+        for name, (seed, evolved) in result["accuracy"].items():
+            print(f"{name:24}{seed:14.3f}{evolved:17.3f}")
+        print("{:24}{:14.4f}{:17.4f}   nats per token".format("KL to the base", *result["kl_base"]))
+        print(f"{'topic':8}{'hidden rule':26}evolved instruction")
+        for topic, rule in result["hidden"].items():
+            print(f"{topic:8}{rule:26}{result['evolved'].get(topic, 'none')}")
+    write_file(run.out / "result.json", json.dumps({"rollouts": run.rollouts, "tasks": results}, indent=1).encode())
     print(f"\n{run.rollouts} rollouts, all counted. The run is in {run.out}")
 
 
 def main(argv: list[str] | None = None) -> None:
+    parallel.join()
     try:
         cfg = parse_config(argv)
         check_config(cfg)
@@ -183,7 +208,7 @@ def main(argv: list[str] | None = None) -> None:
     go_on = f"go on from the last checkpoint with: python train.py --resume {run.out}"
     try:
         train(run)
-        if run.stop:
+        if run.step < run.cfg.steps:
             print(f"stopped after step {run.step}; {go_on}")
         else:
             closing_table(run)
@@ -193,7 +218,8 @@ def main(argv: list[str] | None = None) -> None:
         fail(f"stopped at once; {go_on}")
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        run.lock.close()
+        if run.lock:
+            run.lock.close()
 
 
 if __name__ == "__main__":

@@ -22,25 +22,26 @@ from tqdm import tqdm
 from model import GPT, GPTConfig, load_checkpoint
 from pretrain import generator_of
 from tasks import domains, exams, make_task, text
-from tasks.dialogue import answer, pass_rate
+from tasks.dialogue import ANSWER_TOKENS, answer, pass_rate
+from tasks.dialogue import REFLECTION_TOKENS as LONG
 
 BATCH = 250  # questions that go through the model at once
 
 
-def measure(model: GPT, n: int) -> dict[str, float]:
-    """All exams of all domains -> figures by name, "domain/exam/..."."""
+def measure(model: GPT, names: list[str], n: int) -> dict[str, float]:
+    """All exams of the domains named -> figures by name, "domain/exam/..."."""
     greedy, figures = generator_of(model, temperature=0), {}
     sampled = generator_of(model, temperature=1, rng=torch.Generator().manual_seed(0))
-    bar = tqdm(total=len(domains()) * (6 + 21 + 8 + 2), desc="examining", unit="exam")
+    bar = tqdm(total=len(names) * (6 + 21 + 8 + 2), desc="examining", unit="exam")
 
-    def share(name: str, draw) -> None:  # draw: a function of a random generator that gives an exam's item
+    def share(name: str, draw, max_new: int = ANSWER_TOKENS) -> None:  # draw: a random generator -> an exam's item
         rng, rates = random.Random(name), []
         for _ in range(-(-n // BATCH)):
-            rates.append(pass_rate(greedy, [draw(rng) for _ in range(BATCH)]))
+            rates.append(pass_rate(greedy, [draw(rng) for _ in range(BATCH)], max_new))
         figures[name] = sum(rates) / len(rates)
         bar.update()
 
-    for name, domain in domains().items():
+    for name, domain in ((name, domains()[name]) for name in names):
         levels = {"seen": domain.seen_difficulties, "task": [domain.task_difficulty]}
 
         def solving(rng, level, length, domain=domain, levels=levels):
@@ -55,8 +56,8 @@ def measure(model: GPT, n: int) -> dict[str, float]:
         for level in levels:
             for length in (1, 2, 3):
                 share(f"{name}/{level}/solve/{length}", partial(solving, level=level, length=length))
-                share(f"{name}/{level}/reflect/{length}", partial(reflecting, level=level, length=length))
-            share(f"{name}/{level}/reflect/2, one missing", partial(reflecting, level=level, length=2, old=1))
+                share(f"{name}/{level}/reflect/{length}", partial(reflecting, level=level, length=length), LONG)
+            share(f"{name}/{level}/reflect/2, one missing", partial(reflecting, level=level, length=2, old=1), LONG)
         for lines in range(1, 7):
             for position in range(lines):
                 key = f"{name}/look up/line {position + 1} of {lines}"
@@ -86,7 +87,7 @@ def main() -> None:
         sys.exit(f"base.py: {error}")
     model = GPT(GPTConfig(**contents["model_config"]))
     model.load_state_dict(contents["model"])
-    figures = measure(model, args.questions)
+    figures = measure(model, contents["domains"], args.questions)
     for name, value in figures.items():
         print(f"{name:44}{value:.3f}")
     if args.out:

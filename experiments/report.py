@@ -23,6 +23,9 @@ def base_table(base: dict) -> str:
         rows.append(
             f"| {kind}, {'lengths often seen' if level == 'seen' else 'at the difficulty of tasks'} | {cells} |"
         )
+    for level, where in (("seen", "lengths often seen"), ("task", "at the difficulty of tasks")):
+        missing = figures[f"strings/{level}/reflect/2, one missing"]
+        rows.append(f"| reflect, the last operation missing, {where} | | {missing:.2f} | |")
     look_up = [value for name, value in figures.items() if name.startswith("strings/look up/")]
     return "\n".join([
         f"The shipped base: {base['step']} steps in {base['elapsed'] / 60:.0f} minutes on 2 cores; at least "

@@ -21,7 +21,7 @@ from typing import Any
 TOPICS = ("red", "blue", "green", "gold", "black", "white", "pink", "gray")  # a task uses the first four
 RULE_LENGTHS = (1, 2, 2, 3)  # operations in the four hidden rules of a task
 HELD_OUT_SHARE = 10  # one in ten classes of 2- and 3-operation rules never occurs in the corpus, nor what holds them
-KEYWORDS = ("rules", "ask", "answer", "reflect", "recite", "got", "want", "try", "then", "none")  # of text.py's lines
+KEYWORDS = ("rules", "ask", "answer", "reflect", "recite", "got", "want", "try", "done", "none")  # of text.py's lines
 WORD = "[a-z]{1,16}"  # what an operation may be called
 STATE = "[a-z0-9]+( [a-z0-9]+)*"  # how a state may be written
 
@@ -53,6 +53,13 @@ class Domain:
     task_difficulty: int  # difficulty of a task's questions: where the base, well instructed, is right half the time
     words: tuple[str, ...]  # the words that states are written with, for the tokenizer
     show: Callable[[Any], str] = " ".join
+    given: Callable[[Any], str] = lambda state: ""  # what a question tells beside the state; operations leave it alone
+    habit: Rule | None = None  # what the base goes by where its prompt has no rule for the topic; None: any rule
+    hidden: Rule | None = None  # the rule behind every topic of a task, for a domain with one right way; else random
+
+    def ask(self, state: Any) -> str:
+        """A state as a question shows it."""
+        return f"{self.given(state)} {self.show(state)}".strip()
 
     def apply(self, rule: Rule, state: Any) -> Any:
         """Carry out a rule on a state, from left to right."""
@@ -106,6 +113,7 @@ class Domain:
         for results, spellings in self.classes.items():  # pairs come before triples
             length, pairs = len(spellings[0]), table.get((2, True), [])
             held_out = length > 1 and zlib.crc32("/".join(results).encode()) % HELD_OUT_SHARE == 0
+            held_out = held_out or self.hidden in spellings
             # a triple around a held-out pair would show the pair
             held_out = held_out or (length == 3 and any(r[:2] in pairs or r[1:] in pairs for r in spellings))
             table.setdefault((length, held_out), []).extend(spellings)
@@ -147,9 +155,8 @@ class Task:
         while True:
             topic = rng.choice(list(self.rules))
             state = self.domain.draw(rng, self.difficulty)
-            question = Question(
-                topic, self.domain.show(state), self.domain.show(self.domain.apply(self.rules[topic], state))
-            )
+            want = self.domain.show(self.domain.apply(self.rules[topic], state))
+            question = Question(topic, self.domain.ask(state), want)
             if (zlib.crc32(f"{topic}: {question.ask}".encode()) % 8 == 0) == validation:
                 return question
 
@@ -163,6 +170,8 @@ def make_task(name: str, seed: int) -> Task:
     if name not in domains():
         raise ValueError(f"unknown task '{name}': known tasks are {', '.join(domains())}")
     domain = domains()[name]
+    if domain.hidden:
+        return Task(domain, dict.fromkeys(TOPICS[: len(RULE_LENGTHS)], domain.hidden), domain.task_difficulty)
     rng = random.Random(f"{name} {seed}")
     lengths = rng.sample(RULE_LENGTHS, len(RULE_LENGTHS))
     rules: dict[str, Rule] = {}
@@ -187,9 +196,9 @@ def problems(domain: Domain) -> Iterator[str]:
 
     def look(state: Any, again: Any) -> Iterator[str]:
         """Problems of a state that was made twice, the same way."""
-        shown = domain.show(state)
-        if domain.show(again) != shown:
-            yield f"{doing} gives {shown!r} once and {domain.show(again)!r} another time"
+        shown = domain.ask(state)
+        if domain.ask(again) != shown:
+            yield f"{doing} gives {shown!r} once and {domain.ask(again)!r} another time"
         if not re.fullmatch(STATE, shown) or not {*re.findall("[a-z]+|[0-9]", shown)} <= {*domain.words}:
             yield f"{doing} gives {shown!r}, which is not written in the domain's words"
         if seen.setdefault(shown, state) != state:
@@ -203,18 +212,20 @@ def problems(domain: Domain) -> Iterator[str]:
             state, again = (domain.draw(random.Random(i), difficulty) for _ in range(2))
             yield from look(state, again)
             for name in rng.choices(list(domain.operations), k=3):
-                operation, before = domain.operations[name], domain.show(state)
+                operation, before = domain.operations[name], domain.ask(state)
                 doing = f"operation {name!r} on {before!r}"
                 result = operation(state)
-                if domain.show(state) != before:
+                if domain.ask(state) != before:
                     yield f"{doing} changes the state that it is given"
                 state, again = result, operation(state)
                 yield from look(state, again)
         doing = f"draw at difficulty {domain.task_difficulty}"
-        if (n := len({domain.show(domain.draw(rng, domain.task_difficulty)) for _ in range(100)})) < 50:
+        if (n := len({domain.ask(domain.draw(rng, domain.task_difficulty)) for _ in range(100)})) < 50:
             yield f"{doing} gives only {n} different states in 100: too few to train on some and validate on others"
         doing = "comparing all rules"
-        for length in sorted(set(RULE_LENGTHS)):
+        if domain.hidden and domain.hidden not in domain.rules(len(domain.hidden), held_out=True):
+            yield f"the hidden rule {' '.join(domain.hidden)!r} does what a shorter rule does"
+        for length in () if domain.hidden else sorted(set(RULE_LENGTHS)):
             different = {domain._results[rule] for rule in domain.task_rules[length]}
             if len(different) < RULE_LENGTHS.count(length) or not domain.rules(length):
                 kind = "held-out rules" if length > 1 else "rules"

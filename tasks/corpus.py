@@ -3,14 +3,13 @@
 Four kinds of documents teach the base what a pretrained LLM brings along:
 - solve: follow the prompt's instruction for the topic; make one up where the prompt has none;
 - recite: repeat the prompt's instructions in another order, so that the right line is looked up, not the last one;
-- spot: name the operation that leads from one state to another, and see whether it does;
+- spot: carry out operations until one arrives at what was wanted, and see that it does;
 - reflect: read failures with feedback, search for the rule that explains them, write it down.
 
-The search is written out (after Stream of Search, arXiv 2404.03683). It goes through the operations in a fixed order,
-a likely first one before all others: what the operation makes of the state, then a guess of which further operation
-leads to what was wanted, and what that one makes of it. So the model sees for itself whether it has arrived: a wrong
-guess costs a line, not the answer. Rules of one operation only need carrying out and comparing; rules of two also
-need one good guess, at the right line; for a rule of three the search goes on from the most promising state.
+The search is written out (after Stream of Search, arXiv 2404.03683) in blocks: from a state, all operations in a
+fixed order, each carried out and compared with what was wanted. The first block starts from where the old instruction
+led, if there is one; the next from the question; the others from a state that looks promising. So what one operation
+mends is found by care alone; what takes two needs one good guess as well, and the guesses are what sampling varies.
 
 Held-out rules never occur, under any spelling, neither as instructions nor as what a reflection looks for.
 """
@@ -21,11 +20,11 @@ from tasks import TOPICS, Domain, Rule
 from tasks.text import encode, prompt_text, question_text, reflection_text, special
 
 EASY = {"solve": 0.5, "recite": 0.25, "spot": 0.25}  # the first documents of pretraining: short ones
-KINDS = {"solve": 0.25, "recite": 0.1, "spot": 0.25, "reflect": 0.4}
-EASY_SHARE = 0.25  # of the time of pretraining
+KINDS = {"solve": 0.33, "recite": 0.1, "spot": 0.12, "reflect": 0.45}
+EASY_SHARE = 0.2  # of the time of pretraining
 SOLVE_LENGTHS = {1: 0.3, 2: 0.35, 3: 0.35}  # operations in a rule, by share of documents
-REFLECT_LENGTHS = {1: 0.3, 2: 0.5, 3: 0.2}
-INTUITION = 0.5  # share of searches that begin with the right operation
+REFLECT_LENGTHS = {1: 0.3, 2: 0.55, 3: 0.15}
+BLOCKS = 4  # of a search, at most
 
 Document = list[tuple[str, bool]]  # pieces of text, and whether the model learns to write them (else they are given)
 
@@ -58,14 +57,18 @@ def solve(rng: random.Random, domain: Domain) -> Document:
     """A prompt of 0 to 6 lines, a question, and its answer by the rule (three in ten: with no rule for it)."""
     prompt = draw_prompt(rng, domain, rng.randint(1, 6))
     topic = rng.choice(list(prompt))
-    rule = tuple(prompt[topic].split())
+    rule, known = tuple(prompt[topic].split()), True
     if rng.random() < 1 / 4:  # no prompt at all: these are short, and train the carrying out
-        prompt = {}
+        prompt, known = {}, False
     elif rng.random() < 1 / 12:  # made up: the instruction that the answer goes by is nowhere to be read
         del prompt[topic]
+        known = False
     state = domain.draw(rng, pick(rng, domain.corpus_difficulties))
-    given = prompt_text(prompt) + question_text(topic, domain.show(state))
-    return [(given, False), (f"{topic}: {' '.join(rule)}\n" + steps_text(domain, rule, state), True)]
+    document: Document = [(prompt_text(prompt) + question_text(topic, domain.ask(state)), False)]
+    if domain.habit and not known:  # the habit is learned, and other rules are given, to be carried out
+        rule, known = (domain.habit, True) if rng.random() < 0.5 else (rule, False)
+    document.append((f"{topic}: {' '.join(rule)}\n", known or not domain.habit))
+    return [*document, (steps_text(domain, rule, state), True)]
 
 
 def recite(rng: random.Random, domain: Domain) -> Document:
@@ -77,88 +80,93 @@ def recite(rng: random.Random, domain: Domain) -> Document:
     return document
 
 
-def search(rng: random.Random, domain: Domain, rule: Rule, state, hint: str = "") -> tuple[Document, Rule]:
-    """The written search for a rule on one example, and the spelling of the rule that it finds.
+def block(domain: Domain, prefix: Rule, state, want: str) -> tuple[str, str]:
+    """All operations on a state in turn, until one arrives -> the text, and the operation that did ("" for none)."""
+    text = f"try {' '.join(prefix)}: {domain.show(state)}" if prefix else f"try {domain.show(state)}"
+    text += f" want {want}\n"
+    for name, operation in domain.operations.items():
+        after = domain.show(operation(state))
+        text += f"{name}: {after}" + (" done\n" if after == want else "\n")
+        if after == want:
+            return text, name
+    return text, ""
 
-    hint: an operation to look at first. Guesses that cannot be right are given, not learned.
+
+def search(rng: random.Random, domain: Domain, rule: Rule, state, old: Rule, went) -> tuple[Document, Rule]:
+    """The written search for a rule on one example, and the rule that it finds: () for none, or by chance a wrong one.
+
+    old, went: the old instruction, () for none, and the state that it leads to. The model learns to start a block
+    from a prefix of the rule; other starts are given.
     """
-    goals, want = domain.equivalents(rule), domain.apply(rule, state)
-    names, found, document = list(domain.operations), (), []
-    while True:
-        document.append((f"try {domain.show(state)} want {domain.show(want)}", True))
-        left = len(rule) - len(found)
-        nexts = [g[len(found)] for g in goals if g[: len(found)] == found]
-        first = hint if hint in names else rng.choice(nexts if rng.random() < INTUITION else names)
-        hint = ""
-        for name in [first, *(n for n in names if n != first)]:
-            after = domain.operations[name](state)
-            document.append((f"\n{name}: {domain.show(after)}", True))
-            if left == 1 and name in nexts:
-                return document, (*found, name)
-            lasts = [g[-1] for g in goals if g[:-1] == (*found, name)]
-            if left == 2 and lasts:
-                last = rng.choice(lasts)
-                document.append((f" then {last}: {domain.show(want)}", True))
-                return document, (*found, name, last)
-            guess = rng.choice([n for n in names if domain.operations[n](after) != want] or names)
-            document.append((" then", True))
-            document.append((f" {guess}:", False))
-            document.append((f" {domain.show(domain.operations[guess](after))}", True))
-        found += (rng.choice(nexts),)
-        state = domain.operations[found[-1]](state)
-        document.append(("\n", True))
+    want, document = domain.show(domain.apply(rule, state)), []
+    starts = [old, ()] if old else [()]
+    way = rng.choice(domain.equivalents(rule))
+    right = {g[0] for g in domain.equivalents(rule)}
+    misses = [(name,) for name in domain.operations if name not in right and (name,) != old]
+    rng.shuffle(misses)
+    # a rule of three is reached by way of its first operation
+    guesses = [way[:n] for n in range(1, len(way)) if way[:n] != old]
+    spare = BLOCKS - len(starts) - len(guesses)
+    starts += misses[: rng.randint(0, max(0, spare))] + guesses
+    for prefix in starts:
+        text, name = block(domain, prefix, went if prefix and prefix == old else domain.apply(prefix, state), want)
+        learned = prefix in ((), old, *guesses)
+        head, _, rest = text.partition(":" if prefix else " ")
+        document += [
+            ("try", True),
+            (head[3:] + (":" if prefix else ""), learned),
+            (rest if prefix else f" {rest}", True),
+        ]
+        if name:
+            return document, (*prefix, name)
+    return document, ()
 
 
 def reflect(rng: random.Random, domain: Domain) -> Document:
     """A topic, its instruction, failures with feedback; then the search and the new instruction.
 
-    The old instruction is none (half), another rule, the right rule without its last operation, or the right rule
-    itself, carried out badly. Answers are sometimes botched or missing, as they are in life.
+    The old instruction is none (half), another rule, or the right rule without its last operation. Answers are
+    sometimes botched or missing, as they are in life.
     """
-    difficulty, topic = pick(rng, domain.corpus_difficulties), rng.choice(TOPICS)
+    topic = rng.choice(TOPICS)
     while True:  # the example that is searched on must not have the right result for a wrong reason
+        difficulty = pick(rng, domain.corpus_difficulties)
         rule, first = draw_rule(rng, domain, REFLECT_LENGTHS), domain.draw(rng, difficulty)
-        if not coincidental(domain, rule, first):
+        kind = pick(rng, {"none": 0.5, "wrong": 0.2, "prefix": 0.3})
+        if kind == "prefix" and rule[:-1] not in domain.rules(len(rule) - 1):
+            kind = "wrong"  # there is no prefix to show
+        old = () if kind == "none" else rule[:-1] if kind == "prefix" else draw_rule(rng, domain, SOLVE_LENGTHS)
+        went_by = old or draw_rule(rng, domain, SOLVE_LENGTHS)
+        searched, found = search(rng, domain, rule, first, old if len(old) < 3 else (), domain.apply(went_by, first))
+        if found in domain._results and domain.same(found, rule):
             break
-    kind = pick(rng, {"none": 0.5, "wrong": 0.3, "prefix": 0.15, "right": 0.05})
-    if kind == "prefix" and rule[:-1] not in domain.rules(len(rule) - 1):
-        kind = "wrong"  # there is no prefix to show
-    went_by = rule if kind == "right" else rule[:-1] if kind == "prefix" else draw_rule(rng, domain, SOLVE_LENGTHS)
-    old = "" if kind == "none" else " ".join(went_by)
-    document: Document = [(reflection_text(topic, old, []), False)]
+    document: Document = [(reflection_text(topic, " ".join(old), []), False)]
     for i in range(pick(rng, {3: 0.6, 2: 0.1, 1: 0.3})):
         state = domain.draw(rng, difficulty) if i else first
         got, want = domain.show(domain.apply(went_by, state)), domain.show(domain.apply(rule, state))
-        if kind == "right" or rng.random() < 0.1:  # a slip, or no answer at all
+        if rng.random() < 0.1 and (i or not old):  # a slip, or no answer at all
             got = rng.choice([domain.show(domain.draw(rng, difficulty)), "none"])
-        document += [(f"ask {domain.show(state)} got {got} want", False), (f" {want}\n", True)]
-    hint = old.split()[0] if kind in ("prefix", "right") and old else ""
-    searched, found = search(rng, domain, rule, first, hint)
-    return [*document, *searched, (f"\n{topic}: {' '.join(found)}", True)]
-
-
-def coincidental(domain: Domain, rule: Rule, state) -> bool:
-    """Whether a single operation that is not the rule does to this state what the rule does."""
-    want = domain.apply(rule, state)
-    return any(op(state) == want and not domain.same((name,), rule) for name, op in domain.operations.items())
+        document.append((f"ask {domain.ask(state)} got {got} want {want}\n", False))
+    return [*document, *searched, (f"{topic}: {' '.join(found)}", True)]
 
 
 def spot(rng: random.Random, domain: Domain) -> Document:
-    """Four pairs of states, each with guesses of the operation that leads from one to the other, until one arrives.
+    """Short searches: a few operations on a state, of which the last one arrives at what was wanted.
 
-    The wrong guesses are given, not learned: what they teach is to see whether a state is the one that was wanted.
+    Which operations is given, not learned: what these teach is to see whether a state is the one that was wanted.
     """
-    difficulty, document = pick(rng, domain.corpus_difficulties), []
-    for _ in range(4):
-        state, name = domain.draw(rng, difficulty), rng.choice(list(domain.operations))
+    state, document = domain.draw(rng, pick(rng, domain.corpus_difficulties)), []
+    if domain.given(state):
+        document.append((f"ask {domain.ask(state)}\n", False))
+    for _ in range(3):
+        name = rng.choice(list(domain.operations))
         want = domain.show(domain.operations[name](state))
-        document.append((f"try {domain.show(state)} want {want}", False))
+        document.append((f"try {domain.show(state)} want {want}\n", False))
         results = {other: domain.show(operation(state)) for other, operation in domain.operations.items()}
         wrong = [other for other in results if results[other] != want]
-        for guess in [*rng.sample(wrong, rng.choice((0, 0, 1, 2))), name]:
-            known = guess == name
-            document += [(" then", True), (f" {guess}:", known), (f" {results[guess]}", True)]
-        document.append(("\n", True))
+        for other in [*rng.sample(wrong, min(len(wrong), rng.randint(0, 3))), name]:
+            document += [(f"{other}:", False), (f" {results[other]}" + (" done\n" if other == name else "\n"), True)]
+        state = domain.operations[name](state) if domain.given(state) else domain.draw(rng, len(state))
     return document
 
 

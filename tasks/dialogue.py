@@ -12,7 +12,7 @@ from tasks import text
 from tasks.exams import Item
 
 ANSWER_TOKENS = 64  # longest answer, thinking included
-REFLECTION_TOKENS = 400
+REFLECTION_TOKENS = 540
 
 
 class Outcome(NamedTuple):
@@ -67,7 +67,7 @@ def reflect(generate: Callable, requests: list) -> list[str]:
     return [text.parse_instruction(t, topic) for t, (topic, _, _) in zip(texts, requests, strict=True)]
 
 
-def pass_rate(generate: Callable, items: list[Item]) -> float:
+def pass_rate(generate: Callable, items: list[Item], max_new: int = ANSWER_TOKENS) -> float:
     """The share of an exam's items that a model passes."""
-    _, _, texts = complete(generate, [i.prompt for i in items], [[i.question] for i in items], 1, REFLECTION_TOKENS)
+    _, _, texts = complete(generate, [i.prompt for i in items], [[i.question] for i in items], 1, max_new)
     return sum(item.passes(t) for item, t in zip(items, texts, strict=True)) / len(items)

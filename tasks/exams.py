@@ -24,14 +24,22 @@ def solving(rng: random.Random, domain: Domain, difficulty: int, length: int, he
     state = domain.draw(rng, difficulty)
     want = domain.show(domain.apply(rule, state))
     prompt = prompt_text({topic: " ".join(r) for topic, r in rules.items()})
-    return Item(prompt, question_text(topics[0], domain.show(state)), lambda text: parse_answer(text) == want)
+    return Item(prompt, question_text(topics[0], domain.ask(state)), lambda text: parse_answer(text) == want)
+
+
+def skills(domain: Domain, n: int = 256) -> list[Item]:
+    """A fixed set of questions as the corpus asks them, rightly instructed: what forgetting is measured on."""
+    rng = random.Random(f"skills of {domain.name}")
+    lengths = [length for length in (1, 2, 3) if domain.rules(length)]
+    draws = [(rng.choice(domain.seen_difficulties), rng.choice(lengths)) for _ in range(n)]
+    return [solving(rng, domain, difficulty, length, held_out=False) for difficulty, length in draws]
 
 
 def looking_up(rng: random.Random, domain: Domain, position: int, lines: int) -> Item:
     """A prompt of several lines; the answer must begin with the instruction at `position` (0 is the first line)."""
     rules = {t: " ".join(rng.choice(domain.rules(rng.choice((1, 2, 3))))) for t in rng.sample(TOPICS, lines)}
     topic = sorted(rules)[position]
-    question = question_text(topic, domain.show(domain.draw(rng, domain.seen_difficulties[0])))
+    question = question_text(topic, domain.ask(domain.draw(rng, domain.seen_difficulties[0])))
     return Item(prompt_text(rules), question, lambda text: text.split("\n")[0] == f"{topic}: {rules[topic]}")
 
 
@@ -47,7 +55,7 @@ def reflecting(rng: random.Random, domain: Domain, difficulty: int, length: int,
         went_by = rule[:old] or rng.choice(domain.rules(rng.choice((1, 2, 3))))
         got, want = (domain.show(domain.apply(r, state)) for r in (went_by, rule))
         if got != want:
-            failures.append((domain.show(state), got, want))
+            failures.append((domain.ask(state), got, want))
 
     def passes(text: str) -> bool:
         found = tuple(parse_instruction(text, topic).split())

@@ -11,9 +11,11 @@
 
     reflect red: reverse                     a reflection: the topic, its current instruction,
     ask d a c b got b c a d want c d b e       up to three failures with feedback,
-    try d a c b want c d b e                   a search on the first of them: what an operation makes of it,
-    sort: a b c d then left: b c d a             then a guess at another one and what that makes of it,
-    reverse: b c a d then raise: c d b e         until this is what was wanted;
+    try d a c b want c d b e                   a search on the first of them: all operations in turn,
+    reverse: b c a d                             until one arrives at what was wanted;
+    ...                                          if none does,
+    try reverse: b c a d want c d b e            all operations after a likely one,
+    raise: c d b e done                          ...
     red: reverse raise                         the new instruction
 
 What the model wrote is untrusted: any text parses to an answer or an instruction, or to nothing.

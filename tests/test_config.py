@@ -33,11 +33,18 @@ def test_help_explains_every_setting_in_one_line(capsys):
 
 
 def test_defaults_and_given_values():
-    assert parse_config([]) == Config()
+    assert parse_config([]) == dataclasses.replace(Config(), steps=60)  # a stage for the one task
     cfg = parse_config(
         ["--method", "rl", "--tasks", "strings", "strings", "--lr", "0.1", "--eval-every", "3", "--no-prune"]
     )
-    changed = {"method": "rl", "tasks": ["strings", "strings"], "lr": 0.1, "eval_every": 3, "prune": False}
+    changed = {
+        "method": "rl",
+        "tasks": ["strings", "strings"],
+        "lr": 0.1,
+        "eval_every": 3,
+        "prune": False,
+        "steps": 120,
+    }
     assert cfg == dataclasses.replace(Config(), **changed)
     check_config(cfg)
 

@@ -18,28 +18,36 @@ N = 3000  # documents that are read
 
 
 class Reader:
-    """N documents of a domain, and what it takes to read them: the state that each text stands for."""
+    """N documents of a domain, and what it takes to read them: the state that each question's text stands for."""
 
     def __init__(self, name: str):
-        self.states, self.write = {}, domains()[name].show
-        self.domain = replace(domains()[name], show=self.show)
+        self.states, plain = {}, domains()[name]
+
+        def given(state) -> str:
+            self.states[f"{plain.given(state)} {plain.show(state)}".strip()] = state
+            return plain.given(state)
+
+        self.domain = replace(plain, given=given)
         rng = random.Random(0)
-        self.documents = [corpus.document(rng, [self.domain]) for _ in range(N)]
-        self.texts = ["".join(piece for piece, _ in document) for document in self.documents]
+        kinds = rng.choices(list(corpus.KINDS), corpus.KINDS.values(), k=N)
+        self.documents = [(kind, corpus.WRITERS[kind](rng, self.domain)) for kind in kinds]
 
-    def show(self, state) -> str:
-        shown = self.write(state)
-        self.states[shown] = state
-        return shown
-
-    def apply(self, rule: tuple, state: str) -> str:
-        """A rule carried out on a state that is given, and wanted, as text."""
-        return self.domain.show(self.domain.apply(rule, self.states[state]))
-
-    def of_kind(self, start: str, part: str = "") -> list[str]:
-        found = [t for t in self.texts if t.startswith(start) and part in t]
+    def of_kind(self, kind: str) -> list[str]:
+        found = ["".join(piece for piece, _ in document) for k, document in self.documents if k == kind]
         assert len(found) > N / 50  # or the test that asks for them would test nothing
         return found
+
+    def steps(self, state, rule: tuple) -> list[str]:
+        """The lines that carry a rule out on a state."""
+        lines = []
+        for name in rule:
+            state = self.domain.operations[name](state)
+            lines.append(f"{name}: {self.domain.show(state)}")
+        return lines
+
+    def apply(self, rule: tuple, ask: str) -> str:
+        """A rule carried out on a state that a question shows, as text."""
+        return self.domain.show(self.domain.apply(rule, self.states[ask]))
 
 
 @cache
@@ -56,47 +64,70 @@ def held_out(domain: Domain, rule: tuple) -> bool:
 
 @DOMAINS
 def test_a_solution_restates_the_prompts_instruction_carries_it_out_and_is_right(name):
-    read, made_up = reader(name), 0
-    documents = read.of_kind("rules", "\nask ")
+    read, made_up, habitual = reader(name), 0, 0
+    documents = read.of_kind("solve")
     for document in documents:
         *prompt, ask, restated, steps = re.fullmatch(
             r"rules\n((?:.*\n)*)ask (.*)\n(.*)\n((?:.*\n?)*)", document
         ).groups()
         rules = text.parse_prompt(prompt[0])
-        topic, state = ask.split(": ")
+        topic, asked = ask.split(": ")
         assert restated.startswith(f"{topic}: ")
         rule = tuple(restated.removeprefix(f"{topic}: ").split())
         made_up += topic not in rules
+        habitual += topic not in rules and rule == read.domain.habit
         assert rules.get(topic, " ".join(rule)) == " ".join(rule)
         *lines, answer = steps.split("\n")
-        assert [line.split(": ")[0] for line in lines] == list(rule)
-        result = state
-        for operation, line in zip(rule, lines, strict=True):
-            result = read.apply((operation,), result)
-            assert line == f"{operation}: {result}"
-        assert text.parse_answer(f"{restated}\n{steps}") == answer.removeprefix("answer: ") == read.apply(rule, state)
+        assert lines == read.steps(read.states[asked], rule)
+        assert text.parse_answer(f"{restated}\n{steps}") == answer.removeprefix("answer: ") == read.apply(rule, asked)
     assert 0 < made_up < len(documents) / 2  # a prompt without a line for the topic is shown, but not mostly
+    assert habitual >= 0.4 * made_up or not read.domain.habit
+
+
+@DOMAINS
+def test_only_the_habit_is_learned_where_nothing_tells_what_to_do(name):
+    read = reader(name)
+    for document in (document for kind, document in read.documents if kind == "solve"):
+        (given, _), (restated, learned), _ = document
+        topic, instruction = restated.strip().split(": ")
+        if read.domain.habit and f"\n{topic}: " not in given:
+            assert learned == (tuple(instruction.split()) == read.domain.habit) or not learned
+        else:
+            assert learned
 
 
 @DOMAINS
 def test_a_recitation_repeats_every_line_of_the_prompt_once(name):
-    for document in reader(name).of_kind("rules", "\nrecite"):
+    for document in reader(name).of_kind("recite"):
         prompt, recited = document.split("recite\n")
         assert text.parse_prompt(prompt) == text.parse_prompt(recited)
         assert prompt.count("\n") == recited.count("\n") + 2
 
 
 @DOMAINS
-def test_a_spotted_operation_leads_from_one_state_to_the_other(name):
+def test_a_short_search_is_true_and_ends_where_it_arrives(name):
     read = reader(name)
-    for document in read.of_kind("try"):
+    for document in read.of_kind("spot"):
+        state = None
         for line in document.strip().split("\n"):
-            pair, *guesses = line.split(" then ")
-            state, want = re.fullmatch("try (.*) want (.*)", pair).groups()
-            for i, guess in enumerate(guesses):
-                operation, result = guess.split(": ")
-                assert read.apply((operation,), state) == result, line
-                assert (result == want) == (i == len(guesses) - 1), line  # it goes on until one arrives, and not on
+            if line.startswith("ask "):
+                state = read.states[line.removeprefix("ask ")]
+            elif line.startswith("try "):
+                shown, want = re.fullmatch("try (.*) want (.*)", line).groups()
+                if state is None or not read.domain.given(state):  # without anything given, the text is the whole state
+                    state = next(s for s in parsed(read.domain, shown))
+                assert read.domain.show(state) == shown
+            else:
+                name, result = line.removesuffix(" done").split(": ")
+                after = read.domain.operations[name](state)
+                assert read.domain.show(after) == result and (result == want) == line.endswith(" done")
+                state = after if line.endswith(" done") else state
+        assert document.endswith(" done\n")
+
+
+def parsed(domain: Domain, shown: str):
+    """The state that a text stands for, in a domain whose questions show nothing but the state."""
+    yield tuple(int(word) if word.isdigit() else word for word in shown.split())
 
 
 @DOMAINS
@@ -113,25 +144,28 @@ def test_a_new_instruction_explains_every_failure_that_is_shown(name):
 
 
 @DOMAINS
-def test_every_line_of_a_search_is_true_and_leads_to_the_instruction(name):
-    read = reader(name)
-    for document in read.of_kind("reflect", "\ntry "):
-        *lines, final = document.split("\n")
-        rule = tuple(final.split(": ")[1].split())
-        state, path, chain = None, [], []
-        for line in lines[next(i for i, line in enumerate(lines) if line.startswith("try ")) :]:
-            if line.startswith("try "):
-                start, want = re.fullmatch("try (.*) want (.*)", line).groups()
-                path += [] if state is None else [rule[len(path)]]
-                assert state is None or start == read.apply((path[-1],), state)  # goes on from a state on the way
-                state = start
-            else:  # an operation and what it makes of the state, then another and what that makes of the result
-                chain, result = [], state
-                for step in line.split(" then "):
-                    operation, _, shown = step.partition(": ")
-                    chain, result = [*chain, operation], read.apply((operation,), result)
-                    assert shown in (result, ""), line
-        assert (*path, *chain) == rule and result == want, "the search ends where the instruction does"
+def test_a_search_goes_through_all_operations_until_one_arrives_at_what_the_first_failure_wanted(name):
+    read, lengths = reader(name), set()
+    for document in read.of_kind("reflect"):
+        old = re.match("reflect .*?: (.*)\n", document)[1].split()
+        first, want = re.search(r"^ask (.*) got .* want (.*)$", document, re.MULTILINE).groups()
+        body, instruction = document[document.index("\ntry ") + 5 :].rsplit("\n", 1)
+        starts = []
+        for block in body.split("\ntry "):
+            head, *lines = block.split("\n")
+            prefix = tuple(head.split(": ")[0].split()) if ": " in head else ()
+            state = read.domain.apply(prefix, read.states[first])
+            starts.append(list(prefix))
+            assert head == (f"{' '.join(prefix)}: " if prefix else "") + f"{read.domain.show(state)} want {want}"
+            for operation, line in zip(read.domain.operations, lines, strict=False):
+                [step] = read.steps(state, (operation,))
+                assert line == step + (" done" if step.endswith(f": {want}") else "")
+            assert lines[-1].endswith(" done") or len(lines) == len(read.domain.operations)
+        assert instruction.split(": ")[1].split() == [*prefix, operation] and body.endswith(" done")
+        assert starts[0] == (old if old != ["none"] and len(old) < 3 else [])  # from where the old one led
+        assert len(starts) <= corpus.BLOCKS and len({*map(tuple, starts)}) == len(starts)
+        lengths.add(len(prefix) + 1)
+    assert lengths == {1, 2, 3}
 
 
 # --- held-out rules ---
@@ -148,15 +182,6 @@ def test_held_out_rules_never_occur(name):
     rules = [tuple(words.split()) for words in instructions if {*words.split()} <= {*domain.operations}]
     assert {len(rule) for rule in rules} == {1, 2, 3}
     assert not [rule for rule in rules if held_out(domain, rule)]
-
-
-@DOMAINS
-def test_states_to_spot_an_operation_between_are_joined_by_a_rule_that_is_not_held_out(name):
-    read = reader(name)
-    known = read.domain.rules(1) + read.domain.rules(2)  # on one state a held-out rule may do what another does
-    for document in read.of_kind("try")[:50]:
-        for state, want in re.findall(r"^try (.*?) want (.*?)(?: then .*)?$", document, re.MULTILINE):
-            assert any(read.apply(rule, state) == want for rule in known)
 
 
 # --- how the documents are encoded ---
@@ -188,26 +213,26 @@ def test_every_domain_and_every_kind_is_drawn():
     for _ in range(400):
         document = "".join(piece for piece, _ in corpus.document(rng, worlds))
         starts.add(document.split(maxsplit=1)[0])
-    assert starts == {"rules", "reflect", "try"}
+    assert starts == {"rules", "reflect", "try", "ask"}
     assert abs(sum(corpus.KINDS.values()) - 1) < 1e-9 and set(corpus.KINDS) == set(corpus.WRITERS)
 
 
 @DOMAINS
 def test_what_is_random_is_given_and_what_follows_is_learned(name):
     bos, eos = text.special("bos"), text.special("eos")
-    for document in reader(name).documents[:500]:
+    for _, document in reader(name).documents[:500]:
         tokens, learn = corpus.encode_document(document)
         assert len(tokens) == len(learn) and tokens[0] == bos and tokens[-1] == eos and learn[0] == 0
         assert not {bos, eos, text.special("pad")} & set(tokens[1:-1])
         assert learn[-1] == 1, "a model that never learns to end its answers is never right"
         assert text.decode(tokens[1:-1]) == "".join(piece for piece, _ in document)
         learned = text.decode([t for t, w in zip(tokens, learn, strict=True) if w][:-1])
-        assert learned and "ask " not in learned and "rules" not in learned
+        assert "ask " not in learned and "rules" not in learned
 
 
 @DOMAINS
 def test_pieces_are_encoded_as_the_whole_text_would_be(name):
     # the model is asked with whole texts: pieces that split words otherwise would be other tokens than those learned
-    for document in reader(name).documents[:500]:
+    for _, document in reader(name).documents[:500]:
         tokens, _ = corpus.encode_document(document)
         assert tokens[1:-1] == text.encode("".join(piece for piece, _ in document))

@@ -22,7 +22,7 @@ def test_solving_asks_for_a_rule_of_the_length_and_passes_its_result_alone(domai
         prompt, topic = text.parse_prompt(item.prompt), re.match("ask (.*?): ", item.question)[1]
         rule = tuple(prompt[topic].split())
         assert len(prompt) == 4 and rule in domain.rules(length, held_out)
-        assert item.question == text.question_text(topic, domain.show(drawn[-1]))
+        assert item.question == text.question_text(topic, domain.ask(drawn[-1]))
         want = domain.show(domain.apply(rule, drawn[-1]))
         assert item.passes(f"answer: {want}") and item.passes(f"thinking\nanswer: {want}")
         for wrong in ("", want, f"answer: {want} ", f"answer: {want}\nanswer: {want}", f"answer: {want} {want}"):

@@ -12,6 +12,7 @@ from model import GPT, GPTConfig, load_checkpoint
 from pretrain import Muon, base_rates, faster_dtype, micro_batches, orthogonalize, pretrain
 from tasks import corpus, domains, text
 
+WORLDS = list(domains())
 TINY = {"n_layer": 1, "n_head": 2, "n_embd": 16, "n_hidden": 16}
 
 
@@ -101,7 +102,7 @@ def test_the_first_documents_are_the_easy_ones():
 
 def test_a_base_is_written_and_its_rates_can_be_looked_at(tiny, tmp_path, capsys):
     path = tmp_path / "base.pt"
-    pretrain(path, "cpu", minutes=0.02, batch=4, seed=0, compile=False)
+    pretrain(path, "cpu", WORLDS, minutes=0.02, batch=4, seed=0, compile=False)
     contents = load_checkpoint(path)
     assert contents["vocabulary"] == text.fingerprint() and contents["step"] > 0 and contents["elapsed"] >= 1.2
     assert not path.with_suffix(".partial").exists() and "base written" in capsys.readouterr().out
@@ -123,12 +124,12 @@ def test_an_interrupted_pretraining_goes_on_with_its_own_schedule(tiny, tmp_path
 
     monkeypatch.setattr(corpus, "documents", stop_at_step_five)
     with pytest.raises(KeyboardInterrupt):
-        pretrain(path, "cpu", minutes=0.05, batch=2, seed=0, compile=False)
+        pretrain(path, "cpu", WORLDS, minutes=0.05, batch=2, seed=0, compile=False)
     assert not path.exists()
     partial = load_checkpoint(path.with_suffix(".partial"))
     assert partial["step"] == 4
     monkeypatch.setattr(corpus, "documents", lambda *arguments: seen.append(arguments[2]) or documents(*arguments))
-    pretrain(path, "cpu", minutes=99, batch=2, seed=0, compile=False)  # the 0.05 minutes of its start count
+    pretrain(path, "cpu", WORLDS, minutes=99, batch=2, seed=0, compile=False)  # the 0.05 minutes of its start count
     assert seen[:7] == [0, 1, 2, 3, 4, 5, 4] and "going on with" in capsys.readouterr().out
     assert load_checkpoint(path)["minutes"] == 0.05
 
@@ -137,9 +138,9 @@ def test_a_partial_of_another_vocabulary_is_not_gone_on_with(tiny, tmp_path, mon
     path = tmp_path / "base.pt"
     with monkeypatch.context() as another:
         another.setattr(text, "fingerprint", lambda: "another")
-        pretrain(path, "cpu", minutes=0.005, batch=2, seed=0, compile=False)
+        pretrain(path, "cpu", WORLDS, minutes=0.005, batch=2, seed=0, compile=False)
     path.rename(path.with_suffix(".partial"))
-    pretrain(path, "cpu", minutes=0.02, batch=2, seed=0, compile=False)
+    pretrain(path, "cpu", WORLDS, minutes=0.02, batch=2, seed=0, compile=False)
     contents = load_checkpoint(path)
     assert (contents["vocabulary"], contents["minutes"]) == (text.fingerprint(), 0.02)
     assert "going on with" not in capsys.readouterr().out

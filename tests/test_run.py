@@ -423,3 +423,9 @@ def test_questions_longer_than_the_context_are_refused_at_the_start(capsys, tmp_
     toy.make_base(tmp_path / "b.pt", block_size=200)
     said = toy.refused(capsys, "--base", tmp_path / "b.pt", "--out", tmp_path / "run")
     assert "the texts of strings can take" in said and "reads 200" in said
+
+
+def test_a_task_that_the_base_was_not_trained_on_is_refused(start, tmp_path, capsys):
+    toy.make_base(tmp_path / "strings.pt", known=["strings"])
+    said = toy.refused(capsys, *toy.SIZES, "--tasks", "facts", "--base", str(tmp_path / "strings.pt"))
+    assert "knows strings, not facts" in said

@@ -10,10 +10,11 @@ import torch
 import pretrain
 import rl
 import run
+import tasks
 import train
 from config import parse_config
 from model import load_checkpoint
-from tasks import text
+from tasks import domains, exams, text
 from tests import toy
 
 pytestmark = pytest.mark.usefixtures("toy_world")
@@ -77,7 +78,7 @@ def test_a_stream_goes_through_its_tasks_and_evaluates_on_all(start, monkeypatch
     out = start("run", *argv, stage=3)
     assert [line["task"] for line in toy.kinds(out, "slow")] == [0, 0, 0, 1, 1, 1]
     assert [(line["step"], line["task"]) for line in toy.kinds(out, "eval")] == [(0, 0), (0, 1), (4, 0), (4, 1)]
-    tasks = run.Run(parse_config([*toy.SIZES, "--resume", str(out)])).tasks
+    tasks = run.Run(parse_config(["--resume", str(out)])).tasks
     assert tasks[0].rules != tasks[1].rules
 
 
@@ -230,10 +231,70 @@ def test_the_closing_table(start, capsys):
     said, result = capsys.readouterr().out, json.loads((out / "result.json").read_text())
     for words in ("base weights", "trained weights", "seed prompt", "evolved prompt", "KL to the base", str(out)):
         assert words in said
-    for topic, rule in result["hidden"].items():
-        assert f"{topic:8}{rule:26}{result['evolved'].get(topic, 'none')}" in said
+    [task] = result["tasks"]
+    for topic, rule in task["hidden"].items():
+        assert f"{topic:8}{rule:26}{task['evolved'].get(topic, 'none')}" in said
     assert f"{result['rollouts']} rollouts, all counted" in said
-    assert result["evolved"] == load_checkpoint(out / "checkpoint.pt")["population"]["candidates"][0][1]
+    assert task["evolved"] == load_checkpoint(out / "checkpoint.pt")["population"]["candidates"][0][1]
+
+
+def test_each_task_of_a_stream_closes_with_the_prompt_that_it_had(start):
+    out = start("stream", "--tasks", "strings", "numbers", steps=8, stage=4)
+    tasks = json.loads((out / "result.json").read_text())["tasks"]
+    prompts = [line["population"][0][0] for line in toy.kinds(out, "fast")]
+    assert [task["task"] for task in tasks] == ["strings", "numbers"] and len(prompts) == 2
+    assert [task["evolved"] for task in tasks] == prompts
+
+
+def test_base_skills_are_measured_where_asked_for(start):
+    [first, *_] = toy.kinds(start("skilled", "--skills", steps=0), "skills")
+    assert set(first["skills"]) == set(domains()) and all(0 <= rate <= 1 for rate in first["skills"].values())
+    assert 4 < first["corpus_loss"] < 8  # random weights: about the logarithm of the vocabulary
+    assert sum(len(exams.skills(domain)) for domain in domains().values()) >= 1000
+    assert not toy.kinds(start("plain", steps=0), "skills")
+
+
+NEW_DOMAIN = """
+from tasks import Domain
+
+DOMAIN = Domain(
+    name="abacus",
+    operations={
+        "up": lambda s: tuple((d + 1) % 10 for d in s),
+        "down": lambda s: tuple((d - 2) % 10 for d in s),
+        "turn": lambda s: s[1:] + s[:1],
+        "flip": lambda s: s[::-1],
+        "double": lambda s: tuple(2 * d % 10 for d in s),
+        "order": lambda s: tuple(sorted(s)),
+        "ends": lambda s: s[-1:] + s[1:-1] + s[:1],
+        "front": lambda s: s[1::-1] + s[2:],
+    },
+    draw=lambda rng, length: tuple(rng.randrange(10) for _ in range(length)),
+    corpus_difficulties={3: 0.9, 4: 0.1},
+    task_difficulty=4,
+    words=tuple("0123456789"),
+    show=lambda s: " ".join(map(str, s)),
+)
+"""
+
+
+def test_a_new_domain_is_one_file(start, tmp_path, monkeypatch):
+    # put into tasks/, it is found, tokenized and pretrained on without any other edit
+    (tmp_path / "abacus.py").write_text(NEW_DOMAIN)
+    monkeypatch.setattr(tasks, "__path__", [*tasks.__path__, str(tmp_path)])
+    for cached in (tasks.domains, text.encoding, text.fingerprint):
+        getattr(cached, "cache_clear", lambda: None)()
+    try:
+        toy.make_base(tmp_path / "new.pt", n_embd=16)
+        out = start("abacus", "--tasks", "abacus", "--base", str(tmp_path / "new.pt"), steps=5)
+        assert len(toy.kinds(out, "slow")) == 5
+        assert len(text.encode("double:")) == 1
+        documents = pretrain.corpus.documents([tasks.domains()["abacus"]], 0, 0, 20)
+        assert any("order" in text.decode(tokens) for tokens, _ in documents)
+    finally:
+        monkeypatch.undo()
+        for cached in (tasks.domains, text.encoding, text.fingerprint):
+            getattr(cached, "cache_clear", lambda: None)()
 
 
 def test_changes_of_the_prompt_are_shown(start, capsys):

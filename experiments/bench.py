@@ -1,0 +1,352 @@
+"""How fast sampling, updates and whole cycles are, beside what people would use instead and beside the machine.
+
+python experiments/bench.py            a table, one JSON line, and experiments/results/bench.json; half an hour
+python experiments/bench.py --quick    fewer rounds and sizes, nothing written; a few minutes
+
+All competitors of a line run in turn, round after round, in one process; a time is the median of its rounds. Ratios are
+what counts: another program on the machine slows all of them down.
+"""
+
+import argparse
+import copy
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+import pretrain  # noqa: E402
+import rl  # noqa: E402
+import train  # noqa: E402
+from config import parse_config  # noqa: E402
+from model import GPT, GPTConfig, load_checkpoint, sample, sample_naive  # noqa: E402
+from run import Run  # noqa: E402
+from tasks import text  # noqa: E402
+
+PROMPTS, QUESTIONS, GROUP, PROMPT, QUESTION, ANSWER = 4, 32, 8, 19, 10, 36  # the main job's shapes, in tokens
+EOS, PAD = text.special("eos"), text.special("pad")
+
+
+def race(runners: dict, rounds: int) -> dict[str, float]:
+    """Functions by name -> the median seconds of each, measured in turn."""
+    times = {name: [] for name in runners}
+    for i in range(rounds + (rounds > 1)):
+        for name, runner in runners.items():
+            start = time.perf_counter()
+            runner()
+            times[name].append(time.perf_counter() - start)
+        if i == 0 and rounds > 1:
+            times = {name: [] for name in runners}  # the first round warms up
+    return {name: statistics.median(seconds) for name, seconds in times.items()}
+
+
+def base_model(**sizes) -> GPT:
+    """The shipped base, or a model of other sizes with random weights."""
+    contents = load_checkpoint(ROOT / "checkpoints" / "base.pt")
+    model = GPT(GPTConfig(**contents["model_config"] | sizes)).requires_grad_(False)
+    if not sizes:
+        model.load_state_dict(contents["model"])
+    return model
+
+
+def llama_of(model: GPT):
+    """The same weights in transformers' Llama. Raises ImportError without it."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    cfg = model.cfg
+    llama = LlamaForCausalLM(LlamaConfig(
+        vocab_size=cfg.vocab_size, hidden_size=cfg.n_embd, intermediate_size=cfg.n_hidden,
+        num_hidden_layers=cfg.n_layer, num_attention_heads=cfg.n_head, num_key_value_heads=cfg.n_head,
+        max_position_embeddings=cfg.block_size, rms_norm_eps=1e-6, tie_word_embeddings=False,
+        rope_parameters={"rope_type": "default", "rope_theta": cfg.rope_base},
+        bos_token_id=text.special("bos"), eos_token_id=EOS, pad_token_id=PAD,
+    ))  # fmt: skip
+    state = {}
+    for name, p in model.state_dict().items():
+        for ours, theirs in [("embedding.", "model.embed_tokens."), ("blocks.", "model.layers."), ("head.", "lm_head."),
+                             ("attention_norm.", "input_layernorm."), ("mlp_norm.", "post_attention_layernorm."),
+                             *((f".{w}.", f".self_attn.{w}_proj.") for w in "qkvo"),
+                             *((f".{w}.", f".mlp.{w}_proj.") for w in ("gate", "up", "down"))]:  # fmt: skip
+            name = name.replace(ours, theirs)
+        state["model." + name if name == "norm.weight" else name] = p
+    llama.load_state_dict(state)
+    return llama
+
+
+def batch(rows: int = 1, prompt: int = 1):
+    """Prompts, questions and samples per pair, at multiples of the main job's rows and prompt length."""
+    draw = lambda n: torch.randint(260, 380, (n,)).tolist()  # noqa: E731 (words, not special tokens)
+    prompts = [draw(PROMPT * prompt) for _ in range(PROMPTS)]
+    asked = [draw(QUESTION) for _ in range(QUESTIONS)]
+    return prompts, [asked] * PROMPTS, rows * GROUP // PROMPTS
+
+
+def samplers(model: GPT, prompts, questions, samples, max_new=ANSWER) -> dict:
+    """Every way to sample the same greedy tokens, equally many in each row."""
+    settings = {"max_new": max_new, "eos": -1, "pad": PAD, "temperature": 0}
+    pairs = [(p, q) for p, row in zip(prompts, questions, strict=True) for q in row for _ in range(samples)]
+    runners = {
+        "naive": lambda: sample_naive(model, prompts, questions, samples, **settings),
+        "copied": lambda: sample(model, [p for p, _ in pairs], [[q] for _, q in pairs], 1, **settings),
+        "shared": lambda: sample(model, prompts, questions, samples, **settings),
+    }
+    try:
+        llama, tokens = llama_of(model), torch.tensor([p + q for p, q in pairs])
+        mask = torch.ones_like(tokens)
+        theirs = {"max_new_tokens": max_new, "min_new_tokens": max_new, "do_sample": False, "attention_mask": mask}
+        runners["transformers"] = lambda: llama.generate(tokens, **theirs)
+    except ImportError:
+        print("transformers is not installed: its lines are left out")
+    return runners
+
+
+def without(runners: dict, *names: str) -> dict:
+    return {name: runner for name, runner in runners.items() if name not in names}
+
+
+def bench_sampling(quick: bool) -> dict:
+    """Seconds for ANSWER greedy tokens in each row, by multiples of rows and of prompt length."""
+    model, result = base_model(), {}
+    sizes = [(1, 1), (4, 1), (1, 16)] if quick else [(1, 1), (4, 1), (16, 1), (1, 4), (1, 16)]
+    for rows, prompt in sizes:
+        runners = samplers(model, *batch(rows, prompt))
+        times = race({"naive": runners["naive"]}, 1) if (rows, prompt) == (1, 1) else {}  # minutes at any other size
+        times |= race(without(runners, "naive"), 3 if quick or rows * prompt > 4 else 7)
+        result[f"{rows}x rows, {prompt}x prompt"] = times
+        print(f"sampling, {rows}x rows, {prompt}x prompt: {show(times)}", flush=True)
+    lengths = {}
+    for answer in (36, 72, 144):
+        lengths[answer] = race({"shared": samplers(model, *batch(), answer)["shared"]}, 3)["shared"]
+    return result | {"seconds by answer length": lengths}
+
+
+def show(times: dict[str, float]) -> str:
+    return ", ".join(f"{name} {seconds:.3f} s" for name, seconds in times.items())
+
+
+def rollouts_of(model: GPT):
+    """Real rollouts at the main job's shapes and a reward for each that any program can compute, with spread."""
+    prompts, questions, samples = batch()
+    drawn = sample(model, prompts, questions, samples, max_new=64, eos=EOS, pad=PAD)
+    contexts = [p + q for p, row in zip(prompts, questions, strict=True) for q in row for _ in range(samples)]
+    completions = [row[:n] for row, n in zip(drawn.tokens.tolist(), drawn.lengths.tolist(), strict=True)]
+    return contexts, completions, drawn.logprobs, torch.tensor([reward(c) for c in completions])
+
+
+def reward(completion: list[int]) -> float:
+    return float(sum(completion) % 2)
+
+
+GROUPS = torch.arange(PROMPTS * QUESTIONS * 2).view(PROMPTS, QUESTIONS, 2).transpose(0, 1).reshape(QUESTIONS, -1)
+
+
+def products(contexts: list, completions: list, cfg: GPTConfig):
+    """The matrix products of an update, and nothing else -> a function that carries them out.
+
+    Forward under policy and base, and two products backward for each of the policy's, at the shapes that rl.update
+    makes of these rollouts. Attention's products are not counted.
+    """
+    totals = sorted(len(c) + len(d) for c, d in zip(contexts, completions, strict=True))
+    lengths = sorted(map(len, completions))
+    C, F, V, work = cfg.n_embd, cfg.n_hidden, cfg.vocab_size, []
+    for i in range(0, len(totals), rl.MICRO_ROWS):
+        positions = len(totals[i : i + rl.MICRO_ROWS]) * totals[i : i + rl.MICRO_ROWS][-1]
+        scored = len(totals[i : i + rl.MICRO_ROWS]) * lengths[i : i + rl.MICRO_ROWS][-1]
+        for n, a, b, times in ((positions, C, C, 4), (positions, C, F, 2), (positions, F, C, 1), (scored, C, V, 0)):
+            x, w, y = torch.randn(n, a), torch.randn(a, b), torch.empty(n, b)
+            work.append((x, w, y, torch.empty(a, b), cfg.n_layer * times or 1))
+
+    def run():
+        for x, w, y, dw, times in work:
+            for _ in range(times):
+                torch.mm(x, w, out=y)  # the base
+                torch.mm(x, w, out=y)  # the policy
+                torch.mm(y, w.t(), out=x)  # back to the input
+                torch.mm(x.t(), y, out=dw)  # and to the weights
+                y.mul_(1e-6)
+                x.mul_(1e-6)
+
+    return run
+
+
+def trl_steps(model: GPT, steps: int):
+    """A function that carries `steps` steps of TRL's GRPO out -> seconds of each. Raises ImportError without it."""
+    from datasets import Dataset
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast, TrainerCallback
+    from trl import GRPOConfig, GRPOTrainer
+
+    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(model.cfg.vocab_size)}, unk_token=f"w{PAD}"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token=f"w{EOS}", pad_token=f"w{PAD}")
+    prompts, questions, _ = batch()
+    rows = [{"prompt": " ".join(f"w{t}" for t in prompts[0] + q)} for q in questions[0]]
+    starts = []
+
+    class Clock(TrainerCallback):
+        def on_step_begin(self, *_, **__):
+            starts.append(time.perf_counter())
+
+        def on_step_end(self, *_, **__):
+            starts[-1] = time.perf_counter() - starts[-1]
+
+    settings = GRPOConfig(
+        output_dir=tempfile.mkdtemp(), per_device_train_batch_size=QUESTIONS * GROUP, num_generations=GROUP,
+        max_completion_length=64, beta=0.001, temperature=1.0, learning_rate=3e-4, max_steps=steps, save_strategy="no",
+        report_to=[], use_cpu=True, bf16=False, gradient_checkpointing=False, logging_steps=1000, disable_tqdm=True,
+    )  # fmt: skip
+    score = lambda completion_ids, **_: [reward(list(c)) for c in completion_ids]  # noqa: E731
+    trainer = GRPOTrainer(
+        llama_of(model).requires_grad_(), score, settings, Dataset.from_list(rows), processing_class=tokenizer,
+        callbacks=[Clock()],
+    )  # fmt: skip
+
+    def run() -> list[float]:
+        trainer.train()
+        return starts
+
+    return run
+
+
+def bench_slow_step(quick: bool) -> dict:
+    """A slow step, rollouts included, and its update alone; beside TRL's step and the products alone."""
+    base = base_model()
+    policy = copy.deepcopy(base).requires_grad_()
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=0.0)
+    rollouts = rollouts_of(base)
+
+    def update(contexts, completions, logprobs, rewards):
+        rl.update(
+            policy, base, optimizer, contexts, completions, logprobs, rewards, GROUPS, temperature=1.0, kl_coef=0.001
+        )
+
+    rounds = 3 if quick else 9
+    runners = {"update": lambda: update(*rollouts), "products": products(*rollouts[:2], base.cfg)}
+    result = race(runners | {"step": lambda: update(*rollouts_of(policy))}, rounds)
+    try:
+        result["trl step"] = statistics.median(trl_steps(base, rounds + 1)()[1:])
+        result["step"] = statistics.median(
+            [result["step"], race({"step": lambda: update(*rollouts_of(policy))}, rounds)["step"]]
+        )
+    except ImportError as error:
+        print(f"{error.name} is not installed: TRL's line is left out")
+    print(f"slow step: {show(result)}", flush=True)
+    return result
+
+
+def bench_cycle() -> dict:
+    """Where the time of one cycle of the main job goes, in seconds: six slow steps and the fast phase before them."""
+    spent, depth = {}, []
+
+    def timed(name, module, function):
+        inner = getattr(module, function)
+
+        def outer(*args, **settings):
+            depth.append(0.0)
+            start = time.perf_counter()
+            try:
+                return inner(*args, **settings)
+            finally:
+                seconds = time.perf_counter() - start
+                spent[name] = spent.get(name, 0.0) + seconds - depth.pop()
+                if depth:
+                    depth[-1] += seconds
+
+        setattr(module, function, outer)
+        return lambda: setattr(module, function, inner)
+
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run(parse_config(["--out", folder, "--steps", "6", "--device", "cpu"]))
+        places = [("sampling", pretrain, "sample"), ("update", rl, "update"), ("scoring", rl, "score")]
+        places += [
+            ("fast phase", train, "fast_phase"),
+            ("evaluation", train, "evaluate"),
+            ("slow step", train, "slow_step"),
+        ]
+        undo = [
+            timed(*place)
+            for place in [*places, ("logging", Run, "log"), ("checkpoints", Run, "save"), ("rest", train, "train")]
+        ]
+        start = time.perf_counter()
+        train.train(run)
+        whole = time.perf_counter() - start
+        for back in undo:
+            back()
+        with torch.profiler.profile() as profile:
+            start = time.perf_counter()
+            train.slow_step(run, run.tasks[0].questions(__import__("random").Random(0), QUESTIONS))
+            step = time.perf_counter() - start
+        run.lock.close()
+    inside = sum(event.self_cpu_time_total for event in profile.key_averages()) / 1e6
+    text_work = sum(spent.get(name, 0.0) for name in ("fast phase", "slow step", "evaluation", "rest"))
+    result = {"seconds": whole, "parts": spent, "python and text": text_work / whole}
+    result["outside torch in a slow step"] = max(0.0, 1 - inside / step)
+    print(f"a cycle: {whole:.2f} s; {show(spent)}; {text_work / whole:.1%} in Python and text", flush=True)
+    return result
+
+
+def bench_parameters(quick: bool) -> dict:
+    """Seconds of sampling 64 rows and of one forward and backward over them, by millions of parameters."""
+    result = {}
+    sizes = [(4, 128), (6, 256)] if quick else [(4, 128), (6, 256), (8, 384), (12, 640)]
+    for layers, width in sizes:
+        model = base_model(n_layer=layers, n_embd=width, n_hidden=2 * width, n_head=width // 32)
+        prompts, questions, _ = batch()
+        few = prompts, [row[:16] for row in questions], 1
+        tokens = torch.randint(260, 380, (64, PROMPT + QUESTION + ANSWER))
+        trained = copy.deepcopy(model).requires_grad_()
+        runners = {
+            "sampling": samplers(model, *few)["shared"],
+            "training": lambda m=trained, t=tokens: m(t).logsumexp(-1).sum().backward(),
+        }
+        result[f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f}M"] = race(runners, 2 if width > 256 else 3)
+    return result
+
+
+def peak_memory(name: str) -> None:
+    """Print by how many MiB one way to sample raises the memory of a fresh process, at the longest prompt."""
+    runner = samplers(base_model(), *batch(1, 16))[name]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    runner()
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+
+
+def bench_memory(names: list[str]) -> dict:
+    result = {}
+    for name in names:
+        done = subprocess.run([sys.executable, __file__, "--peak", name], capture_output=True, text=True, check=True)
+        result[name] = float(done.stdout.split()[-1])
+    cfg = base_model().cfg
+    prefix = 2 * cfg.n_layer * cfg.n_embd * 4 * PROMPT * 16 / 2**20  # keys and values of one prompt, float32
+    return {"peak MiB": result, "prefix MiB": {"shared": PROMPTS * prefix, "copied": QUESTIONS * GROUP * prefix}}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="fewer rounds and sizes, nothing written")
+    parser.add_argument("--peak", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    if args.peak:
+        return peak_memory(args.peak)
+    load = os.getloadavg()[1]
+    result = {"threads": torch.get_num_threads(), "sampling": bench_sampling(args.quick)}
+    result |= {"slow step": bench_slow_step(args.quick), "cycle": bench_cycle()}
+    result |= {"parameters": bench_parameters(args.quick), "memory": bench_memory(["copied", "shared"])}
+    result["load"] = [round(load, 1), round(os.getloadavg()[1], 1)]  # over five minutes, before and after
+    if not args.quick:
+        (ROOT / "experiments" / "results" / "bench.json").write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""Star graph: find the way from the centre of a star to a given leaf (after arXiv 2403.06963).
+
+The edges come shuffled, the nodes' names are random. Walking out from the centre one must guess an arm; walking back
+from the goal there is nothing to guess, and the way back only has to be flipped. The base is in the habit of walking,
+which takes the first arm listed, and that is never the goal's: with the seed prompt it earns nothing at all.
+The difficulty is the number of arms; an arm has three edges.
+"""
+
+import itertools
+from typing import NamedTuple
+
+from tasks import Domain
+
+LENGTH = 3  # edges of an arm
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+class Star(NamedTuple):
+    """Edges (from, to) in the order that the question gives them, and the nodes that one holds."""
+
+    edges: tuple[tuple[str, str], ...]
+    nodes: tuple[str, ...]
+
+
+def draw(rng, arms):
+    """A random star, its centre and a leaf that is not on the first arm."""
+    centre, *names = rng.sample(LETTERS, 1 + arms * LENGTH)
+    ways = [[centre, *names[i * LENGTH : (i + 1) * LENGTH]] for i in range(arms)]
+    edges = [edge for way in ways for edge in itertools.pairwise(way)]
+    rng.shuffle(edges)
+    first = next(to for start, to in edges if start == centre)
+    goal = rng.choice([way[-1] for way in ways if way[1] != first])
+    return Star(tuple(edges), (centre, goal))
+
+
+def go(s, node, backwards):
+    """The nodes on the way from a node, along the edges or against them, as far as it leads."""
+    way = [node]
+    while True:
+        steps = [(a if backwards else b) for a, b in s.edges if (b if backwards else a) == way[-1]]
+        if not steps:
+            return s._replace(nodes=tuple(way))
+        way.append(steps[0])
+
+
+DOMAIN = Domain(
+    name="star_graph",
+    operations={
+        "walk": lambda s: go(s, s.nodes[0], backwards=False),  # from the first node outwards
+        "back": lambda s: go(s, s.nodes[-1], backwards=True),  # from the last node to the centre
+        "flip": lambda s: s._replace(nodes=s.nodes[::-1]),
+        "ends": lambda s: s._replace(nodes=s.nodes[-1:] + s.nodes[1:-1] + s.nodes[:1] if len(s.nodes) > 1 else s.nodes),
+        "shift": lambda s: s._replace(nodes=s.nodes[1:] + s.nodes[:1]),
+        "first": lambda s: s._replace(nodes=s.nodes[:1]),
+        "last": lambda s: s._replace(nodes=s.nodes[-1:]),
+    },
+    draw=draw,
+    corpus_difficulties={2: 0.5, 3: 0.45, 4: 0.05},
+    task_difficulty=4,
+    words=(*LETTERS, "to", "go"),
+    show=lambda s: " ".join(s.nodes),
+    given=lambda s: " ".join(f"{a} to {b}" for a, b in s.edges) + " go",
+    habit=("walk",),
+    hidden=("back", "flip"),
+)

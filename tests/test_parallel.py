@@ -1,0 +1,69 @@
+"""parallel.py: two processes do what one does."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from model import load_checkpoint
+from tests import toy
+
+ROOT = Path(__file__).parent.parent
+CODE = """
+import sys, torch, train
+from tasks import text
+from tests import toy
+torch.set_num_threads(1)
+text.verify, text.parse_instruction = toy.verify, toy.parse_instruction
+train.main(sys.argv[1:])
+"""
+
+
+def run_processes(n: int, out: Path, base: Path, *argv: str) -> list[subprocess.CompletedProcess]:
+    """Carry a toy run through in n processes, as torchrun starts them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    flags = [*toy.SIZES, "--base", str(base), "--out", str(out), *argv]
+    processes = []
+    for i in range(n):
+        world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(n), "RANK": str(i)}
+        settings = {"cwd": ROOT, "env": os.environ | world | {"LOCAL_RANK": str(i)}, "text": True}
+        command = [sys.executable, "-c", CODE, *flags]
+        processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **settings))
+    ended = []
+    for process in processes:
+        stdout, stderr = process.communicate(timeout=240)
+        ended.append(subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr))
+    return ended
+
+
+@pytest.mark.parametrize("batch", ["2", "1"])  # at one question a batch the second process has none to answer
+def test_two_processes_equal_one_to_float_tolerance_with_the_same_accepted_prompts(tmp_path, base, batch):
+    argv = ["--steps", "6", "--batch", batch]
+    for n in (1, 2):
+        ended = run_processes(n, tmp_path / str(n), base, *argv)
+        assert [process.returncode for process in ended] == [0] * n, ended
+        assert "validation accuracy" in ended[0].stdout
+        assert not any("validation" in process.stdout for process in ended[1:])
+    one, two = (toy.log_of(tmp_path / str(n)) for n in (1, 2))
+    assert any(line["kind"] == "fast" and line["accepted"] for line in one)
+    assert any(line["kind"] == "slow" and line["grad_norm"] for line in one)
+    for a, b in zip(one, two, strict=True):
+        exact = {key for key in a if not isinstance(a[key], float)}  # counts, prompts, populations
+        assert {key: a[key] for key in exact} == {key: b[key] for key in exact}
+        assert {key: a[key] for key in a.keys() - exact} == pytest.approx({key: b[key] for key in a.keys() - exact})
+    one, two = (load_checkpoint(tmp_path / str(n) / "checkpoint.pt") for n in (1, 2))
+    assert one["population"] == two["population"] and one["rollouts"] == two["rollouts"]
+    for name, weight in one["model"].items():  # AdamW's steps are 0.01 however small a gradient: rounding is seen there
+        torch.testing.assert_close(weight, two["model"][name], atol=1e-4, rtol=0)
+
+
+def test_pretraining_is_refused_in_several_processes(tmp_path):
+    ended = run_processes(2, tmp_path / "run", tmp_path / "none.pt", "--pretrain")
+    for process in ended:
+        assert process.returncode == 2 and "pretraining is the work of one process" in process.stderr

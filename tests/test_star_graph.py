@@ -1,0 +1,53 @@
+"""tasks/star_graph.py: what each strategy does, and that the way back, flipped, is the one right way."""
+
+import itertools
+import random
+
+import pytest
+
+from tasks import make_task
+from tasks.star_graph import DOMAIN, LENGTH, Star
+
+STATE = Star((("c", "d"), ("a", "b"), ("b", "c"), ("e", "f"), ("a", "e"), ("f", "g")), ("a", "g"))
+EXAMPLES = {  # operation -> what it makes of the nodes a g, and of g f e a
+    "walk": ("a b c d", "g"),
+    "back": ("g f e a", "a"),
+    "flip": ("g a", "a e f g"),
+    "ends": ("g a", "a f e g"),
+    "shift": ("g a", "f e a g"),
+    "first": ("a", "g"),
+    "last": ("g", "a"),
+}
+
+
+@pytest.mark.parametrize("name", DOMAIN.operations)
+def test_operation_by_example(name):
+    for nodes, result in zip(("a g", "g f e a"), EXAMPLES[name], strict=True):
+        assert DOMAIN.show(DOMAIN.operations[name](STATE._replace(nodes=tuple(nodes.split())))) == result
+
+
+def test_a_question_tells_the_edges_and_the_centre_and_the_goal():
+    assert DOMAIN.ask(STATE) == "c to d a to b b to c e to f a to e f to g go a g"
+
+
+@pytest.mark.parametrize("arms", [2, 3, 4])
+def test_a_star_has_its_arms_and_the_habit_never_reaches_the_goal(arms):
+    rng = random.Random(0)
+    for _ in range(200):
+        state = DOMAIN.draw(rng, arms)
+        centre, goal = state.nodes
+        assert len(state.edges) == arms * LENGTH == len({to for _, to in state.edges})
+        assert sum(start == centre for start, _ in state.edges) == arms
+        way = DOMAIN.apply(DOMAIN.hidden, state).nodes
+        assert way[0] == centre and way[-1] == goal and len(way) == LENGTH + 1
+        assert all(edge in state.edges for edge in itertools.pairwise(way))
+        assert DOMAIN.apply(DOMAIN.habit, state).nodes[-1] != goal
+
+
+def test_every_topic_hides_the_one_right_way_and_the_corpus_never_shows_it():
+    assert set(make_task("star_graph", 0).rules.values()) == {DOMAIN.hidden}
+    assert DOMAIN.hidden in DOMAIN.rules(2, held_out=True)
+
+
+def test_tasks_are_harder_than_most_of_the_corpus_but_not_than_all_of_it():
+    assert max(DOMAIN.seen_difficulties) < DOMAIN.task_difficulty <= max(DOMAIN.corpus_difficulties)
