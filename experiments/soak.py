@@ -44,7 +44,7 @@ def soak(method: str, steps: int, folder: Path) -> dict:
 
     text.verify, text.parse_instruction, Run.save = toy.verify, toy.parse_instruction, watched
     settings = {"--method": method, "--base": folder / "base.pt", "--steps": steps, "--eval-every": steps // 40}
-    settings |= {"--out": folder / method, "--lr": 0.001}
+    settings |= {"--out": folder / method, "--lr": 1e-5}  # at 1e-3 answers never end after a while: all get the same
     train.main([*toy.SIZES, *(str(word) for pair in settings.items() for word in pair)])
     at = [samples[steps * i // 40] for i in range(41)]
     memory, tenths, quarters = [m for _, m, _ in at[4:]], at[::4], at[::10]
