@@ -1,21 +1,24 @@
 """How fast sampling, updates and whole cycles are, beside what people would use instead and beside the machine.
 
-python experiments/bench.py            a table, one JSON line, and experiments/results/bench.json; half an hour
-python experiments/bench.py --quick    fewer rounds and sizes, nothing written; a few minutes
+python experiments/bench.py            one line per measurement, one of JSON, and experiments/results/bench.json
+python experiments/bench.py --quick    the same with fewer rounds and sizes; a few minutes where nothing else runs
 
 All competitors of a line run in turn, round after round, in one process; a time is the median of its rounds. Ratios are
 what counts: another program on the machine slows all of them down.
 """
 
 import argparse
+import contextlib
 import copy
 import json
 import os
+import random
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -30,7 +33,8 @@ import train  # noqa: E402
 from config import parse_config  # noqa: E402
 from model import GPT, GPTConfig, load_checkpoint, sample, sample_naive  # noqa: E402
 from run import Run  # noqa: E402
-from tasks import text  # noqa: E402
+from tasks import make_task, text  # noqa: E402
+from tasks.dialogue import tokens_of  # noqa: E402
 
 PROMPTS, QUESTIONS, GROUP, PROMPT, QUESTION, ANSWER = 4, 32, 8, 19, 10, 36  # the main job's shapes, in tokens
 EOS, PAD = text.special("eos"), text.special("pad")
@@ -126,7 +130,39 @@ def bench_sampling(quick: bool) -> dict:
     lengths = {}
     for answer in (36, 72, 144):
         lengths[answer] = race({"shared": samplers(model, *batch(), answer)["shared"]}, 3)["shared"]
+    result["real lengths, per 1000 tokens"] = bench_real_lengths(3 if quick else 7)
     return result | {"seconds by answer length": lengths}
+
+
+def bench_real_lengths(rounds: int) -> dict:
+    """Seconds per 1,000 tokens at temperature 1, answers ending where they end, on questions of the main job."""
+    model, task = base_model(), make_task("strings", 0)
+    asked = task.questions(random.Random(0), QUESTIONS)
+    prompts = [tokens_of(text.prompt_text(task.instructions))] * PROMPTS
+    questions = [[text.encode(text.question_text(q.topic, q.ask)) for q in asked]] * PROMPTS
+    G, counts = GROUP // PROMPTS, {}
+    pairs = [p + q for p, row in zip(prompts, questions, strict=True) for q in row for _ in range(G)]
+
+    def ours():
+        drawn = sample(model, prompts, questions, G, max_new=64, eos=EOS, pad=PAD)
+        counts.setdefault("shared", []).append(drawn.lengths.sum().item())
+
+    def theirs():
+        width = max(map(len, pairs))
+        tokens = torch.tensor([[PAD] * (width - len(row)) + row for row in pairs])
+        drawn = llama.generate(
+            tokens, attention_mask=(tokens != PAD).long(), max_new_tokens=64, do_sample=True, top_k=0
+        )
+        ends = (drawn[:, width:] == EOS).long().cumsum(1)
+        counts.setdefault("transformers", []).append(((ends == 0).sum(1) + (ends[:, -1] > 0)).sum().item())
+
+    runners = {"shared": ours}
+    with contextlib.suppress(ImportError):  # said before
+        llama, runners["transformers"] = llama_of(model), theirs
+    times = race(runners, rounds)
+    result = {name: 1000 * seconds / statistics.mean(counts[name]) for name, seconds in times.items()}
+    print(f"sampling of real answers, per 1,000 tokens: {show(result)}", flush=True)
+    return result
 
 
 def show(times: dict[str, float]) -> str:
@@ -199,14 +235,17 @@ def trl_steps(model: GPT, steps: int):
         def on_step_end(self, *_, **__):
             starts[-1] = time.perf_counter() - starts[-1]
 
+    folder = tempfile.mkdtemp()
+    llama_of(model).save_pretrained(folder)  # TRL reads the reference model from where the policy came from
     settings = GRPOConfig(
-        output_dir=tempfile.mkdtemp(), per_device_train_batch_size=QUESTIONS * GROUP, num_generations=GROUP,
+        output_dir=folder, per_device_train_batch_size=QUESTIONS * GROUP, num_generations=GROUP,
         max_completion_length=64, beta=0.001, temperature=1.0, learning_rate=3e-4, max_steps=steps, save_strategy="no",
-        report_to=[], use_cpu=True, bf16=False, gradient_checkpointing=False, logging_steps=1000, disable_tqdm=True,
+        report_to=[], use_cpu=True, bf16=False,
+        model_init_kwargs={"dtype": "float32"}, gradient_checkpointing=False, logging_steps=1000, disable_tqdm=True,
     )  # fmt: skip
     score = lambda completion_ids, **_: [reward(list(c)) for c in completion_ids]  # noqa: E731
     trainer = GRPOTrainer(
-        llama_of(model).requires_grad_(), score, settings, Dataset.from_list(rows), processing_class=tokenizer,
+        folder, score, settings, Dataset.from_list(rows), processing_class=tokenizer,
         callbacks=[Clock()],
     )  # fmt: skip
 
@@ -283,7 +322,7 @@ def bench_cycle() -> dict:
             back()
         with torch.profiler.profile() as profile:
             start = time.perf_counter()
-            train.slow_step(run, run.tasks[0].questions(__import__("random").Random(0), QUESTIONS))
+            train.slow_step(run, run.tasks[0].questions(random.Random(0), QUESTIONS))
             step = time.perf_counter() - start
         run.lock.close()
     inside = sum(event.self_cpu_time_total for event in profile.key_averages()) / 1e6
@@ -312,12 +351,25 @@ def bench_parameters(quick: bool) -> dict:
     return result
 
 
+def resident() -> float:
+    """MiB of memory that this process holds."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+
+
 def peak_memory(name: str) -> None:
     """Print by how many MiB one way to sample raises the memory of a fresh process, at the longest prompt."""
-    runner = samplers(base_model(), *batch(1, 16))[name]
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    runner, before, seen, done = samplers(base_model(), *batch(1, 16))[name], resident(), [0.0], threading.Event()
+
+    def watch():
+        while not done.wait(0.005):
+            seen.append(resident())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
     runner()
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    done.set()
+    watcher.join()
+    print(max(seen) - before)
 
 
 def bench_memory(names: list[str]) -> dict:
@@ -332,19 +384,19 @@ def bench_memory(names: list[str]) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="fewer rounds and sizes, nothing written")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds and sizes")
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.manual_seed(0)
     if args.peak:
         return peak_memory(args.peak)
     load = os.getloadavg()[1]
-    result = {"threads": torch.get_num_threads(), "sampling": bench_sampling(args.quick)}
+    result = {"quick": args.quick, "threads": torch.get_num_threads()}
+    result |= {"sampling": bench_sampling(args.quick)}
     result |= {"slow step": bench_slow_step(args.quick), "cycle": bench_cycle()}
     result |= {"parameters": bench_parameters(args.quick), "memory": bench_memory(["copied", "shared"])}
     result["load"] = [round(load, 1), round(os.getloadavg()[1], 1)]  # over five minutes, before and after
-    if not args.quick:
-        (ROOT / "experiments" / "results" / "bench.json").write_text(json.dumps(result, indent=1) + "\n")
+    (ROOT / "experiments" / "results" / "bench.json").write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result))
 
 

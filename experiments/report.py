@@ -112,6 +112,40 @@ def fault_table(kill: dict, faults: dict, fuzz: dict, soak: dict) -> str:
     return "\n".join(lines + [f"| {' | '.join(row)} |" for row in rows])
 
 
+def speed_table(bench: dict) -> str:
+    """What is how many times faster than what, and where a cycle's time goes."""
+    sampling, step, memory = bench["sampling"], bench["slow step"], bench["memory"]["prefix MiB"]
+    main, long = sampling["1x rows, 1x prompt"], sampling["1x rows, 16x prompt"]
+    real, cycle = sampling["real lengths, per 1000 tokens"], bench["cycle"]
+    rows = [("naive recompute, 36 tokens in 256 rows", main.get("naive", 0) / main["shared"])]
+    rows.append(("copied prefixes, prompts 16 times as long", long["copied"] / long["shared"]))
+    if "transformers" in main:
+        rows.append(("`transformers` generate, 36 greedy tokens in 256 rows", main["transformers"] / main["shared"]))
+        rows.append(("the same, prompts 16 times as long", long["transformers"] / long["shared"]))
+        rows.append(
+            ("the same at the main job's prompts, answers of real lengths", real["transformers"] / real["shared"])
+        )
+    if "trl step" in step:
+        rows.append(("a GRPO step of TRL, rollouts included", step["trl step"] / step["step"]))
+    growth = sampling["4x rows, 1x prompt"]["shared"] / main["shared"]
+    parts = {name: seconds / cycle["seconds"] for name, seconds in cycle["parts"].items()}
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in parts.items() if share >= 0.02)
+    load = " to ".join(map(str, bench["load"]))
+    return "\n".join([
+        f"Speed, {bench['threads']} thread(s) on 2 cores, **with other programs at work (load {load})**; medians of "
+        "interleaved rounds in one process, so read the ratios, not the clock.",
+        "",
+        "| compared with | this is faster |",
+        "|---|---|",
+        *(f"| {name} | {ratio:.1f} times |" for name, ratio in rows),
+        "",
+        f"An update takes {step['update'] / step['products']:.1f} times as long as its matrix products alone. Four "
+        f"times the rows cost {growth:.1f} times the time. Prefixes of the longest prompts: {memory['shared']:.1f} MiB "
+        f"shared, {memory['copied']:.0f} MiB copied. A cycle of the main job: {shares}; {cycle['python and text']:.1%} in "
+        "text and bookkeeping.",
+    ])  # fmt: skip
+
+
 def section() -> str:
     """The README's figures, between their two marks."""
     results, parts = ROOT / "experiments" / "results", []
@@ -125,6 +159,10 @@ def section() -> str:
         parts.append(
             "    python experiments/base.py --out experiments/results/base.json && python experiments/report.py"
         )
+    if (path := results / "bench.json").exists():
+        parts += [speed_table(bench := json.loads(path.read_text()))]
+        quick = " --quick" if bench["quick"] else ""
+        parts.append(f"    python experiments/bench.py{quick} && python experiments/report.py")
     faults = [results / f"{name}.json" for name in ("kill", "faults", "fuzz", "soak")]
     if all(path.exists() for path in faults):
         parts += ["What was done to runs of a tiny base, and what it cost:"]
