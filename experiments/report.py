@@ -83,7 +83,7 @@ def fault_table(kill: dict, faults: dict, fuzz: dict, soak: dict) -> str:
         (
             "checkpoint with a flipped bit or a lost end",
             f"{damages['injected']}",
-            f"nothing: refused as damaged ({damages['harmless']} were padding, and harmless)",
+            f"nothing: refused as damaged, but for {damages['harmless']} that left what is read as it was",
         ),
         (
             "loss or reward not finite",
