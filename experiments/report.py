@@ -141,8 +141,8 @@ def speed_table(bench: dict) -> str:
         "",
         f"An update takes {step['update'] / step['products']:.1f} times as long as its matrix products alone. Four "
         f"times the rows cost {growth:.1f} times the time. Prefixes of the longest prompts: {memory['shared']:.1f} MiB "
-        f"shared, {memory['copied']:.0f} MiB copied. A cycle of the main job: {shares}; {cycle['python and text']:.1%} in "
-        "text and bookkeeping.",
+        f"shared, {memory['copied']:.0f} MiB copied. A cycle of the main job: {shares}; "
+        f"{cycle['python and text']:.1%} in text and bookkeeping.",
     ])  # fmt: skip
 
 
