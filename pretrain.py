@@ -43,6 +43,14 @@ def lock(path: Path, taken: str):
     return file
 
 
+def load_base(path: Path) -> tuple[GPT, dict]:
+    """A base, and all that its checkpoint says of it. Raises ValueError for a missing, damaged or foreign one."""
+    contents = load_checkpoint(path)
+    model = GPT(GPTConfig(**contents["model_config"]))
+    model.load_state_dict(contents["model"])
+    return model, contents
+
+
 def generator_of(model: GPT, temperature: float, rng: torch.Generator | None = None):
     """The model as the function that tasks/dialogue.py talks to."""
     eos, pad = text.special("eos"), text.special("pad")
@@ -97,13 +105,17 @@ def base_rates(model: GPT, domain: Domain) -> str:
     return f"{domain.name}: solve {solve:.2f}, reflect {reflect[0]:.2f}/{reflect[1]:.2f}"
 
 
+def summed_loss(forward, tokens: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The loss on one of `micro_batches`, in nats, summed over its learned tokens. `forward`: tokens -> logits."""
+    logits = forward(tokens[:, :-1])  # (N, T - 1, V)
+    return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="sum")
+
+
 @torch.no_grad()
 def corpus_loss(model: GPT, worlds: list[Domain], n: int = 192) -> float:
     """Loss on n documents that no training has seen, in nats per learned token."""
     documents = corpus.documents(worlds, -1, 0, n)  # the seed of no training
-    loss = 0.0
-    for tokens, targets in micro_batches(documents, model.cos.device.type):
-        loss += F.cross_entropy(model(tokens[:, :-1]).float().flatten(0, 1), targets.flatten(), reduction="sum").item()
+    loss = sum(summed_loss(model, *batch).item() for batch in micro_batches(documents, model.cos.device))
     return loss / sum(sum(learn) for _, learn in documents)
 
 
@@ -211,8 +223,7 @@ def pretrain(
         learned, loss_sum = sum(sum(learn) for _, learn in documents), 0.0
         for tokens, targets in micro_batches(documents, device):
             with torch.autocast(torch.device(device).type, dtype, enabled=dtype != torch.float32):
-                logits = forward(tokens[:, :-1])  # (N, T - 1, V)
-            loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="sum") / learned
+                loss = summed_loss(forward, tokens, targets) / learned
             loss.backward()
             loss_sum += loss.item()
         failed = 0 if math.isfinite(loss_sum) else failed + 1

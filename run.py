@@ -21,12 +21,13 @@ from tqdm import tqdm
 import parallel
 from config import Config
 from fast_context import Population
-from model import GPT, GPTConfig, load_checkpoint, save_checkpoint, write_file
-from pretrain import generator_of, lock, pretrain
+from model import GPT, load_checkpoint, save_checkpoint, write_file
+from pretrain import generator_of, load_base, lock, pretrain
 from tasks import domains, make_task, text
 from tasks.dialogue import ANSWER_TOKENS, REFLECTION_TOKENS, tokens_of
 
 QUICK_MINUTES = 12  # pretraining when a run finds no base
+PLAIN = ("step", "rollouts", "skipped", "shown", "evolved")  # of a run's state, what a checkpoint holds as it is
 
 
 def pick_device(name: str) -> str:
@@ -79,9 +80,8 @@ class Run:
             self.open_folder()
         self.out = parallel.tell(self.out if self.writes else None)
         prepare_base(cfg)
-        contents = load_checkpoint(Path(cfg.base))
-        self.base = GPT(GPTConfig(**contents["model_config"])).to(self.device).requires_grad_(False)
-        self.base.load_state_dict(contents["model"])
+        base, contents = load_base(Path(cfg.base))
+        self.base = base.to(self.device).requires_grad_(False)
         self.domains = {name: domains()[name] for name in contents["domains"]}  # what the base was trained on
         for name in cfg.tasks:
             if name not in self.domains:
@@ -181,9 +181,8 @@ class Run:
             with open(self.out / name, "a") as file:
                 os.fsync(file.fileno())
                 sizes[name] = file.tell()
-        plain = {"step": self.step, "rollouts": self.rollouts, "skipped": self.skipped, "shown": self.shown}
-        plain["evolved"] = self.evolved
-        state = plain | {name: part.state_dict() for name, part in self.parts().items()}
+        state = {name: getattr(self, name) for name in PLAIN}
+        state |= {name: part.state_dict() for name, part in self.parts().items()}
         save_checkpoint(self.out / "checkpoint.pt", state | {"sizes": sizes, "base": self.base_sum})
 
     def restore(self) -> None:
@@ -197,18 +196,14 @@ class Run:
             try:
                 for name, part in self.parts().items():
                     part.load_state_dict(saved[name])
-                self.step, self.rollouts, self.skipped = saved["step"], saved["rollouts"], saved["skipped"]
-                self.evolved = saved["evolved"]
+                for name in PLAIN:
+                    setattr(self, name, saved[name])
                 self.best()  # an empty population has none
-                self.shown, sizes = saved["shown"], {name: int(saved["sizes"][name]) for name in sizes}
-            except (
-                LookupError,
-                TypeError,
-                AttributeError,
-                RuntimeError,
-            ):  # torch's tells of every weight, line by line
+                sizes = {name: int(saved["sizes"][name]) for name in sizes}
+            except (LookupError, TypeError, AttributeError, RuntimeError):  # torch's names every weight, line by line
                 raise ValueError(f"{path} does not hold the state of the run that config.json describes") from None
-        for file, size in ((self.out / name, size) for name, size in sizes.items()) if self.writes else ():
+        for name, size in sizes.items() if self.writes else ():
+            file = self.out / name
             file.touch()
             there = file.read_bytes()
             orphan = not self.begun and (b'"slow"' in there or b'"fast"' in there)  # its checkpoint is gone

@@ -113,12 +113,8 @@ def evaluate_stream(run: Run) -> float:
     if run.cfg.skills:
         generate = generator_of(run.policy, temperature=0)
         rates = {name: pass_rate(generate, exams.skills(domain)) for name, domain in run.domains.items()}
-        run.log(
-            "skills",
-            run.task_at(run.step),
-            skills=rates,
-            corpus_loss=corpus_loss(run.policy, list(run.domains.values())),
-        )
+        loss = corpus_loss(run.policy, list(run.domains.values()))
+        run.log("skills", run.task_at(run.step), skills=rates, corpus_loss=loss)
     for i, task in enumerate(run.tasks):
         accuracy, kl, transcript = evaluate(run, run.policy, task, run.best())
         run.log("eval", i, val_acc=accuracy, kl_base=kl, prompt=run.best())

@@ -19,11 +19,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import torch
 from tqdm import tqdm
 
-from model import GPT, GPTConfig, load_checkpoint
-from pretrain import generator_of
+from model import GPT
+from pretrain import generator_of, load_base
 from tasks import domains, exams, make_task, text
-from tasks.dialogue import ANSWER_TOKENS, answer, pass_rate
-from tasks.dialogue import REFLECTION_TOKENS as LONG
+from tasks.dialogue import ANSWER_TOKENS, REFLECTION_TOKENS, answer, pass_rate
 
 BATCH = 250  # questions that go through the model at once
 
@@ -41,7 +40,9 @@ def measure(model: GPT, names: list[str], n: int) -> dict[str, float]:
         figures[name] = sum(rates) / len(rates)
         bar.update()
 
-    for name, domain in ((name, domains()[name]) for name in names):
+    share_long = partial(share, max_new=REFLECTION_TOKENS)
+    for name in names:
+        domain = domains()[name]
         levels = {"seen": domain.seen_difficulties, "task": [domain.task_difficulty]}
 
         def solving(rng, level, length, domain=domain, levels=levels):
@@ -56,8 +57,8 @@ def measure(model: GPT, names: list[str], n: int) -> dict[str, float]:
         for level in levels:
             for length in (1, 2, 3):
                 share(f"{name}/{level}/solve/{length}", partial(solving, level=level, length=length))
-                share(f"{name}/{level}/reflect/{length}", partial(reflecting, level=level, length=length), LONG)
-            share(f"{name}/{level}/reflect/2, one missing", partial(reflecting, level=level, length=2, old=1), LONG)
+                share_long(f"{name}/{level}/reflect/{length}", partial(reflecting, level=level, length=length))
+            share_long(f"{name}/{level}/reflect/2, one missing", partial(reflecting, level=level, length=2, old=1))
         for lines in range(1, 7):
             for position in range(lines):
                 key = f"{name}/look up/line {position + 1} of {lines}"
@@ -82,11 +83,9 @@ def main() -> None:
     parser.add_argument("--out", default="", help="JSON file to write the figures to")
     args = parser.parse_args()
     try:
-        contents = load_checkpoint(Path(args.base))
+        model, contents = load_base(Path(args.base))
     except ValueError as error:
         sys.exit(f"base.py: {error}")
-    model = GPT(GPTConfig(**contents["model_config"]))
-    model.load_state_dict(contents["model"])
     figures = measure(model, contents["domains"], args.questions)
     for name, value in figures.items():
         print(f"{name:44}{value:.3f}")

@@ -20,6 +20,7 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -31,7 +32,7 @@ import pretrain  # noqa: E402
 import rl  # noqa: E402
 import train  # noqa: E402
 from config import parse_config  # noqa: E402
-from model import GPT, GPTConfig, load_checkpoint, sample, sample_naive  # noqa: E402
+from model import GPT, GPTConfig, sample, sample_naive  # noqa: E402
 from run import Run  # noqa: E402
 from tasks import make_task, text  # noqa: E402
 from tasks.dialogue import tokens_of  # noqa: E402
@@ -55,11 +56,8 @@ def race(runners: dict, rounds: int) -> dict[str, float]:
 
 def base_model(**sizes) -> GPT:
     """The shipped base, or a model of other sizes with random weights."""
-    contents = load_checkpoint(ROOT / "checkpoints" / "base.pt")
-    model = GPT(GPTConfig(**contents["model_config"] | sizes)).requires_grad_(False)
-    if not sizes:
-        model.load_state_dict(contents["model"])
-    return model
+    model, _ = pretrain.load_base(ROOT / "checkpoints" / "base.pt")
+    return (GPT(replace(model.cfg, **sizes)) if sizes else model).requires_grad_(False)
 
 
 def llama_of(model: GPT):

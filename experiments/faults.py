@@ -131,7 +131,7 @@ def main() -> None:
     args, figures = parser.parse_args(), {}
     torch.set_num_threads(1)
     torch.optim.AdamW([torch.zeros(1)])  # the first one loads half of torch: once, not in every child
-    text.verify, text.parse_instruction = toy.verify, toy.parse_instruction
+    toy.take_over()
     with tempfile.TemporaryDirectory() as folder:
         toy.make_base(Path(folder) / "base.pt")
         for fault, times in ((full_disks, args.disks), (damages, args.damages), (numbers, args.steps)):

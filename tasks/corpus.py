@@ -17,7 +17,7 @@ Held-out rules never occur, under any spelling, neither as instructions nor as w
 import random
 
 from tasks import TOPICS, Domain, Rule
-from tasks.text import encode, prompt_text, question_text, reflection_text, special
+from tasks.text import encode, failure_text, prompt_text, question_text, reflection_text, special
 
 EASY = {"solve": 0.5, "recite": 0.25, "spot": 0.25}  # the first documents of pretraining: short ones
 KINDS = {"solve": 0.33, "recite": 0.1, "spot": 0.12, "reflect": 0.45}
@@ -57,18 +57,18 @@ def solve(rng: random.Random, domain: Domain) -> Document:
     """A prompt of 0 to 6 lines, a question, and its answer by the rule (three in ten: with no rule for it)."""
     prompt = draw_prompt(rng, domain, rng.randint(1, 6))
     topic = rng.choice(list(prompt))
-    rule, known = tuple(prompt[topic].split()), True
+    rule, learned = tuple(prompt[topic].split()), True
     if rng.random() < 1 / 4:  # no prompt at all: these are short, and train the carrying out
-        prompt, known = {}, False
+        prompt = {}
     elif rng.random() < 1 / 12:  # made up: the instruction that the answer goes by is nowhere to be read
         del prompt[topic]
-        known = False
     state = domain.draw(rng, pick(rng, domain.corpus_difficulties))
-    document: Document = [(prompt_text(prompt) + question_text(topic, domain.ask(state)), False)]
-    if domain.habit and not known:  # the habit is learned, and other rules are given, to be carried out
-        rule, known = (domain.habit, True) if rng.random() < 0.5 else (rule, False)
-    document.append((f"{topic}: {' '.join(rule)}\n", known or not domain.habit))
-    return [*document, (steps_text(domain, rule, state), True)]
+    if domain.habit and topic not in prompt:  # the habit is learned, and other rules are given, to be carried out
+        learned = rng.random() < 0.5
+        rule = domain.habit if learned else rule
+    given = prompt_text(prompt) + question_text(topic, domain.ask(state))
+    restated = f"{topic}: {' '.join(rule)}\n"
+    return [(given, False), (restated, learned), (steps_text(domain, rule, state), True)]
 
 
 def recite(rng: random.Random, domain: Domain) -> Document:
@@ -80,43 +80,35 @@ def recite(rng: random.Random, domain: Domain) -> Document:
     return document
 
 
-def block(domain: Domain, prefix: Rule, state, want: str) -> tuple[str, str]:
+def block(domain: Domain, state, want: str) -> tuple[str, str]:
     """All operations on a state in turn, until one arrives -> the text, and the operation that did ("" for none)."""
-    text = f"try {' '.join(prefix)}: {domain.show(state)}" if prefix else f"try {domain.show(state)}"
-    text += f" want {want}\n"
+    text = f" {domain.show(state)} want {want}\n"
     for name, operation in domain.operations.items():
         after = domain.show(operation(state))
-        text += f"{name}: {after}" + (" done\n" if after == want else "\n")
         if after == want:
-            return text, name
+            return f"{text}{name}: {after} done\n", name
+        text += f"{name}: {after}\n"
     return text, ""
 
 
-def search(rng: random.Random, domain: Domain, rule: Rule, state, old: Rule, went) -> tuple[Document, Rule]:
+def search(rng: random.Random, domain: Domain, rule: Rule, state, old: Rule) -> tuple[Document, Rule]:
     """The written search for a rule on one example, and the rule that it finds: () for none, or by chance a wrong one.
 
-    old, went: the old instruction, () for none, and the state that it leads to. The model learns to start a block
-    from a prefix of the rule; other starts are given.
+    old: the old instruction, () for none. The model learns to start a block from there, from the question, and from a
+    prefix of the rule; other starts are given.
     """
-    want, document = domain.show(domain.apply(rule, state)), []
-    starts = [old, ()] if old else [()]
-    way = rng.choice(domain.equivalents(rule))
-    right = {g[0] for g in domain.equivalents(rule)}
-    misses = [(name,) for name in domain.operations if name not in right and (name,) != old]
+    want, ways, document = domain.show(domain.apply(rule, state)), domain.equivalents(rule), []
+    starts, way = [old, ()] if old else [()], rng.choice(ways)
+    misses = [(name,) for name in domain.operations if (name,) != old and all(name != other[0] for other in ways)]
     rng.shuffle(misses)
     # a rule of three is reached by way of its first operation
     guesses = [way[:n] for n in range(1, len(way)) if way[:n] != old]
     spare = BLOCKS - len(starts) - len(guesses)
     starts += misses[: rng.randint(0, max(0, spare))] + guesses
     for prefix in starts:
-        text, name = block(domain, prefix, went if prefix and prefix == old else domain.apply(prefix, state), want)
-        learned = prefix in ((), old, *guesses)
-        head, _, rest = text.partition(":" if prefix else " ")
-        document += [
-            ("try", True),
-            (head[3:] + (":" if prefix else ""), learned),
-            (rest if prefix else f" {rest}", True),
-        ]
+        text, name = block(domain, domain.apply(prefix, state), want)
+        head = f" {' '.join(prefix)}:" if prefix else ""
+        document += [("try", True), (head, prefix in ((), old, *guesses)), (text, True)]
         if name:
             return document, (*prefix, name)
     return document, ()
@@ -137,8 +129,8 @@ def reflect(rng: random.Random, domain: Domain) -> Document:
             kind = "wrong"  # there is no prefix to show
         old = () if kind == "none" else rule[:-1] if kind == "prefix" else draw_rule(rng, domain, SOLVE_LENGTHS)
         went_by = old or draw_rule(rng, domain, SOLVE_LENGTHS)
-        searched, found = search(rng, domain, rule, first, old if len(old) < 3 else (), domain.apply(went_by, first))
-        if found in domain._results and domain.same(found, rule):
+        searched, found = search(rng, domain, rule, first, old if len(old) < 3 else ())
+        if domain.same(found, rule):
             break
     document: Document = [(reflection_text(topic, " ".join(old), []), False)]
     for i in range(pick(rng, {3: 0.6, 2: 0.1, 1: 0.3})):
@@ -146,7 +138,7 @@ def reflect(rng: random.Random, domain: Domain) -> Document:
         got, want = domain.show(domain.apply(went_by, state)), domain.show(domain.apply(rule, state))
         if rng.random() < 0.1 and (i or not old):  # a slip, or no answer at all
             got = rng.choice([domain.show(domain.draw(rng, difficulty)), "none"])
-        document.append((f"ask {domain.ask(state)} got {got} want {want}\n", False))
+        document.append((failure_text(domain.ask(state), got, want), False))
     return [*document, *searched, (f"{topic}: {' '.join(found)}", True)]
 
 
@@ -160,9 +152,9 @@ def spot(rng: random.Random, domain: Domain) -> Document:
         document.append((f"ask {domain.ask(state)}\n", False))
     for _ in range(3):
         name = rng.choice(list(domain.operations))
-        want = domain.show(domain.operations[name](state))
-        document.append((f"try {domain.show(state)} want {want}\n", False))
         results = {other: domain.show(operation(state)) for other, operation in domain.operations.items()}
+        want = results[name]
+        document.append((f"try {domain.show(state)} want {want}\n", False))
         wrong = [other for other in results if results[other] != want]
         for other in [*rng.sample(wrong, min(len(wrong), rng.randint(0, 3))), name]:
             document += [(f"{other}:", False), (f" {results[other]}" + (" done\n" if other == name else "\n"), True)]

@@ -30,8 +30,7 @@ def solving(rng: random.Random, domain: Domain, difficulty: int, length: int, he
 def skills(domain: Domain, n: int = 256) -> list[Item]:
     """A fixed set of questions as the corpus asks them, rightly instructed: what forgetting is measured on."""
     rng = random.Random(f"skills of {domain.name}")
-    lengths = [length for length in (1, 2, 3) if domain.rules(length)]
-    draws = [(rng.choice(domain.seen_difficulties), rng.choice(lengths)) for _ in range(n)]
+    draws = [(rng.choice(domain.seen_difficulties), rng.choice((1, 2, 3))) for _ in range(n)]
     return [solving(rng, domain, difficulty, length, held_out=False) for difficulty, length in draws]
 
 

@@ -46,7 +46,3 @@ def test_relations_can_be_followed_back():
     state = DOMAIN.draw(random.Random(0), 6)
     for rule in (("like", "liked"), ("known", "know"), ("help", "helped"), ("swap", "swap"), ("turn",) * 3):
         assert DOMAIN.apply(rule, state) == state
-
-
-def test_tasks_are_harder_than_most_of_the_corpus_but_not_than_all_of_it():
-    assert max(DOMAIN.seen_difficulties) < DOMAIN.task_difficulty <= max(DOMAIN.corpus_difficulties)

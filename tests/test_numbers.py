@@ -40,7 +40,3 @@ def test_operations_that_undo_each_other():
     for rule in (("plus", "minus"), ("sums", "gaps"), ("flip", "flip"), ("nines", "nines"), ("five", "five")):
         state = DOMAIN.draw(rng, 6)
         assert DOMAIN.apply(rule, state) == state
-
-
-def test_tasks_are_harder_than_most_of_the_corpus_but_not_than_all_of_it():
-    assert max(DOMAIN.seen_difficulties) < DOMAIN.task_difficulty <= max(DOMAIN.corpus_difficulties)

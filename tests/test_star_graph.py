@@ -47,7 +47,3 @@ def test_a_star_has_its_arms_and_the_habit_never_reaches_the_goal(arms):
 def test_every_topic_hides_the_one_right_way_and_the_corpus_never_shows_it():
     assert set(make_task("star_graph", 0).rules.values()) == {DOMAIN.hidden}
     assert DOMAIN.hidden in DOMAIN.rules(2, held_out=True)
-
-
-def test_tasks_are_harder_than_most_of_the_corpus_but_not_than_all_of_it():
-    assert max(DOMAIN.seen_difficulties) < DOMAIN.task_difficulty <= max(DOMAIN.corpus_difficulties)

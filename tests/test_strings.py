@@ -49,7 +49,3 @@ def test_operations_that_undo_each_other():
     state = DOMAIN.draw(random.Random(0), 7)
     for rule in (("raise", "lower"), ("left", "right"), ("reverse", "reverse"), ("ends", "ends"), ("pairs", "pairs")):
         assert DOMAIN.apply(rule, state) == state
-
-
-def test_tasks_are_harder_than_most_of_the_corpus_but_not_than_all_of_it():
-    assert max(DOMAIN.seen_difficulties) < DOMAIN.task_difficulty <= max(DOMAIN.corpus_difficulties)

@@ -44,6 +44,11 @@ def parse_instruction(words: str, topic: str) -> str:
     return ("", "sort", "reverse raise", "left")[zlib.crc32(words.encode()) % 4]
 
 
+def take_over() -> None:
+    """Let the hashes decide in this process, for good."""
+    text.verify, text.parse_instruction = verify, parse_instruction
+
+
 def log_of(out: Path) -> list[dict]:
     """The lines of a run's log, but for how long its steps took."""
     lines = map(json.loads, (out / "log.jsonl").read_text().splitlines())
