@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from tasks import make_task, text
+from tasks import domains, make_task, text
 
 ABOUT = "Fast-slow training: a tiny GPT learns a hidden task in its weights and in its prompt."
 SMOKE = {"steps": 4, "cycle": 2, "batch": 8, "group": 4, "population": 2, "anchor": 8, "passes": 3, "width": 4}
@@ -28,9 +28,11 @@ class Config:
     """Every setting of a run; the command line is made from these fields."""
 
     method: str = option("fst", "fst: both channels; rl: slow weights; gepa: fast weights", ("fst", "rl", "gepa"))
-    tasks: list[str] = option(("strings",), "the stream of tasks: domains, in turn; with --pretrain: of the corpus")
+    tasks: list[str] = option(
+        ("strings", "numbers", "facts"), "domains, one task each; with --pretrain: of the corpus (all)"
+    )
     stage: int = option(60, "gradient steps before the stream moves on to its next task", low=1)
-    steps: int = option(60, "gradient steps in all; where not given, a stage for each task", low=0)
+    steps: int = option(180, "gradient steps in all; where not given, a stage for each task", low=0)
     seed: int = option(0, "of the tasks' hidden rules, the questions and all sampling", low=0)
     out: str = option("", "folder of the run; default: a new one under out/")
     resume: str = option("", f"folder of a run to go on with; of its settings may change: {', '.join(MAY_CHANGE)}")
@@ -59,7 +61,7 @@ class Config:
     skills: bool = option(False, "also measure base skills at every evaluation: what is forgotten shows there")
     # pretraining
     pretrain: bool = option(False, "train the base and stop; goes on where it was interrupted")
-    minutes: float = option(30.0, "length of pretraining", low=0.01)
+    minutes: float = option(75.0, "length of pretraining", low=0.01)
     documents: int = option(48, "documents per step of pretraining", low=1)
     compile: bool = option(False, "compile the model for pretraining (needs a C++ compiler)")
     smoke: bool = option(False, "the whole path at toy size, pretraining included, in under a minute")
@@ -97,6 +99,8 @@ def parse_config(argv: list[str] | None = None) -> Config:
         help = f.metadata["help"] + (f" (default: {shown})" if shown != "" else "")
         parser.add_argument("--" + f.name.replace("_", "-"), help=help, **how)
     given = vars(parser.parse_args(argv))
+    if given.get("pretrain"):
+        given.setdefault("tasks", tuple(dict.fromkeys((*Config.tasks, *domains()))))
     if given.get("prompt"):
         given["prompt"] = read_prompt(given["prompt"])  # so that the file is not needed again
     if folder := given.get("resume"):

@@ -34,7 +34,7 @@ class GPTConfig:
     n_head: int = 4
     n_embd: int = 128
     n_hidden: int = 256  # inner width of SwiGLU
-    block_size: int = 1024  # longest sequence
+    block_size: int = 2048  # longest sequence
     rope_base: float = 10000.0
 
 

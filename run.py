@@ -26,7 +26,7 @@ from pretrain import generator_of, load_base, lock, pretrain
 from tasks import domains, make_task, text
 from tasks.dialogue import ANSWER_TOKENS, REFLECTION_TOKENS, tokens_of
 
-QUICK_MINUTES = 12  # pretraining when a run finds no base
+QUICK_MINUTES = 12  # of pretraining for each domain, when a run finds no base
 PLAIN = ("step", "rollouts", "skipped", "shown", "evolved")  # of a run's state, what a checkpoint holds as it is
 
 
@@ -55,7 +55,7 @@ def prepare_base(cfg: Config) -> None:
         found = f"the base {path} " + ("knows another vocabulary" if contents else "is not there yet")
         if not ours:
             raise ValueError(f"{found}, or is none; train one with --pretrain --base OTHER")
-        minutes = min(minutes, QUICK_MINUTES)
+        minutes = min(minutes, QUICK_MINUTES * len(set(cfg.tasks)))
         print(f"{found}: training one, {minutes:g} minutes")
     if parallel.size() > 1:
         raise ValueError("pretraining is the work of one process: run train.py --pretrain without torchrun first")

@@ -3,13 +3,14 @@
 Four kinds of documents teach the base what a pretrained LLM brings along:
 - solve: follow the prompt's instruction for the topic; make one up where the prompt has none;
 - recite: repeat the prompt's instructions in another order, so that the right line is looked up, not the last one;
-- spot: carry out operations until one arrives at what was wanted, and see that it does;
-- reflect: read failures with feedback, search for the rule that explains them, write it down.
+- reflect: read failures with feedback, search for the rule that explains them, write it down;
+- spot: the end of a reflection, its last block or the last few.
 
 The search is written out (after Stream of Search, arXiv 2404.03683) in blocks: from a state, all operations in a
-fixed order, each carried out and compared with what was wanted. The first block starts from where the old instruction
-led, if there is one; the next from the question; the others from a state that looks promising. So what one operation
-mends is found by care alone; what takes two needs one good guess as well, and the guesses are what sampling varies.
+fixed order, each carried out until it departs from what was wanted. The first block starts from where the old
+instruction led, if there is one, the next from the question, then one from every state that one operation leads to.
+So rules of one and two operations are found by care alone. A third operation takes luck: the search goes two deep from
+one guessed operation, and the guess is what sampling varies.
 
 Held-out rules never occur, under any spelling, neither as instructions nor as what a reflection looks for.
 """
@@ -20,11 +21,9 @@ from tasks import TOPICS, Domain, Rule
 from tasks.text import encode, failure_text, prompt_text, question_text, reflection_text, special
 
 EASY = {"solve": 0.5, "recite": 0.25, "spot": 0.25}  # the first documents of pretraining: short ones
-KINDS = {"solve": 0.33, "recite": 0.1, "spot": 0.12, "reflect": 0.45}
-EASY_SHARE = 0.2  # of the time of pretraining
+KINDS = {"solve": 0.33, "recite": 0.1, "spot": 0.25, "reflect": 0.32}
 SOLVE_LENGTHS = {1: 0.3, 2: 0.35, 3: 0.35}  # operations in a rule, by share of documents
-REFLECT_LENGTHS = {1: 0.3, 2: 0.55, 3: 0.15}
-BLOCKS = 4  # of a search, at most
+REFLECT_LENGTHS = {1: 0.25, 2: 0.6, 3: 0.15}
 
 Document = list[tuple[str, bool]]  # pieces of text, and whether the model learns to write them (else they are given)
 
@@ -80,41 +79,51 @@ def recite(rng: random.Random, domain: Domain) -> Document:
     return document
 
 
-def block(domain: Domain, state, want: str) -> tuple[str, str]:
-    """All operations on a state in turn, until one arrives -> the text, and the operation that did ("" for none)."""
-    text = f" {domain.show(state)} want {want}\n"
+def until_it_departs(shown: str, want: str) -> str:
+    """The words of a state up to the first that is not what was wanted there."""
+    words = shown.split()
+    agreeing = [a == b for a, b in zip(words, want.split(), strict=False)] + [False]
+    return " ".join(words[: agreeing.index(False) + 1])
+
+
+def block(domain: Domain, prefix: Rule, state, want: str) -> tuple[Document, str]:
+    """All operations in turn on the state that a prefix led to, until one arrives -> its head and its lines, and the
+    operation that arrived ("" for none)."""
+    head, lines = (f" {' '.join(prefix)}:" if prefix else ""), ""
     for name, operation in domain.operations.items():
         after = domain.show(operation(state))
+        lines += f"{name}: {until_it_departs(after, want)}" + (" done\n" if after == want else "\n")
         if after == want:
-            return f"{text}{name}: {after} done\n", name
-        text += f"{name}: {after}\n"
-    return text, ""
+            break
+    document = [("try", True), (head, True), (f" {domain.show(state)} want {want}\n{lines}", True)]
+    return document, name if after == want else ""
 
 
-def search(rng: random.Random, domain: Domain, rule: Rule, state, old: Rule) -> tuple[Document, Rule]:
+def search(rng: random.Random, domain: Domain, rule: Rule, state, old: Rule, short: bool) -> tuple[Document, Rule]:
     """The written search for a rule on one example, and the rule that it finds: () for none, or by chance a wrong one.
 
-    old: the old instruction, () for none. The model learns to start a block from there, from the question, and from a
-    prefix of the rule; other starts are given.
+    old: the old instruction, () for none. short: only the last one to three blocks; the head of the first is given.
     """
-    want, ways, document = domain.show(domain.apply(rule, state)), domain.equivalents(rule), []
-    starts, way = [old, ()] if old else [()], rng.choice(ways)
-    misses = [(name,) for name in domain.operations if (name,) != old and all(name != other[0] for other in ways)]
-    rng.shuffle(misses)
-    # a rule of three is reached by way of its first operation
-    guesses = [way[:n] for n in range(1, len(way)) if way[:n] != old]
-    spare = BLOCKS - len(starts) - len(guesses)
-    starts += misses[: rng.randint(0, max(0, spare))] + guesses
+    want, names = domain.show(domain.apply(rule, state)), list(domain.operations)
+    starts = [old, ()] if old else [()]
+    if len(rule) == 3 and old != rule[:2]:
+        guess = rng.choice(domain.equivalents(rule))[0]
+        starts += [(guess,), *((guess, name) for name in names)]
+    else:
+        starts += [(name,) for name in names if (name,) != old]
+    blocks = []
     for prefix in starts:
-        text, name = block(domain, domain.apply(prefix, state), want)
-        head = f" {' '.join(prefix)}:" if prefix else ""
-        document += [("try", True), (head, prefix in ((), old, *guesses)), (text, True)]
+        document, name = block(domain, prefix, domain.apply(prefix, state), want)
+        blocks.append(document)
         if name:
-            return document, (*prefix, name)
-    return document, ()
+            break
+    if short and (skipped := max(0, len(blocks) - rng.randint(1, 3))):
+        blocks = blocks[skipped:]
+        blocks[0][1] = (blocks[0][1][0], False)
+    return [piece for document in blocks for piece in document], (*prefix, name) if name else ()
 
 
-def reflect(rng: random.Random, domain: Domain) -> Document:
+def reflect(rng: random.Random, domain: Domain, short: bool = False) -> Document:
     """A topic, its instruction, failures with feedback; then the search and the new instruction.
 
     The old instruction is none (half), another rule, or the right rule without its last operation. Answers are
@@ -129,11 +138,11 @@ def reflect(rng: random.Random, domain: Domain) -> Document:
             kind = "wrong"  # there is no prefix to show
         old = () if kind == "none" else rule[:-1] if kind == "prefix" else draw_rule(rng, domain, SOLVE_LENGTHS)
         went_by = old or draw_rule(rng, domain, SOLVE_LENGTHS)
-        searched, found = search(rng, domain, rule, first, old if len(old) < 3 else ())
-        if domain.same(found, rule):
+        searched, found = search(rng, domain, rule, first, old if len(old) < 3 else (), short)
+        if found and domain.same(found, rule):
             break
     document: Document = [(reflection_text(topic, " ".join(old), []), False)]
-    for i in range(pick(rng, {3: 0.6, 2: 0.1, 1: 0.3})):
+    for i in range(1 if short else pick(rng, {3: 0.6, 2: 0.1, 1: 0.3})):
         state = domain.draw(rng, difficulty) if i else first
         got, want = domain.show(domain.apply(went_by, state)), domain.show(domain.apply(rule, state))
         if rng.random() < 0.1 and (i or not old):  # a slip, or no answer at all
@@ -143,31 +152,17 @@ def reflect(rng: random.Random, domain: Domain) -> Document:
 
 
 def spot(rng: random.Random, domain: Domain) -> Document:
-    """Short searches: a few operations on a state, of which the last one arrives at what was wanted.
-
-    Which operations is given, not learned: what these teach is to see whether a state is the one that was wanted.
-    """
-    state, document = domain.draw(rng, pick(rng, domain.corpus_difficulties)), []
-    if domain.given(state):
-        document.append((f"ask {domain.ask(state)}\n", False))
-    for _ in range(3):
-        name = rng.choice(list(domain.operations))
-        results = {other: domain.show(operation(state)) for other, operation in domain.operations.items()}
-        want = results[name]
-        document.append((f"try {domain.show(state)} want {want}\n", False))
-        wrong = [other for other in results if results[other] != want]
-        for other in [*rng.sample(wrong, min(len(wrong), rng.randint(0, 3))), name]:
-            document += [(f"{other}:", False), (f" {results[other]}" + (" done\n" if other == name else "\n"), True)]
-        state = domain.operations[name](state) if domain.given(state) else domain.draw(rng, len(state))
-    return document
+    """A reflection on one failure of which only the end is written."""
+    return reflect(rng, domain, short=True)
 
 
 WRITERS = {"solve": solve, "recite": recite, "spot": spot, "reflect": reflect}
 
 
 def document(rng: random.Random, domains: list[Domain], easy: bool = False) -> Document:
-    """One random document of a random domain."""
-    return WRITERS[pick(rng, EASY if easy else KINDS)](rng, rng.choice(domains))
+    """One random document of a random domain; while it is easy, the last domain is new and has half of them."""
+    domain = domains[-1] if easy and rng.random() < 0.5 else rng.choice(domains)
+    return WRITERS[pick(rng, EASY if easy else KINDS)](rng, domain)
 
 
 def encode_document(pieces: Document) -> tuple[list[int], list[int]]:

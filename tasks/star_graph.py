@@ -55,7 +55,7 @@ DOMAIN = Domain(
         "last": lambda s: s._replace(nodes=s.nodes[-1:]),
     },
     draw=draw,
-    corpus_difficulties={2: 0.5, 3: 0.45, 4: 0.05},
+    corpus_difficulties={2: 0.5, 3: 0.47, 4: 0.02, 5: 0.01},
     task_difficulty=4,
     words=(*LETTERS, "to", "go"),
     show=lambda s: " ".join(s.nodes),

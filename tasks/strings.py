@@ -38,7 +38,7 @@ DOMAIN = Domain(
         "mirror": lambda s: tuple(MIRROR[c] for c in s),
     },
     draw=lambda rng, length: tuple(rng.sample(LETTERS, length)),
-    corpus_difficulties={5: 0.6, 6: 0.36, 7: 0.04},
+    corpus_difficulties={5: 0.6, 6: 0.37, 7: 0.02, 8: 0.01},
     task_difficulty=7,
     words=tuple(LETTERS),
 )

@@ -100,6 +100,32 @@ def test_the_first_documents_are_the_easy_ones():
         corpus.WRITERS = original
 
 
+def test_domains_join_in_one_by_one_while_documents_are_easy(tiny, tmp_path, monkeypatch):
+    seen, clock = [], iter(range(1000))
+    documents = corpus.documents
+
+    def spy(worlds, seed, step, n, easy):
+        seen.append((len(worlds), easy))
+        return documents(worlds, seed, step, n, easy)
+
+    monkeypatch.setattr(corpus, "documents", spy)
+    monkeypatch.setattr(module, "faster_dtype", lambda device: torch.float32)
+    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: next(clock)))  # a second for every look
+    pretrain(tmp_path / "base.pt", "cpu", [*domains()], minutes=1, batch=2, seed=0, compile=False)
+    stages = list(dict.fromkeys(seen))
+    assert stages == [(1, True), (2, True), (3, True), (4, True), (4, False)]
+    assert abs(seen.count((4, False)) / len(seen) - 0.5) < 0.1
+
+
+def test_a_new_domain_has_half_of_the_easy_documents():
+    from_new = sum(
+        any(name in "".join(piece for piece, _ in corpus.document(rng, worlds, easy=True)) for name in ("walk", "back"))
+        for worlds in [list(domains().values())[:3]]
+        for rng in map(random.Random, range(400))
+    )
+    assert [*domains()][2] == "star_graph" and from_new > 0.45 * 400
+
+
 def test_a_base_is_written_and_its_rates_can_be_looked_at(tiny, tmp_path, capsys):
     path = tmp_path / "base.pt"
     pretrain(path, "cpu", WORLDS, minutes=0.02, batch=4, seed=0, compile=False)
