@@ -14,6 +14,7 @@ from tasks import domains, make_task, text
 ABOUT = "Fast-slow training: a tiny GPT learns a hidden task in its weights and in its prompt."
 SMOKE = {"steps": 4, "cycle": 2, "batch": 8, "group": 4, "population": 2, "anchor": 8, "passes": 3, "width": 4}
 SMOKE |= {"eval_every": 2, "eval_questions": 16, "minutes": 0.1, "documents": 32}
+METHODS = ("fst", "rl", "gepa", "distill")
 PROMPT_BYTES = 10_000  # a file that is larger is no prompt: a task has four topics
 MAY_CHANGE = ("steps", "lr", "eval_every", "base", "device")  # when a run is resumed
 
@@ -27,7 +28,9 @@ def option(default, help, choices=None, low=None):
 class Config:
     """Every setting of a run; the command line is made from these fields."""
 
-    method: str = option("fst", "fst: both channels; rl: slow weights; gepa: fast weights", ("fst", "rl", "gepa"))
+    method: str = option(
+        "fst", "fst: both channels; rl: weights; gepa: prompts; distill: prompts into weights", METHODS
+    )
     tasks: list[str] = option(
         ("strings", "numbers", "facts"), "domains, one task each; with --pretrain: of the corpus (all)"
     )

@@ -131,21 +131,28 @@ def update(
     contexts: list[list[int]],
     completions: list[list[int]],
     sampled_logprobs: Tensor,
-    rewards: Tensor,
+    rewards: Tensor | None,
     groups: Tensor,
     *,
     temperature: float,
     kl_coef: float,
     substeps: int = 1,
+    base_contexts: list[list[int]] | None = None,
 ) -> dict:
     """One batch of R rollouts -> `substeps` updates of the policy, and figures for the log.
 
     contexts, completions: R token lists; sampled_logprobs (R, S) from sampling; rewards (R,); groups (Q, G): which
     rollouts answer the same question. Groups without spread are not even scored. A gradient that is not finite is
     not applied. -> kl_base (k3, nats per scored token) and grad_norm, both None without an update; dropped_groups
+
+    Distillation is the penalty alone: without rewards, and with a base that reads other contexts (R token lists), the
+    gradient is that of the reverse KL from what the base says there.
     """
     lengths = torch.tensor([len(c) for c in completions])
-    advantages, keep = group_advantages(rewards[groups])
+    if rewards is None:
+        advantages, keep = torch.zeros(groups.shape), torch.ones(len(groups), dtype=torch.bool)
+    else:
+        advantages, keep = group_advantages(rewards[groups])
     weights = token_weights(lengths[groups], keep)
     rows, advantages, weights = groups[keep].flatten(), advantages[keep].flatten(), weights[keep].flatten()
     total = torch.tensor([len(contexts[i]) for i in rows.tolist()]) + lengths[rows]
@@ -155,8 +162,9 @@ def update(
     for micro in order.split(MICRO_ROWS) if len(order) else ():
         chosen = rows[micro].tolist()
         batch = [contexts[i] for i in chosen], [completions[i] for i in chosen], temperature
+        read = [(base_contexts or contexts)[i] for i in chosen]
         with torch.no_grad():
-            base_logprobs = score(base, *batch)  # (N, S), once for all updates
+            base_logprobs = score(base, read, *batch[1:])  # (N, S), once for all updates
         width = base_logprobs.size(1)
         sampled = sampled_logprobs[chosen, :width]
         a, w, n = (part[micro].to(device) for part in (advantages, weights, lengths[rows]))

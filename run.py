@@ -80,9 +80,9 @@ class Run:
             self.open_folder()
         self.out = parallel.tell(self.out if self.writes else None)
         prepare_base(cfg)
-        base, contents = load_base(Path(cfg.base))
+        base, self.about_base = load_base(Path(cfg.base))
         self.base = base.to(self.device).requires_grad_(False)
-        self.domains = {name: domains()[name] for name in contents["domains"]}  # what the base was trained on
+        self.domains = {name: domains()[name] for name in self.about_base["domains"]}  # what the base was trained on
         for name in cfg.tasks:
             if name not in self.domains:
                 known = ", ".join(self.domains)

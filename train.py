@@ -3,6 +3,7 @@
     python train.py                       fst on the strings domain with the shipped base, a few minutes on a laptop
     python train.py --method rl           slow weights only: policy gradient under the seed prompt
     python train.py --method gepa         fast weights only: prompt evolution under frozen weights
+    python train.py --method distill      fast weights as teacher: what the prompt taught goes into the weights
     python train.py --tasks A B C         one task after the other, without a sign that it changed
     python train.py --pretrain            train the base itself
     torchrun --nproc_per_node=2 train.py  the same run, its rollouts split over two processes (parallel.py)
@@ -30,11 +31,11 @@ import parallel
 import rl
 from config import check_config, fail, parse_config
 from fast_context import evolve
-from model import GPT, write_file
+from model import GPT, save_checkpoint, write_file
 from pretrain import PATIENCE, corpus_loss, generator_of
 from run import Run, prepare_base
 from tasks import Task, exams, text
-from tasks.dialogue import answer, pass_rate, reflect
+from tasks.dialogue import answer, contexts_of, pass_rate, reflect
 
 
 def fast_phase(run: Run, questions: list) -> None:
@@ -66,9 +67,12 @@ def fast_phase(run: Run, questions: list) -> None:
 
 
 def slow_step(run: Run, questions: list) -> float:
-    """One batch of rollouts under the population's prompts (for `rl`: the seed prompt), one update -> mean reward."""
+    """One batch of rollouts under the population's prompts (but for `fst`: the seed prompt), one update -> mean reward.
+
+    `distill` does not learn from rewards, but to say without a prompt what these weights say under the best one.
+    """
     cfg, start, task = run.cfg, time.perf_counter(), run.task_at(run.step)
-    prompts = [run.best()] if cfg.method == "rl" else run.population.prompts(cfg.population)
+    prompts = run.population.prompts(cfg.population) if cfg.method == "fst" else [run.start]
     K, B, G = len(prompts), len(questions), cfg.group // len(prompts)
     answers = answer(run.generate(run.policy, "slow"), [(rules, questions) for rules in prompts], samples=G)
     run.rollouts += K * B * G
@@ -77,10 +81,14 @@ def slow_step(run: Run, questions: list) -> float:
     for group in run.optimizer.param_groups:
         group["lr"] = cfg.lr * min(1.0, (run.step + 1) / max(cfg.warmup, 1))
     settings = {"temperature": cfg.temperature, "kl_coef": cfg.kl_coef, "substeps": cfg.substeps}
-    rollouts = answers.contexts, answers.completions, answers.logprobs
+    base, learned_from = run.base, rewards
+    if cfg.method == "distill":
+        base, learned_from = run.policy, None
+        settings |= {"kl_coef": 1.0, "base_contexts": contexts_of([(run.best(), questions)], G)}
+    rollouts = answers.contexts, answers.completions, answers.logprobs, learned_from
     figures = {"kl_base": None, "grad_norm": math.nan, "dropped_groups": 0}  # of a step that is skipped
     if rewards.isfinite().all() and answers.logprobs.isfinite().all():
-        figures = rl.update(run.policy, run.base, run.optimizer, *rollouts, rewards, groups, **settings)
+        figures = rl.update(run.policy, base, run.optimizer, *rollouts, groups, **settings)
     skipped = not math.isfinite(figures["grad_norm"] or 0.0)  # None: there was nothing to learn from
     run.skipped, run.streak = run.skipped + skipped, run.streak + 1 if skipped else 0
     entropy = -answers.logprobs.sum().item() / sum(map(len, answers.completions))  # estimated from the samples
@@ -115,9 +123,10 @@ def evaluate_stream(run: Run) -> float:
         rates = {name: pass_rate(generate, exams.skills(domain)) for name, domain in run.domains.items()}
         loss = corpus_loss(run.policy, list(run.domains.values()))
         run.log("skills", run.task_at(run.step), skills=rates, corpus_loss=loss)
+    prompt = run.start if run.cfg.method == "distill" else run.best()
     for i, task in enumerate(run.tasks):
-        accuracy, kl, transcript = evaluate(run, run.policy, task, run.best())
-        run.log("eval", i, val_acc=accuracy, kl_base=kl, prompt=run.best())
+        accuracy, kl, transcript = evaluate(run, run.policy, task, prompt)
+        run.log("eval", i, val_acc=accuracy, kl_base=kl, prompt=prompt)
         if i == run.task_at(run.step):
             current, shown = accuracy, transcript.replace("\n", "\n    ")
             run.say(f"step {run.step}: validation {accuracy:.2f}, {run.rollouts} rollouts. One of them:\n    {shown}")
@@ -157,7 +166,10 @@ def train(run: Run) -> None:
 
 
 def closing_table(run: Run) -> None:
-    """What each channel is worth on every task, with the prompt it had then; also written to result.json."""
+    """What each channel is worth on every task, with the prompt it had then; also written to result.json.
+
+    The trained weights go into weights.pt, from which another run can begin as its --base.
+    """
     models, results = {"base weights": run.base, "trained weights": run.policy}, []
     for task, evolved in zip(run.tasks, run.evolved, strict=True):
         result = {"task": task.domain.name, "hidden": task.instructions, "evolved": evolved}
@@ -178,6 +190,7 @@ def closing_table(run: Run) -> None:
         print(f"{'topic':8}{'hidden rule':26}evolved instruction")
         for topic, rule in result["hidden"].items():
             print(f"{topic:8}{rule:26}{result['evolved'].get(topic, 'none')}")
+    save_checkpoint(run.out / "weights.pt", run.about_base | {"model": run.policy.state_dict()})
     write_file(run.out / "result.json", json.dumps({"rollouts": run.rollouts, "tasks": results}, indent=1).encode())
     print(f"\n{run.rollouts} rollouts, all counted. The run is in {run.out}")
 

@@ -47,15 +47,20 @@ def complete(generate: Callable, prompts: list[str], questions: list[list[str]],
     return tokens, rollouts.logprobs, texts
 
 
+def contexts_of(jobs: list, samples: int = 1) -> list[list[int]]:
+    """What precedes each answer to jobs of (rules, questions), in the order in which they are answered."""
+    texts = [text.prompt_text(rules) + text.question_text(q.topic, q.ask) for rules, asked in jobs for q in asked]
+    return [tokens_of(words) for words in texts for _ in range(samples)]
+
+
 def answer(generate: Callable, jobs: list, samples: int = 1) -> Answers:
     """Answer jobs of (rules, questions), all with equally many questions, `samples` times each, in one batch."""
     prompts = [text.prompt_text(rules) for rules, _ in jobs]
     asked = [[text.question_text(q.topic, q.ask) for q in questions] for _, questions in jobs]
     tokens, logprobs, texts = complete(generate, prompts, asked, samples, ANSWER_TOKENS)
-    contexts = [tokens_of(p + q) for p, row in zip(prompts, asked, strict=True) for q in row for _ in range(samples)]
     rows = [q for _, questions in jobs for q in questions for _ in range(samples)]
     outcomes = [Outcome(text.verify(q, t), text.parse_answer(t)) for q, t in zip(rows, texts, strict=True)]
-    return Answers(outcomes, texts, contexts, tokens, logprobs)
+    return Answers(outcomes, texts, contexts_of(jobs, samples), tokens, logprobs)
 
 
 def reflect(generate: Callable, requests: list) -> list[str]:

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from config import SMOKE, Config, check_config, parse_config
-from tasks import text
+from tasks import domains, text
 
 
 def refused(capsys, *argv) -> str:
@@ -33,7 +33,8 @@ def test_help_explains_every_setting_in_one_line(capsys):
 
 
 def test_defaults_and_given_values():
-    assert parse_config([]) == dataclasses.replace(Config(), steps=60)  # a stage for the one task
+    assert parse_config([]) == Config() and Config.steps == 180  # a stage for each of the three tasks
+    assert set(parse_config(["--pretrain"]).tasks) == set(domains())  # a base is for all of them
     cfg = parse_config(
         ["--method", "rl", "--tasks", "strings", "strings", "--lr", "0.1", "--eval-every", "3", "--no-prune"]
     )
@@ -107,7 +108,9 @@ def saved(tmp_path):
 
 def test_a_resumed_run_keeps_its_settings_but_for_those_that_may_change(saved):
     cfg = parse_config(["--resume", str(saved)])
-    assert cfg == dataclasses.replace(Config(), lr=0.5, seed=3, tasks=["strings"], out=str(saved), resume=str(saved))
+    assert cfg == dataclasses.replace(
+        Config(), lr=0.5, seed=3, tasks=[*Config.tasks], out=str(saved), resume=str(saved)
+    )
     cfg = parse_config(["--resume", str(saved), "--steps", "99", "--lr", "0.1", "--eval-every", "2", "--seed", "3"])
     assert (cfg.steps, cfg.lr, cfg.eval_every, cfg.seed) == (99, 0.1, 2, 3)
 

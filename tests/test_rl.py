@@ -210,11 +210,12 @@ COMPLETIONS = [[9, 1], [9, 9, 1], [2, 1], [1], [4, 4, 4, 1], [4, 1]]
 GROUPS = torch.tensor([[0, 1], [2, 3], [4, 5]])
 
 
-def run_update(policy, base, rewards, **settings):
-    optimizer = torch.optim.SGD(policy.parameters(), lr=1.0)
+def run_update(policy, base, rewards, lr=1.0, **settings):
+    optimizer = torch.optim.SGD(policy.parameters(), lr=lr)
     settings = {"temperature": 1.0, "kl_coef": 0.1} | settings
     sampled = rl.score(policy, CONTEXTS, COMPLETIONS, settings["temperature"]).detach()
-    return rl.update(policy, base, optimizer, CONTEXTS, COMPLETIONS, sampled, torch.tensor(rewards), GROUPS, **settings)
+    rewards = None if rewards is None else torch.tensor(rewards)
+    return rl.update(policy, base, optimizer, CONTEXTS, COMPLETIONS, sampled, rewards, GROUPS, **settings)
 
 
 def test_scores_do_not_depend_on_padding_or_on_the_pad_id():
@@ -274,3 +275,30 @@ def test_substeps_update_more_than_once():
     run_update(one, base, [1.0, 0, 0, 1, 1, 0])
     run_update(two, base, [1.0, 0, 0, 1, 1, 0], substeps=2)
     assert any((a - b).abs().max() > 1e-5 for a, b in zip(one.parameters(), two.parameters(), strict=True))
+
+
+def test_distillation_moves_towards_what_the_teacher_says_in_its_own_context():
+    policy, teacher = make_models()
+    others = [[1, *context] for context in CONTEXTS]
+    wanted = rl.score(teacher, others, COMPLETIONS, 1.0).detach()
+
+    def distance() -> float:
+        return (rl.score(policy, CONTEXTS, COMPLETIONS, 1.0) - wanted).square().sum().item()
+
+    before, figures = distance(), run_update(policy, teacher, None, lr=0.01, kl_coef=1.0, base_contexts=others)
+    assert figures["dropped_groups"] == 0 and figures["grad_norm"] > 0
+    assert distance() < before
+
+
+def test_distillation_has_the_exact_gradient_of_the_reverse_kl():
+    # one context, one token: over all tokens, each as often as the policy draws it
+    policy, teacher = make_models()
+    logits = policy(torch.tensor([CONTEXTS[0]]))[0, -1]
+    other = teacher(torch.tensor([[1, *CONTEXTS[0]]]))[0, -1].log_softmax(-1).detach()
+    exact = torch.autograd.grad((logits.softmax(-1) * (logits.log_softmax(-1) - other)).sum(), policy.head.weight)[0]
+    logprobs = policy(torch.tensor([CONTEXTS[0]]))[0, -1].log_softmax(-1)
+    n = len(logprobs)
+    loss = rl.policy_loss(
+        logprobs[:, None], other[:, None], torch.zeros(n), logprobs.detach().exp(), torch.ones(n, 1), kl_coef=1.0
+    )
+    torch.testing.assert_close(torch.autograd.grad(loss, policy.head.weight)[0], exact, atol=1e-6, rtol=1e-4)

@@ -12,7 +12,7 @@ import rl
 import run
 import tasks
 import train
-from config import parse_config
+from config import METHODS, parse_config
 from model import load_checkpoint
 from tasks import domains, exams, text
 from tests import toy
@@ -41,7 +41,7 @@ def test_every_line_of_the_log_has_exactly_its_fields(start):
     assert any(line["kind"] == "fast" and line["accepted"] for line in lines)
 
 
-@pytest.mark.parametrize("method", ["fst", "rl", "gepa"])
+@pytest.mark.parametrize("method", METHODS)
 def test_rollouts_are_all_that_was_sampled_but_for_evaluations(start, monkeypatch, method):
     counts, evaluating, sample, evaluate = {True: 0, False: 0}, [False], pretrain.sample, train.evaluate
 
@@ -244,6 +244,33 @@ def test_each_task_of_a_stream_closes_with_the_prompt_that_it_had(start):
     prompts = [line["population"][0][0] for line in toy.kinds(out, "fast")]
     assert [task["task"] for task in tasks] == ["strings", "numbers"] and len(prompts) == 2
     assert [task["evolved"] for task in tasks] == prompts
+
+
+def test_distillation_learns_without_rewards_what_the_best_prompt_says(start, monkeypatch):
+    update, seen = rl.update, []
+
+    def spy(policy, base, optimizer, contexts, completions, sampled, rewards, groups, **settings):
+        seen.append((policy is base, rewards, contexts, settings["base_contexts"], settings["kl_coef"]))
+        return update(policy, base, optimizer, contexts, completions, sampled, rewards, groups, **settings)
+
+    monkeypatch.setattr(rl, "update", spy)
+    out = start(method="distill", steps=12)
+    bests = [line["population"][0][0] for line in toy.kinds(out, "fast")]
+    assert len(seen) == 12 and any(bests)
+    for step, (own, rewards, contexts, prompted, coefficient) in enumerate(seen):
+        best = bests[step // 4]
+        assert own and rewards is None and coefficient == 1
+        for plain, with_prompt in zip(contexts, prompted, strict=True):
+            question = text.decode(plain[1:]).removeprefix("rules\n")
+            assert text.decode(with_prompt[1:]) == text.prompt_text(best) + question
+    assert all(line["prompt"] == {} for line in toy.kinds(out, "eval"))  # it is measured as it is trained
+
+
+def test_the_trained_weights_are_a_base_for_another_run(start):
+    first = start("first", "--lr", "0.1", steps=3)
+    second = start("second", "--base", str(first / "weights.pt"), "--tasks", "numbers", method="rl", steps=0)
+    trained = load_checkpoint(first / "checkpoint.pt")["model"]
+    assert toy.equal(load_checkpoint(second / "checkpoint.pt")["model"], trained)
 
 
 def test_base_skills_are_measured_where_asked_for(start):
