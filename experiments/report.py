@@ -5,66 +5,64 @@ python experiments/report.py
 
 import json
 from pathlib import Path
-from statistics import mean, stdev
 
 ROOT = Path(__file__).parent.parent
 BEGIN, END = "<!-- figures: written by experiments/report.py -->\n", "<!-- end of figures -->\n"
 
 
-def spread(values: list[float]) -> str:
-    return f"{mean(values):.2f} ± {stdev(values):.2f}"
-
-
 def base_table(base: dict) -> str:
-    """What the base can do, a row per exam, a column per length of the rule."""
-    figures, rows = base["figures"], []
-    for level, kind in (("seen", "solve"), ("task", "solve"), ("seen", "reflect"), ("task", "reflect")):
-        cells = " | ".join(f"{figures[f'strings/{level}/{kind}/{n}']:.2f}" for n in (1, 2, 3))
-        rows.append(
-            f"| {kind}, {'lengths often seen' if level == 'seen' else 'at the difficulty of tasks'} | {cells} |"
+    """What the base can do: a row per domain, and per rule's length 1/2/3 where there are three figures."""
+    figures = base["figures"]
+    columns = {
+        "solve, seen": "seen/solve", "solve, task": "task/solve", "reflect, seen": "seen/reflect",
+        "reflect, task": "task/reflect",
+    }  # fmt: skip
+    lines = [
+        "| | " + " | ".join(columns) + " | one missing, seen, task | look up, worst | seed prompt | right prompt |"
+    ]
+    lines.append("|---" * 9 + "|")
+    for domain in dict.fromkeys(name.split("/")[0] for name in figures):
+        cells = ["/".join(f"{figures[f'{domain}/{key}/{n}']:.2f}" for n in (1, 2, 3)) for key in columns.values()]
+        cells.append(
+            ", ".join(f"{figures[f'{domain}/{level}/reflect/2, one missing']:.2f}" for level in ("seen", "task"))
         )
-    for level, where in (("seen", "lengths often seen"), ("task", "at the difficulty of tasks")):
-        missing = figures[f"strings/{level}/reflect/2, one missing"]
-        rows.append(f"| reflect, the last operation missing, {where} | | {missing:.2f} | |")
-    look_up = [value for name, value in figures.items() if name.startswith("strings/look up/")]
+        cells.append(f"{min(v for k, v in figures.items() if k.startswith(f'{domain}/look up')):.3f}")
+        cells += [f"{figures[f'{domain}/task/{prompt} prompt']:.3f}" for prompt in ("seed", "right")]
+        lines.append(f"| {domain} | {' | '.join(cells)} |")
     return "\n".join([
-        f"The shipped base: {base['step']} steps in {base['elapsed'] / 60:.0f} minutes on 2 cores; at least "
-        f"{base['questions']} questions a figure.",
+        f"The shipped base: {base['step']} steps in {base['elapsed'] / 60:.0f} minutes on 2 cores. Share right of at "
+        f"least {base['questions']} questions a figure, greedy, for rules of 1/2/3 operations; `seen`: difficulties "
+        "that the corpus shows often, `task`: that of tasks. `reflect`: one proposal from three failures (held-out "
+        "rules), with no instruction yet, or with the last of two operations missing. `seed prompt`, `right prompt`: "
+        "whole tasks.",
         "",
-        "| share right, rules of | 1 operation | 2 operations | 3 operations |",
-        "|---|---|---|---|",
-        *rows,
-        "",
-        f"The right line of a prompt of one to six is looked up in {min(look_up):.3f} (worst place) to "
-        f"{max(look_up):.3f} of the cases. On whole tasks the base is right in "
-        f"{figures['strings/task/seed prompt']:.3f} with the seed prompt and in "
-        f"{figures['strings/task/right prompt']:.2f} with the right one.",
+        *lines,
     ])  # fmt: skip
 
 
-def compare_table(result: dict) -> str:
-    """fst, rl and gepa at the end, and how many rollouts fst needs for rl's best."""
-    pairs, seeds = result["pairs"], result["seeds"]
-    reached = [pair["fst_rollouts_to_rl_best"] for pair in pairs]
-    swept = "the best of a sweep" if result["sweep"] else "one for both, **not swept yet**"
-    lines = [f"{len(seeds)} seeds, every rollout counted. Learning rates: {swept}.", ""]
-    lines.append("| method | learning rate | final validation accuracy, mean ± std over seeds | every seed |")
-    lines.append("|---|---|---|---|")
-    for method, values in result["final"].items():
-        rate = result["best"].get(method, "frozen")
-        lines.append(f"| {method} | {rate} | {spread(values)} | {', '.join(f'{v:.2f}' for v in values)} |")
-    lines += [
-        "",
-        "| seed | rl's best, after rollouts | fst there after | KL to base, rl / fst | at equal rollouts, rl / fst |",
-    ]
-    lines.append("|---|---|---|---|---|")
-    for seed, pair, rollouts in zip(seeds, pairs, reached, strict=True):
-        kl = "-" if rollouts is None else f"{pair['fst_kl_at_rl_best']:.3f}"
+def claims_table(claims: list[dict]) -> str:
+    """The paper's claims beside what was measured."""
+    lines = ["| claim | where | the paper | here, mean ± std | seeds | bar | verdict |", "|---" * 7 + "|"]
+    for claim in claims:
+        cells = []
+        for name, figure in claim["figures"].items():
+            spread = "" if figure["std"] is None else f" ± {figure['std']:.3g}"
+            missing = figure["values"].count(None)
+            never = f" ({missing} of {claim['n']} never)" if missing else ""
+            cells.append(f"{name} " + ("-" if figure["mean"] is None else f"{figure['mean']:.4g}{spread}") + never)
+        verdict = claim.get("verdict", "reported")
         lines.append(
-            f"| {seed} | {pair['rl_best']:.2f}, {pair['rl_best_rollouts']} | {rollouts or 'never'} | "
-            f"{pair['rl_best_kl']:.3f} / {kl} | {pair['rl_end']:.2f} / {pair['fst_end']:.2f} |"
+            f"| {claim['claim']} | {claim['where']} | {claim['paper']} | {'; '.join(cells)} | {claim['n']} | "
+            f"{claim['bar']} | {verdict} |"
         )
     return "\n".join(lines)
+
+
+def sweep_table(table: dict[str, dict[str, float]]) -> str:
+    """Final validation accuracy of the sweep, for every method and learning rate."""
+    rates = list(next(iter(table.values())))
+    lines = ["| learning rate | " + " | ".join(rates) + " |", "|---" * (1 + len(rates)) + "|"]
+    return "\n".join(lines + [f"| {m} | {' | '.join(f'{row[r]:.3f}' for r in rates)} |" for m, row in table.items()])
 
 
 def fault_table(kill: dict, faults: dict, fuzz: dict, soak: dict) -> str:
@@ -132,8 +130,9 @@ def speed_table(bench: dict) -> str:
     shares = ", ".join(f"{name} {share:.0%}" for name, share in parts.items() if share >= 0.02)
     load = " to ".join(map(str, bench["load"]))
     return "\n".join([
-        f"Speed, {bench['threads']} thread(s) on 2 cores, **with other programs at work (load {load})**; medians of "
-        "interleaved rounds in one process, so read the ratios, not the clock.",
+        f"Speed, {bench['threads']} thread(s) on 2 cores; medians of "
+        "interleaved rounds in one process, so read the ratios, not the clock "
+        f"(load of the machine at the beginning and end: {load}).",
         "",
         "| compared with | this is faster |",
         "|---|---|",
@@ -146,14 +145,21 @@ def speed_table(bench: dict) -> str:
     ])  # fmt: skip
 
 
+def drawn(name: str) -> bool:
+    return (ROOT / "experiments" / "figures" / f"{name}.png").exists()
+
+
 def section() -> str:
     """The README's figures, between their two marks."""
     results, parts = ROOT / "experiments" / "results", []
-    if (path := results / "compare.json").exists():
+    if (path := results / "claims.json").exists():
         result = json.loads(path.read_text())
-        parts += ["![accuracy over rollouts](experiments/figures/compare.png)", compare_table(result)]
-        lr = "" if result["sweep"] else f" --lr {result['best']['fst']}"
-        parts.append(f"    python experiments/compare.py{lr} && python experiments/report.py")
+        parts += [
+            f"![{name}](experiments/figures/{name}.png)" for name in ("efficiency", "kl", "stream") if drawn(name)
+        ]
+        parts += ["The learning rates of all runs below come from this sweep (two domains, a seed of its own):"]
+        parts += [sweep_table(result["sweep"]), claims_table(result["claims"])]
+        parts.append("    python experiments/run.py && python experiments/plot.py && python experiments/report.py")
     if (path := results / "base.json").exists():
         parts += [base_table(json.loads(path.read_text()))]
         parts.append(

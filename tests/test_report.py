@@ -32,16 +32,24 @@ def test_the_table_of_faults_says_what_was_found():
     )
 
 
-def test_a_seed_that_never_reached_rl_is_said_so():
-    pair = {"rl_best": 0.5, "rl_best_rollouts": 900, "rl_best_kl": 0.1, "fst_rollouts_to_rl_best": None}
-    pair |= {"fst_kl_at_rl_best": None, "equal_rollouts": 900, "fst_end": 0.25, "rl_end": 0.5}
-    result = {
-        "seeds": [0, 1],
-        "sweep": {},
-        "best": {"fst": "1", "rl": "2"},
-        "pairs": [pair, pair | {"fst_rollouts_to_rl_best": 7, "fst_kl_at_rl_best": 0.2}],
-    }
-    table = report.compare_table(result | {"final": {"fst": [0.25, 0.75], "rl": [0.5, 0.5], "gepa": [0.0, 0.5]}})
-    assert "| fst | 1 | 0.50 ± 0.35 | 0.25, 0.75 |" in table and "| gepa | frozen |" in table
-    assert "| 0 | 0.50, 900 | never | 0.100 / - | 0.50 / 0.25 |" in table
-    assert "| 1 | 0.50, 900 | 7 | 0.100 / 0.200 | 0.50 / 0.25 |" in table
+def test_the_table_of_claims_says_where_a_method_never_got_there():
+    reached = {"mean": 120.0, "std": 3.25, "values": [117, None, 123]}
+    claim = {"claim": "data efficiency", "where": "facts", "paper": "3x", "bar": ">= 3x", "n": 3, "verdict": "holds"}
+    never = {"mean": None, "std": None, "values": [None] * 3}
+    table = report.claims_table([claim | {"figures": {"fst": reached, "rl": never}}])
+    assert "| fst 120 ± 3.25 (1 of 3 never); rl - (3 of 3 never) | 3 | >= 3x | holds |" in table
+
+
+def test_the_table_of_the_base_has_a_row_for_every_domain():
+    exams = [f"{level}/{kind}/{n}" for level in ("seen", "task") for kind in ("solve", "reflect") for n in (1, 2, 3)]
+    exams += [f"{level}/reflect/2, one missing" for level in ("seen", "task")]
+    exams += ["look up/line 1 of 2", "look up/line 2 of 2", "task/seed prompt", "task/right prompt"]
+    figures = {f"{d}/{exam}": i / 100 for d in ("strings", "facts") for i, exam in enumerate(exams)}
+    table = report.base_table({"figures": figures, "step": 9, "elapsed": 120, "questions": 500})
+    row = "0.00/0.01/0.02 | 0.06/0.07/0.08 | 0.03/0.04/0.05 | 0.09/0.10/0.11 | 0.12, 0.13 | 0.140 | 0.160 | 0.170 |"
+    assert f"| strings | {row}" in table and f"| facts | {row}" in table
+
+
+def test_the_sweep_shows_every_rate():
+    table = report.sweep_table({"fst": {"0.001": 0.5, "0.003": 0.25}, "rl": {"0.001": 0.125, "0.003": 0.0}})
+    assert "| fst | 0.500 | 0.250 |" in table and "| rl | 0.125 | 0.000 |" in table and "| 0.001 | 0.003 |" in table

@@ -1,0 +1,96 @@
+"""experiments/run.py: which runs there are, and that finished ones are not repeated."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from config import check_config, parse_config
+from tests import toy
+
+ROOT = Path(__file__).parent.parent
+spec = importlib.util.spec_from_file_location("experiment_runs", ROOT / "experiments" / "run.py")  # not the run.py here
+runs = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(runs)
+
+LR = {"fst": "0.001", "rl": "0.003", "gepa": "0.001", "distill": "0.001"}
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "RESULTS", tmp_path / "runs")
+    (tmp_path / "runs").mkdir()
+    return tmp_path / "runs"
+
+
+def test_every_job_is_a_run_that_train_py_accepts():
+    jobs = [*runs.sweep_jobs().values()]
+    for experiment in runs.EXPERIMENTS[1:]:
+        found = runs.jobs_of(experiment, LR, [0, 1], runs.DOMAINS)
+        assert found and len({job.name for job in found}) == len(found)
+        jobs += found
+    for job in dict.fromkeys(jobs):
+        check_config(parse_config([*job.options]))
+
+
+def test_methods_are_compared_on_the_same_tasks_and_rl_has_its_own_rate():
+    jobs = runs.jobs_of("domains", LR, [3], ["facts"])
+    assert [job.name for job in jobs] == ["fst-facts-3", "rl-facts-3", "gepa-facts-3"]
+    for job, lr in zip(jobs, ("0.001", "0.003", "0.001"), strict=True):
+        cfg = parse_config([*job.options])
+        assert (cfg.seed, cfg.tasks, cfg.lr) == (3, ["facts"], float(lr))
+
+
+def test_the_sweep_gives_every_method_its_best_rate_on_average(results):
+    for (method, lr, domain), job in runs.sweep_jobs().items():
+        best = {"fst": "0.0003", "rl": "0.003"}[method]
+        score = 0.4 if lr == best else 0.5 if domain == "strings" else 0.0  # better on one, nothing on the other
+        (results / f"{job.name}.json").write_text(json.dumps({"evals": [{"val_acc": 0.9}, {"val_acc": score}]}))
+    assert runs.best_rates() == {"fst": "0.0003", "rl": "0.003", "gepa": "0.0003", "distill": "0.0003"}
+
+
+def test_reported_seeds_are_none_that_the_sweep_used():
+    assert all(parse_config([*job.options]).seed == 100 for job in runs.sweep_jobs().values())
+
+
+def test_finished_runs_are_not_repeated_unless_their_weights_are_needed_and_gone(results, tmp_path):
+    jobs = runs.jobs_of("plasticity", LR, [0], runs.DOMAINS)
+    after = [job for job in jobs if job.base]
+    assert {job.base for job in after} < {job.name for job in jobs} and len(after) == 4
+    for job in jobs:
+        if job not in after[:1]:
+            (results / f"{job.name}.json").write_text("{}")
+    again = runs.still_to_run(jobs, tmp_path / "out")
+    assert [job.name for job in again] == [after[0].base, after[0].name]
+    weights = tmp_path / "out" / after[0].base / "weights.pt"
+    weights.parent.mkdir(parents=True)
+    weights.touch()
+    assert runs.still_to_run(jobs, tmp_path / "out") == after[:1]
+
+
+def test_a_run_is_made_in_a_process_of_its_own_measured_and_noted(results, tmp_path, base):
+    toy.make_base(tmp_path / "base.pt", known=["strings"])
+    options = [*toy.SIZES, "--method", "rl", "--steps", "4", "--base", str(tmp_path / "base.pt")]
+    first = runs.Job("first", tuple(options), skills=True)
+    second = runs.Job("second", (*options[:-2],), base="first")
+    runs.run_all([first, second], tmp_path / "out", "test")
+    made = {name: json.loads((results / f"{name}.json").read_text()) for name in ("first", "second")}
+    assert [e["step"] for e in made["first"]["evals"]] == [0, 4] and len(made["first"]["rewards"]) == 4
+    assert set(made["first"]["skills"]) == {"strings"} and made["first"]["corpus_loss"] > 4
+    assert made["first"]["command"].startswith("python train.py --tasks strings") and "skills" not in made["second"]
+    assert json.loads((tmp_path / "out/second/config.json").read_text())["base"].endswith("first/weights.pt")
+    times = {name: (results / f"{name}.json").stat().st_mtime_ns for name in made}
+    runs.run_all([first, second], tmp_path / "out", "test")
+    assert times == {name: (results / f"{name}.json").stat().st_mtime_ns for name in made}
+
+
+def test_a_run_that_fails_says_why(results, tmp_path):
+    with pytest.raises(RuntimeError, match="unknown task 'sums'"):
+        runs.run_all([runs.Job("bad", ("--tasks", "sums"))], tmp_path / "out", "test")
+
+
+def test_results_of_another_base_are_not_mixed_in(results):
+    (results / "base.json").write_text(json.dumps({"checksum": 1}))
+    with pytest.raises(ValueError, match="made with another base"):
+        runs.check_base()

@@ -1,0 +1,127 @@
+"""experiments/plot.py: what the claims are made of."""
+
+import json
+import random
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "experiments"))
+
+import plot  # noqa: E402
+
+
+def evals(*rows, task=0):
+    names = ("step", "rollouts", "val_acc", "kl_base")
+    return [{"task": task} | dict(zip(names, row, strict=True)) for row in rows]
+
+
+RL = evals((0, 0, 0.0, 0.0), (10, 100, 0.3, 0.2), (20, 200, 0.5, 0.4), (30, 300, 0.4, 0.6))
+
+
+def test_fst_is_measured_where_it_first_reaches_the_best_of_rl():
+    fst = evals((0, 0, 0.0, 0.0), (10, 90, 0.5, 0.1), (20, 180, 0.9, 0.2))
+    found = plot.reach(fst, RL)
+    assert (found["target"], found["rl"]["rollouts"], found["fst"]["rollouts"]) == (0.5, 200, 90)
+    assert plot.reach(fst[:1], RL)["fst"] is None
+
+
+def test_where_rl_never_leaves_zero_all_that_it_took_counts():
+    zero = evals((0, 0, 0.0, 0.0), (10, 100, 0.01, 0.2), (20, 200, 0.0, 0.4))
+    found = plot.reach(evals((0, 0, 0.0, 0.0), (10, 90, 0.05, 0.1)), zero)
+    assert (found["target"], found["rl"]["rollouts"], found["fst"]["rollouts"]) == (plot.ZERO, 200, 90)
+
+
+@pytest.mark.parametrize("height", [0.2, 0.55, 0.9])
+def test_the_asymptote_of_a_sigmoid_is_found_through_noise(height):
+    rng, start = random.Random(0), 0.05
+    curve = evals((0, 0, start, 0))
+    for cost in range(500, 20_001, 500):
+        rise = 1 / (1 + (4000 / cost) ** 3)
+        curve.append(curve[0] | {"rollouts": cost, "val_acc": start + (height - start) * rise + rng.gauss(0, 0.01)})
+    assert plot.asymptote(curve) == pytest.approx(height, abs=0.02)
+
+
+def test_an_asymptote_is_an_accuracy_and_a_flat_curve_has_its_own():
+    rising = evals((0, 0, 0.0, 0), (10, 100, 0.2, 0), (20, 200, 0.5, 0), (30, 300, 0.95, 0))
+    assert 0.95 < plot.asymptote(rising) <= 1
+    flat = evals((0, 0, 0.1, 0), (10, 100, 0.1, 0), (20, 200, 0.1, 0))
+    assert plot.asymptote(flat) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("difference", "met", "verdict"),
+    [
+        ([0.3, 0.4, 0.5], True, "holds"),
+        ([0.3, 0.4, 0.5], False, "short of the bar"),
+        ([0.5, -0.4, 0.2], True, "does not hold at this scale"),
+        ([0.5], True, "does not hold at this scale"),  # one seed shows nothing
+        ([-0.3, -0.4, -0.5], True, "does not hold at this scale"),
+    ],
+)
+def test_a_claim_holds_beyond_two_standard_errors(difference, met, verdict):
+    line = plot.row("c", "w", "p", "b", range(len(difference)), {"x": difference}, difference=difference, met=met)
+    assert line["verdict"] == verdict and line["n"] == len(difference)
+    assert "verdict" not in plot.row("c", "w", "p", "b", [0], {"x": [0.5]})
+
+
+def test_what_was_never_reached_is_kept_but_not_averaged():
+    figures = plot.row("c", "w", "p", "b", [0, 1, 2], {"x": [1.0, None, 3.0]})["figures"]["x"]
+    assert figures == {"mean": 2, "std": round(2**0.5, 4), "values": [1, None, 3]}
+
+
+def test_seeds_are_paired():
+    runs = dict.fromkeys(["fst-strings-0", "fst-strings-2", "fst-strings-10", "rl-strings-2", "rl-strings-10"], "run")
+    runs |= {"fst-strings-deep-2": "another", "base": "base"}
+    assert [seed for seed, _ in plot.pairs(runs, "fst-strings-{}", "rl-strings-{}")] == [2, 10]
+
+
+def test_the_end_of_a_stage_is_its_last_step():
+    stream = [
+        {"task": task, "step": step, "val_acc": round(0.1 * task + 0.01 * step, 3)}
+        for step in range(0, 61, 10) for task in range(3)
+    ]  # fmt: skip
+    assert plot.stage_ends(stream) == [(0.2, 0.2), (0.5, 0.5), (0.8, 0.8)]
+
+
+def record(curve, accuracy, skill, **more):
+    tasks = [{"task": "strings", "accuracy": accuracy, "kl_base": [0.3, 0.1]}]
+    return {"evals": curve, "result": {"tasks": tasks}, "skills": {"strings": skill}, "corpus_loss": 0.1} | more
+
+
+def test_the_claims_of_a_domain_and_the_figures(tmp_path, monkeypatch):
+    runs = {"base": {"skills": {"strings": 1.0}, "corpus_loss": 0.1}}
+    for seed in range(3):
+        fst = evals((0, 0, 0.0, 0.0), (10, 90, 0.5, 0.1 + seed / 100), (30, 300, 0.9, 0.2))
+        accuracy = {"base weights": [0.0, 0.4], "trained weights": [0.1, 0.9]}
+        runs |= {f"fst-strings-{seed}": record(fst, accuracy, 0.99), f"rl-strings-{seed}": record(RL, accuracy, 0.7)}
+    lines = {line["claim"]: line for line in plot.domain_claims(runs, "strings")}
+    assert lines["data efficiency, rollouts"]["figures"]["ratio"]["values"] == [round(200 / 90, 4)] * 3
+    assert lines["data efficiency, rollouts"]["verdict"] == "short of the bar"
+    assert lines["stays close: KL at rl's best"]["verdict"] == "holds"
+    assert lines["forgets less: drop of base skills"]["figures"]["rl"]["mean"] == pytest.approx(0.3)
+    assert lines["both channels"]["verdict"] == "holds" and lines["asymptote"]["figures"]["fst"]["mean"] > 0.85
+    assert "zero-reward regime: steps to leave zero" not in lines and not [*plot.domain_claims(runs, "facts")]
+    (tmp_path / "runs").mkdir()
+    for name, run in runs.items():
+        (tmp_path / "runs" / f"{name}.json").write_text(json.dumps(run))
+    monkeypatch.setattr(plot, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(plot, "FIGURES", tmp_path / "figures")
+    plot.draw(plot.load())
+    assert sorted(p.name for p in (tmp_path / "figures").iterdir()) == ["efficiency.png", "kl.png"]
+
+
+def test_plasticity_compares_three_beginnings():
+    def ending(accuracy):
+        return {"evals": evals((0, 0, 0.0, 0.0), (80, 100, accuracy, 0.1))}
+
+    runs = {"base": {}}
+    for seed in (0, 1, 2):
+        runs[f"rl-numbers-{seed}"] = ending(0.4)
+        runs[f"plasticity-numbers-after-fst-strings-{seed}"] = ending(0.39 + seed / 100)
+        runs[f"plasticity-numbers-after-rl-strings-{seed}"] = ending(0.1)
+    [line] = plot.other_claims(runs)
+    assert (line["where"], line["verdict"]) == ("strings, then numbers", "holds")
+    assert [f["mean"] for f in line["figures"].values()] == pytest.approx([0.4, 0.4, 0.1])
