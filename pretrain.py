@@ -46,8 +46,11 @@ def lock(path: Path, taken: str):
 def load_base(path: Path) -> tuple[GPT, dict]:
     """A base, and all that its checkpoint says of it. Raises ValueError for a missing, damaged or foreign one."""
     contents = load_checkpoint(path)
-    model = GPT(GPTConfig(**contents["model_config"]))
-    model.load_state_dict(contents["model"])
+    try:
+        model = GPT(GPTConfig(**contents["model_config"]))
+        model.load_state_dict(contents["model"])
+    except (KeyError, TypeError, RuntimeError):  # the checkpoint of a run, say
+        raise ValueError(f"{path} is no base: train one with --pretrain --base OTHER") from None
     return model, contents
 
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 import pretrain as module
-from model import GPT, GPTConfig, load_checkpoint
+from model import GPT, GPTConfig, load_checkpoint, save_checkpoint
 from pretrain import Muon, base_rates, faster_dtype, micro_batches, orthogonalize, pretrain
 from tasks import corpus, domains, text
+from tests import toy
 
 WORLDS = list(domains())
 TINY = {"n_layer": 1, "n_head": 2, "n_embd": 16, "n_hidden": 16}
@@ -98,6 +99,19 @@ def test_the_first_documents_are_the_easy_ones():
         assert kinds == set(corpus.KINDS)
     finally:
         corpus.WRITERS = original
+
+
+@pytest.mark.parametrize("broken", ["model", "model_config", "other sizes"])
+def test_a_checkpoint_that_is_no_base_is_called_so(tmp_path, broken):
+    toy.make_base(tmp_path / "base.pt")
+    contents = load_checkpoint(tmp_path / "base.pt")
+    if broken == "other sizes":
+        contents["model_config"]["n_layer"] = 2
+    else:
+        del contents[broken]
+    save_checkpoint(tmp_path / "base.pt", contents)
+    with pytest.raises(ValueError, match="is no base: train one with --pretrain"):
+        module.load_base(tmp_path / "base.pt")
 
 
 def test_domains_join_in_one_by_one_while_documents_are_easy(tiny, tmp_path, monkeypatch):
