@@ -11,11 +11,11 @@
 
     reflect red: reverse                     a reflection: the topic, its current instruction,
     ask d a c b got b c a d want c d b e       up to three failures with feedback,
-    try d a c b want c d b e                   a search on the first of them: all operations in turn,
-    reverse: b c a d                             until one arrives at what was wanted;
-    ...                                          if none does,
-    try reverse: b c a d want c d b e            all operations after a likely one,
-    raise: c d b e done                          ...
+    try reverse: b c a d want c d b e          a search on the first of them: from where the old instruction led,
+    reverse: d                                   all operations in turn, each until it departs from what was wanted
+    left: c a                                    (left makes c a d b of it: the second letter is another);
+    ...                                          where none arrives, the same from the question,
+    raise: c d b e done                          then from every state that one operation leads to
     red: reverse raise                         the new instruction
 
 What the model wrote is untrusted: any text parses to an answer or an instruction, or to nothing.
