@@ -20,8 +20,8 @@ SIZES = [*SIZES.split(), *["--lr", "0.01", "--eval-every", "4", "--eval-question
 SIZES += ["--seed", "2"]  # under which some prompts are accepted and some steps have nothing to learn from
 
 
-def make_base(path: Path, vocabulary: str = "", known: list[str] | None = None, **sizes) -> None:
-    """A base of random weights whose sequences end after a few tokens."""
+def make_base(path: Path, vocabulary: str = "", known: list[str] | None = None, about=None, **sizes) -> None:
+    """A base of random weights whose sequences end after a few tokens. about: what else its checkpoint says."""
     torch.manual_seed(0)
     cfg = GPTConfig(text.encoding().n_vocab, **{"n_layer": 1, "n_head": 2, "n_embd": 16, "n_hidden": 16} | sizes)
     model = GPT(cfg)
@@ -33,7 +33,7 @@ def make_base(path: Path, vocabulary: str = "", known: list[str] | None = None, 
         "domains": known or list(domains()),
         "model_config": asdict(cfg),
     }
-    save_checkpoint(path, contents | {"model": model.state_dict()})
+    save_checkpoint(path, contents | (about or {}) | {"model": model.state_dict()})
 
 
 def verify(question, words: str) -> float:

@@ -1,0 +1,37 @@
+"""experiments/base.py: every exam is held, on the domains that the base knows."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import toy
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "experiments"))
+
+import base as examine  # noqa: E402
+import report  # noqa: E402
+
+
+@pytest.mark.usefixtures("toy_world")
+def test_all_figures_of_the_readme_are_measured_on_the_bases_domains(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(examine, "BATCH", 2)
+    toy.make_base(tmp_path / "base.pt", known=["numbers"], about={"step": 3, "minutes": 1.0, "elapsed": 60.0})
+    out = tmp_path / "base.json"
+    monkeypatch.setattr(
+        sys, "argv", ["base.py", "--base", str(tmp_path / "base.pt"), "--questions", "3", "--out", str(out)]
+    )
+    examine.main()
+    result = json.loads(out.read_text())
+    assert len(result["figures"]) == 37 and all(0 <= share <= 1 for share in result["figures"].values())
+    assert {name.split("/")[0] for name in result["figures"]} == {"numbers"}
+    assert "3 steps in 1 minutes" in report.base_table(result)
+    assert capsys.readouterr().out.count("\n") == 37
+
+
+def test_what_is_no_base_is_refused_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["base.py", "--base", str(tmp_path / "none.pt")])
+    with pytest.raises(SystemExit, match=r"^base.py: no checkpoint at .*none.pt$"):
+        examine.main()
