@@ -1,7 +1,8 @@
-"""Facts: follow relations between people, for three people at once. Stands for multi-hop questions (HoVer).
+"""Facts: follow relations from person to person and keep the way. Stands for multi-hop questions (HoVer).
 
-A question gives shuffled facts and three people to start from. Each relation leads everybody to somebody, and no two
-to the same person; so it can be followed both ways. The difficulty is how many people there are.
+A question gives shuffled facts and two people to start from; the answer is the way of both, pair after pair: from
+"ann cid" one may get to "ann cid bob dee", where ann likes bob and cid likes dee. Each relation leads everybody to
+somebody else, and no two to the same person; so it can be followed both ways. The difficulty is how many people there are.
 """
 
 from typing import NamedTuple
@@ -13,28 +14,36 @@ VERBS = ("likes", "knows", "helps")
 
 
 class Facts(NamedTuple):
-    """Facts (who, verb, whom), in the order that the question gives them, and where one has got to."""
+    """Facts (who, verb, whom), in the order that the question gives them, and the way so far, in pairs."""
 
     facts: tuple[tuple[str, str, str], ...]
     people: tuple[str, ...]
 
 
 def draw(rng, n):
-    """Random facts about n people, and three of these to start from."""
+    """Random facts about n people, and two of these to start from."""
     people = rng.sample(PEOPLE, n)
-    facts = [(who, verb, whom) for verb in VERBS for who, whom in zip(people, rng.sample(people, n), strict=True)]
+    facts = []
+    for verb in VERBS:
+        ring = rng.sample(people, n)
+        facts += [(who, verb, whom) for who, whom in zip(ring, ring[1:] + ring[:1], strict=True)]
     rng.shuffle(facts)
-    return Facts(tuple(facts), tuple(rng.sample(people, 3)))
+    return Facts(tuple(facts), tuple(rng.sample(people, 2)))
 
 
 def follow(verb, backwards=False):
-    """The operation that leads from everybody to whom they like, or are liked by."""
+    """The operation that goes on from the last pair of the way to whom they like, or are liked by."""
 
     def operation(s):
         ways = {(whom if backwards else who): (who if backwards else whom) for who, v, whom in s.facts if v == verb}
-        return s._replace(people=tuple(ways[person] for person in s.people))
+        return s._replace(people=(*s.people, ways[s.people[-2]], ways[s.people[-1]]))
 
     return operation
+
+
+def swap(people):
+    """a b c d -> b a d c: the two of each pair change places"""
+    return tuple(people[i ^ 1] for i in range(len(people)))
 
 
 DOMAIN = Domain(
@@ -46,12 +55,12 @@ DOMAIN = Domain(
         "known": follow("knows", backwards=True),
         "help": follow("helps"),
         "helped": follow("helps", backwards=True),
-        "turn": lambda s: s._replace(people=s.people[1:] + s.people[:1]),
-        "swap": lambda s: s._replace(people=s.people[1::-1] + s.people[2:]),
+        "turn": lambda s: s._replace(people=swap(s.people[::-1])),  # the last pair first
+        "swap": lambda s: s._replace(people=swap(s.people)),
     },
     draw=draw,
-    corpus_difficulties={4: 0.3, 5: 0.67, 6: 0.02, 7: 0.01},
-    task_difficulty=6,
+    corpus_difficulties={4: 0.06, 5: 0.45, 6: 0.46, 7: 0.02, 8: 0.01},
+    task_difficulty=7,
     words=(*PEOPLE, *VERBS, "start"),
     show=lambda s: " ".join(s.people),
     given=lambda s: " ".join(map(" ".join, s.facts)) + " start",

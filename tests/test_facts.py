@@ -1,4 +1,4 @@
-"""tasks/facts.py: relations are followed as the facts say, both ways, for all three people."""
+"""tasks/facts.py: relations are followed as the facts say, both ways, for both people."""
 
 import random
 
@@ -9,14 +9,15 @@ from tasks.facts import DOMAIN, VERBS, Facts
 STATE = Facts(
     (
         ("ann", "likes", "bob"), ("bob", "likes", "cid"), ("cid", "likes", "ann"),
-        ("ann", "knows", "ann"), ("cid", "knows", "bob"), ("bob", "knows", "cid"),
-        ("bob", "helps", "ann"), ("ann", "helps", "bob"), ("cid", "helps", "cid"),
+        ("ann", "knows", "cid"), ("cid", "knows", "bob"), ("bob", "knows", "ann"),
+        ("bob", "helps", "ann"), ("ann", "helps", "cid"), ("cid", "helps", "bob"),
     ),
-    ("ann", "bob", "cid"),
+    ("cid", "ann", "bob", "cid"),
 )  # fmt: skip
 EXAMPLES = {
-    "like": "bob cid ann", "liked": "cid ann bob", "know": "ann cid bob", "known": "ann cid bob",
-    "help": "bob ann cid", "helped": "bob ann cid", "turn": "bob cid ann", "swap": "bob ann cid",
+    "like": "cid ann bob cid cid ann", "liked": "cid ann bob cid ann bob", "know": "cid ann bob cid ann bob",
+    "known": "cid ann bob cid cid ann", "help": "cid ann bob cid ann bob", "helped": "cid ann bob cid cid ann",
+    "turn": "bob cid cid ann", "swap": "ann cid cid bob",
 }  # fmt: skip
 
 
@@ -28,21 +29,26 @@ def test_operation_by_example(name):
 
 def test_a_question_tells_the_facts_and_where_to_start():
     assert DOMAIN.ask(STATE).startswith("ann likes bob bob likes cid ") and DOMAIN.ask(STATE).endswith(
-        " cid helps cid start ann bob cid"
+        " cid helps bob start cid ann bob cid"
     )
 
 
-def test_each_relation_leads_everybody_to_somebody_else_than_the_others():
+def test_each_relation_leads_everybody_to_somebody_else_and_no_two_to_the_same():
     rng = random.Random(0)
     for n in (3, 4, 6):
         state = DOMAIN.draw(rng, n)
         for verb in VERBS:
             facts = [(who, whom) for who, v, whom in state.facts if v == verb]
             assert len(facts) == len({who for who, _ in facts}) == len({whom for _, whom in facts}) == n
-        assert len(set(state.people)) == 3 and list(state.facts) != sorted(state.facts)
+            assert all(who != whom for who, whom in facts)
+        assert len(set(state.people)) == 2 and list(state.facts) != sorted(state.facts)
 
 
-def test_relations_can_be_followed_back():
+def test_a_relation_followed_back_leads_to_where_one_was():
     state = DOMAIN.draw(random.Random(0), 6)
-    for rule in (("like", "liked"), ("known", "know"), ("help", "helped"), ("swap", "swap"), ("turn",) * 3):
+    start = state.people
+    for there, back in (("like", "liked"), ("known", "know"), ("help", "helped")):
+        people = DOMAIN.apply((there, back), state).people
+        assert people[:2] == people[4:] == start
+    for rule in (("swap", "swap"), ("turn", "turn"), ("turn",)):  # a way of one pair has nothing to turn
         assert DOMAIN.apply(rule, state) == state
