@@ -34,8 +34,8 @@ class Config:
     tasks: list[str] = option(
         ("strings", "numbers", "facts"), "domains, one task each; with --pretrain: of the corpus (all)"
     )
-    stage: int = option(60, "gradient steps before the stream moves on to its next task", low=1)
-    steps: int = option(180, "gradient steps in all; where not given, a stage for each task", low=0)
+    stage: int = option(40, "gradient steps before the stream moves on to its next task", low=1)
+    steps: int = option(120, "gradient steps in all; where not given, a stage for each task", low=0)
     seed: int = option(0, "of the tasks' hidden rules, the questions and all sampling", low=0)
     out: str = option("", "folder of the run; default: a new one under out/")
     resume: str = option("", f"folder of a run to go on with; of its settings may change: {', '.join(MAY_CHANGE)}")

@@ -1,10 +1,10 @@
 """Fast-slow training, start to end: pretrain a tiny base, then let two channels learn a hidden task.
 
-    python train.py                       fst on the strings domain with the shipped base, a few minutes on a laptop
+    python train.py                       fst on three tasks in turn with the shipped base, minutes on a laptop
     python train.py --method rl           slow weights only: policy gradient under the seed prompt
     python train.py --method gepa         fast weights only: prompt evolution under frozen weights
     python train.py --method distill      fast weights as teacher: what the prompt taught goes into the weights
-    python train.py --tasks A B C         one task after the other, without a sign that it changed
+    python train.py --tasks facts         another task, or others in turn: nothing tells the learner so
     python train.py --pretrain            train the base itself
     torchrun --nproc_per_node=2 train.py  the same run, its rollouts split over two processes (parallel.py)
 

@@ -180,13 +180,13 @@ def other_claims(runs: dict) -> Iterable[dict]:
 
 
 def sweep(runs: dict) -> dict[str, dict[str, float]]:
-    """Method -> learning rate -> final validation accuracy, on average over the domains that it was swept on."""
-    table: dict[str, dict[str, list]] = {}
+    """Method -> learning rate -> final validation accuracy."""
+    table: dict[str, dict[str, float]] = {}
     for name, run in runs.items():
         if name.startswith("sweep-"):
-            _, method, _, rate = name.split("-")
-            table.setdefault(method, {}).setdefault(rate, []).append(run["evals"][-1]["val_acc"])
-    return {method: {rate: mean(row[rate]) for rate in sorted(row, key=float)} for method, row in table.items()}
+            _, method, rate = name.split("-")
+            table.setdefault(method, {})[rate] = run["evals"][-1]["val_acc"]
+    return {method: {rate: row[rate] for rate in sorted(row, key=float)} for method, row in table.items()}
 
 
 def stage_ends(evals: list[dict]) -> list[tuple[float, float]]:

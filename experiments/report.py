@@ -157,7 +157,7 @@ def section() -> str:
         parts += [
             f"![{name}](experiments/figures/{name}.png)" for name in ("efficiency", "kl", "stream") if drawn(name)
         ]
-        parts += ["The learning rates of all runs below come from this sweep (two domains, a seed of its own):"]
+        parts += ["The learning rates of all runs below come from this sweep (`strings`, a seed of its own):"]
         parts += [sweep_table(result["sweep"]), claims_table(result["claims"])]
         parts.append("    python experiments/run.py && python experiments/plot.py && python experiments/report.py")
     if (path := results / "base.json").exists():

@@ -7,8 +7,8 @@
 A finished run leaves a small file in experiments/results/runs/ and is not repeated; an interrupted one is gone on with.
 Runs take one thread each, two side by side. plot.py makes the figures and the table of claims of these files.
 
-One protocol for all methods: learning rates are swept on two domains with a seed that is not reported, and every method
-has the rate that did best there on average; `rl` has more steps, since it spends no rollouts on prompts.
+One protocol for all methods: learning rates are swept on one domain with a seed that is not reported, and every method
+has the rate that did best there; `rl` has more steps, since it spends no rollouts on prompts.
 """
 
 import argparse
@@ -22,7 +22,6 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean
 
 from tqdm import tqdm
 
@@ -31,6 +30,7 @@ sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
 
+from config import Config  # noqa: E402
 from model import write_file  # noqa: E402
 from pretrain import corpus_loss, generator_of, load_base  # noqa: E402
 from tasks import domains, exams  # noqa: E402
@@ -39,10 +39,8 @@ from tasks.dialogue import pass_rate  # noqa: E402
 RESULTS = ROOT / "experiments" / "results" / "runs"
 DOMAINS = ("strings", "numbers", "facts", "star_graph")
 RATES = ("0.0001", "0.0003", "0.001", "0.003")
-SWEEP = {"domains": ("strings", "numbers"), "seed": 100, "steps": {"fst": 30, "rl": 40}}
+SWEEP = {"domain": "strings", "seed": 100, "steps": {"fst": 30, "rl": 40}}
 STEPS = {"fst": 60, "gepa": 60, "distill": 60, "rl": 80}
-STREAM = ("strings", "numbers", "facts")
-STAGE = 40  # steps of a task in the stream
 PAIRS = (("strings", "numbers"), ("facts", "strings"))  # plasticity: trained on the first, then afresh on the second
 EXPERIMENTS = ("sweep", "domains", "plasticity", "stream", "distill", "reflector")
 
@@ -64,20 +62,18 @@ def job(name: str, method: str, tasks, seed: int, lr: str, *options, steps: int 
 
 
 def sweep_jobs() -> dict[tuple, Job]:
-    """(method, rate, domain) -> the run that tries this rate out."""
+    """(method, rate) -> the run that tries this rate out."""
     return {
-        (method, lr, domain): job(f"sweep-{method}-{domain}-{lr}", method, domain, SWEEP["seed"], lr, steps=steps)
-        for method, steps in SWEEP["steps"].items() for lr in RATES for domain in SWEEP["domains"]
-    }  # fmt: skip
+        (method, lr): job(f"sweep-{method}-{lr}", method, SWEEP["domain"], SWEEP["seed"], lr, steps=steps)
+        for method, steps in SWEEP["steps"].items()
+        for lr in RATES
+    }
 
 
 def sweep_table() -> dict[str, dict[str, float]]:
-    """Method -> rate -> final validation accuracy, averaged over domains. Raises OSError where no sweep has run."""
+    """Method -> rate -> final validation accuracy. Raises OSError where the sweep has not run."""
     final = {key: finished(j)["evals"][-1]["val_acc"] for key, j in sweep_jobs().items()}
-    return {
-        method: {lr: mean(final[method, lr, domain] for domain in SWEEP["domains"]) for lr in RATES}
-        for method in SWEEP["steps"]
-    }
+    return {method: {lr: final[method, lr] for lr in RATES} for method in SWEEP["steps"]}
 
 
 def best_rates() -> dict[str, str]:
@@ -102,14 +98,13 @@ def jobs_of(experiment: str, lr: dict[str, str], seeds: list[int], names: list[s
                     jobs += [before, job(name, "rl", second, seed, lr["rl"], base=before.name)]
         elif experiment == "stream":
             for method in ("fst", "rl"):
-                steps = STAGE * len(STREAM)
-                name, options = f"stream-{method}-{seed}", ("--stage", str(STAGE))
-                jobs.append(job(name, method, STREAM, seed, lr[method], *options, steps=steps))
+                name, steps = f"stream-{method}-{seed}", Config.stage * len(Config.tasks)
+                jobs.append(job(name, method, Config.tasks, seed, lr[method], steps=steps))
         elif experiment == "distill":
-            jobs += [job(f"distill-{d}-{seed}", "distill", d, seed, lr["distill"]) for d in SWEEP["domains"]]
+            jobs += [job(f"distill-{d}-{seed}", "distill", d, seed, lr["distill"]) for d in PAIRS[0]]
         elif experiment == "reflector":
             options = ("--reflector", "base")
-            jobs += [job(f"frozen-{d}-{seed}", "fst", d, seed, lr["fst"], *options) for d in SWEEP["domains"]]
+            jobs += [job(f"frozen-{d}-{seed}", "fst", d, seed, lr["fst"], *options) for d in PAIRS[0]]
     return list(dict.fromkeys(jobs))
 
 

@@ -2,7 +2,8 @@
 
 A question gives shuffled facts and two people to start from; the answer is the way of both, pair after pair: from
 "ann cid" one may get to "ann cid bob dee", where ann likes bob and cid likes dee. Each relation leads everybody to
-somebody else, and no two to the same person; so it can be followed both ways. The difficulty is how many people there are.
+somebody else, and no two to the same person; so it can be followed both ways. The difficulty is how many people there
+are.
 """
 
 from typing import NamedTuple

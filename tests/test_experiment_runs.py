@@ -42,10 +42,9 @@ def test_methods_are_compared_on_the_same_tasks_and_rl_has_its_own_rate():
         assert (cfg.seed, cfg.tasks, cfg.lr) == (3, ["facts"], float(lr))
 
 
-def test_the_sweep_gives_every_method_its_best_rate_on_average(results):
-    for (method, lr, domain), job in runs.sweep_jobs().items():
-        best = {"fst": "0.0003", "rl": "0.003"}[method]
-        score = 0.4 if lr == best else 0.5 if domain == "strings" else 0.0  # better on one, nothing on the other
+def test_the_sweep_gives_every_method_its_best_rate(results):
+    for (method, lr), job in runs.sweep_jobs().items():
+        score = 0.4 if lr == {"fst": "0.0003", "rl": "0.003"}[method] else 0.3
         (results / f"{job.name}.json").write_text(json.dumps({"evals": [{"val_acc": 0.9}, {"val_acc": score}]}))
     assert runs.best_rates() == {"fst": "0.0003", "rl": "0.003", "gepa": "0.0003", "distill": "0.0003"}
 
