@@ -32,7 +32,7 @@ import pretrain  # noqa: E402
 import rl  # noqa: E402
 import train  # noqa: E402
 from config import parse_config  # noqa: E402
-from model import GPT, GPTConfig, sample, sample_naive  # noqa: E402
+from model import CHUNK, GPT, GPTConfig, sample, sample_naive  # noqa: E402
 from run import Run  # noqa: E402
 from tasks import make_task, text  # noqa: E402
 from tasks.dialogue import tokens_of  # noqa: E402
@@ -111,6 +111,28 @@ def samplers(model: GPT, prompts, questions, samples, max_new=ANSWER) -> dict:
     return runners
 
 
+def decode_products(cfg: GPTConfig):
+    """The matrix products of the decode steps of `batch()`, and nothing else -> a function that carries them out."""
+    R, C, H, D, V = QUESTIONS * GROUP, cfg.n_embd, cfg.n_head, cfg.n_embd // cfg.n_head, cfg.vocab_size
+    x, wide = torch.randn(R, C), torch.randn(R, cfg.n_hidden)
+    square, up, down, head = (torch.randn(s) / 16 for s in ((C, C), (C, cfg.n_hidden), (cfg.n_hidden, C), (C, V)))
+    q, prefix = torch.randn(H * PROMPTS, R // PROMPTS, D), torch.randn(H * PROMPTS, PROMPT, D)
+    chunks = [QUESTION + end for end in range(CHUNK, ANSWER + CHUNK, CHUNK)]
+    own = {width: torch.randn(cfg.n_layer, H * R, width, D) for width in chunks}
+
+    def run():
+        for t in range(ANSWER - 1):
+            for keys in own[chunks[t // CHUNK]]:
+                for w in (square, square, square, square):
+                    torch.mm(x, w)
+                torch.mm(x, up), torch.mm(x, up), torch.mm(wide, down)
+                torch.bmm(torch.bmm(q, prefix.mT), prefix)
+                torch.bmm(torch.bmm(q.view(H * R, 1, D), keys.mT), keys)
+            torch.mm(x, head)
+
+    return run
+
+
 def without(runners: dict, *names: str) -> dict:
     return {name: runner for name, runner in runners.items() if name not in names}
 
@@ -121,6 +143,8 @@ def bench_sampling(quick: bool) -> dict:
     sizes = [(1, 1), (4, 1), (1, 16)] if quick else [(1, 1), (4, 1), (16, 1), (1, 4), (1, 16)]
     for rows, prompt in sizes:
         runners = samplers(model, *batch(rows, prompt))
+        if (rows, prompt) == (1, 1):
+            runners["products"] = decode_products(model.cfg)
         times = race({"naive": runners["naive"]}, 1) if (rows, prompt) == (1, 1) else {}  # minutes at any other size
         times |= race(without(runners, "naive"), 3 if quick or rows * prompt > 4 else 7)
         result[f"{rows}x rows, {prompt}x prompt"] = times
