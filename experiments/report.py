@@ -130,7 +130,8 @@ def speed_table(bench: dict) -> str:
     shares = ", ".join(f"{name} {share:.0%}" for name, share in parts.items() if share >= 0.02)
     load, floor = " to ".join(map(str, bench["load"])), ""
     if "products" in main:
-        floor = f"Of sampling 256 rows, the decode steps' matrix products alone take {main['products'] / main['shared']:.0%}. "
+        share = main["products"] / main["shared"]
+        floor = f"The matrix products of its decode steps are {share:.0%} of sampling those 256 rows. "
     return "\n".join([
         f"Speed, {bench['threads']} thread(s) on 2 cores; medians of "
         "interleaved rounds in one process, so read the ratios, not the clock "
@@ -140,8 +141,8 @@ def speed_table(bench: dict) -> str:
         "|---|---|",
         *(f"| {name} | {ratio:.1f} times |" for name, ratio in rows),
         "",
-        f"{floor}An update takes {step['update'] / step['products']:.1f} times as long as its matrix products alone. Four "
-        f"times the rows cost {growth:.1f} times the time. Prefixes of the longest prompts: {memory['shared']:.1f} MiB "
+        f"{floor}An update takes {step['update'] / step['products']:.1f} times as long as its matrix products alone. "
+        f"Four times the rows cost {growth:.1f} times the time. Prefixes of the longest prompts: {memory['shared']:.1f} MiB "
         f"shared, {memory['copied']:.0f} MiB copied. A cycle of the main job: {shares}; "
         f"{cycle['python and text']:.1%} in text and bookkeeping.",
     ])  # fmt: skip
