@@ -84,8 +84,12 @@ def row(claim: str, where: str, paper: str, bar: str, seeds: Iterable[int], figu
         }
     if test:
         d = test["difference"]
-        clear = len(d) > 1 and mean(d) > 2 * stdev(d) / len(d) ** 0.5
-        row["verdict"] = "does not hold at this scale" if not clear else "holds" if test["met"] else "short of the bar"
+        if len(d) < 3:
+            row["verdict"] = "too few seeds"
+        elif mean(d) <= 2 * stdev(d) / len(d) ** 0.5:
+            row["verdict"] = "does not hold at this scale"
+        else:
+            row["verdict"] = "holds" if test["met"] else "short of the bar"
     return row
 
 

@@ -142,8 +142,8 @@ def speed_table(bench: dict) -> str:
         *(f"| {name} | {ratio:.1f} times |" for name, ratio in rows),
         "",
         f"{floor}An update takes {step['update'] / step['products']:.1f} times as long as its matrix products alone. "
-        f"Four times the rows cost {growth:.1f} times the time. Prefixes of the longest prompts: {memory['shared']:.1f} MiB "
-        f"shared, {memory['copied']:.0f} MiB copied. A cycle of the main job: {shares}; "
+        f"Four times the rows cost {growth:.1f} times the time. Prefixes of the longest prompts: "
+        f"{memory['shared']:.1f} MiB shared, {memory['copied']:.0f} MiB copied. A cycle of the main job: {shares}; "
         f"{cycle['python and text']:.1%} in text and bookkeeping.",
     ])  # fmt: skip
 

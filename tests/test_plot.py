@@ -57,7 +57,7 @@ def test_an_asymptote_is_an_accuracy_and_a_flat_curve_has_its_own():
         ([0.3, 0.4, 0.5], True, "holds"),
         ([0.3, 0.4, 0.5], False, "short of the bar"),
         ([0.5, -0.4, 0.2], True, "does not hold at this scale"),
-        ([0.5], True, "does not hold at this scale"),  # one seed shows nothing
+        ([0.5, 0.5], True, "too few seeds"),
         ([-0.3, -0.4, -0.5], True, "does not hold at this scale"),
     ],
 )
