@@ -93,9 +93,9 @@ def row(claim: str, where: str, paper: str, bar: str, seeds: Iterable[int], figu
     return row
 
 
-def domain_claims(runs: dict, domain: str) -> Iterable[dict]:
-    """What fst against rl on one domain says."""
-    group = pairs(runs, f"fst-{domain}-{{}}", f"rl-{domain}-{{}}")
+def domain_claims(runs: dict, domain: str, against: str = "rl") -> Iterable[dict]:
+    """What fst against rl on one domain says. against: "rlkl" for rl with its own best KL coefficient."""
+    group = pairs(runs, f"fst-{domain}-{{}}", f"{against}-{domain}-{{}}")
     if not group:
         return
     seeds, both = [seed for seed, _ in group], [pair for _, pair in group]
@@ -262,7 +262,11 @@ def main() -> None:
     runs = load()
     if "base" not in runs:
         sys.exit("plot.py: there are no results yet: make them with python experiments/run.py")
-    claims = [line for domain in DOMAINS for line in domain_claims(runs, domain)] + list(other_claims(runs))
+    claims = [line for domain in DOMAINS for line in domain_claims(runs, domain)]
+    for domain in DOMAINS:
+        own = (line for line in domain_claims(runs, domain, "rlkl") if line["claim"].startswith(("data", "stays")))
+        claims += [line | {"where": f"{domain}, rl with its own KL coefficient"} for line in own]
+    claims += other_claims(runs)
     result = {"sweep": sweep(runs), "claims": claims}
     (ROOT / "experiments" / "results" / "claims.json").write_text(json.dumps(result, indent=1) + "\n")
     draw(runs)

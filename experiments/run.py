@@ -42,7 +42,8 @@ RATES = ("0.0001", "0.0003", "0.001", "0.003")
 SWEEP = {"domain": "strings", "seed": 100, "steps": {"fst": 30, "rl": 40}}
 STEPS = {"fst": 60, "gepa": 60, "distill": 60, "rl": 80}
 PAIRS = (("strings", "numbers"), ("facts", "strings"))  # plasticity: trained on the first, then afresh on the second
-EXPERIMENTS = ("sweep", "domains", "plasticity", "stream", "distill", "reflector")
+KL_COEFS = ("0", "0.001", "0.01", "0.1")  # rl as a second baseline: with the best of these, swept like the rates
+EXPERIMENTS = ("sweep", "domains", "kl", "plasticity", "stream", "distill", "reflector")
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,20 @@ def best_rates() -> dict[str, str]:
     return best | {"gepa": best["fst"], "distill": best["fst"]}
 
 
+def kl_jobs(lr: dict[str, str]) -> dict[str, Job]:
+    """KL coefficient -> the run of rl that tries it out."""
+    steps = SWEEP["steps"]["rl"]
+    return {
+        c: job(f"klsweep-{c}", "rl", SWEEP["domain"], SWEEP["seed"], lr["rl"], "--kl-coef", c, steps=steps)
+        for c in KL_COEFS
+    }
+
+
+def best_kl(lr: dict[str, str]) -> str:
+    """The KL coefficient that did best for rl. Raises OSError where its sweep has not run."""
+    return max(KL_COEFS, key=lambda c: finished(kl_jobs(lr)[c])["evals"][-1]["val_acc"])
+
+
 def jobs_of(experiment: str, lr: dict[str, str], seeds: list[int], names: list[str]) -> list[Job]:
     """The runs of an experiment; those that begin with other runs' weights come after them."""
     jobs = []
@@ -89,6 +104,9 @@ def jobs_of(experiment: str, lr: dict[str, str], seeds: list[int], names: list[s
         if experiment == "domains":
             for domain in names:
                 jobs += [domain_job(m, domain, seed, lr) for m in ("fst", "rl", "gepa")]
+        elif experiment == "kl" and float(best_kl(lr)) != Config.kl_coef:  # else these are the runs of `domains`
+            options = ("--kl-coef", best_kl(lr))
+            jobs += [job(f"rlkl-{d}-{seed}", "rl", d, seed, lr["rl"], *options, skills=True) for d in names]
         elif experiment == "plasticity":
             for first, second in PAIRS:
                 jobs.append(domain_job("rl", second, seed, lr))  # from the base
@@ -204,6 +222,8 @@ def main() -> None:
                 run_all([*sweep_jobs().values()], args.out, experiment)
             else:
                 lr = best_rates()
+                if experiment == "kl":
+                    run_all([*kl_jobs(lr).values()], args.out, "sweep of the KL coefficient")
                 run_all(jobs_of(experiment, lr, args.seeds, args.domains), args.out, experiment)
     except FileNotFoundError as error:
         sys.exit(f"run.py: {error.filename} is missing: run the sweep first, with --only sweep")

@@ -24,14 +24,26 @@ def results(tmp_path, monkeypatch):
     return tmp_path / "runs"
 
 
-def test_every_job_is_a_run_that_train_py_accepts():
+def test_every_job_is_a_run_that_train_py_accepts(results):
     jobs = [*runs.sweep_jobs().values()]
+    for coefficient, job in runs.kl_jobs(LR).items():
+        score = 0.4 if coefficient == "0" else 0.3
+        (results / f"{job.name}.json").write_text(json.dumps({"evals": [{"val_acc": score}]}))
+        jobs.append(job)
+    assert runs.best_kl(LR) == "0"
     for experiment in runs.EXPERIMENTS[1:]:
         found = runs.jobs_of(experiment, LR, [0, 1], runs.DOMAINS)
         assert found and len({job.name for job in found}) == len(found)
         jobs += found
     for job in dict.fromkeys(jobs):
         check_config(parse_config([*job.options]))
+
+
+def test_rl_is_not_run_twice_where_its_own_coefficient_is_that_of_all(results):
+    for coefficient, job in runs.kl_jobs(LR).items():
+        score = 0.4 if coefficient == "0.001" else 0.3
+        (results / f"{job.name}.json").write_text(json.dumps({"evals": [{"val_acc": score}]}))
+    assert runs.jobs_of("kl", LR, [0], runs.DOMAINS) == []
 
 
 def test_methods_are_compared_on_the_same_tasks_and_rl_has_its_own_rate():
