@@ -40,7 +40,7 @@ from tasks.dialogue import answer, contexts_of, pass_rate, reflect
 
 def fast_phase(run: Run, questions: list) -> None:
     """Evolve the prompts on the questions that the coming gradient steps train on; their head is the anchor set."""
-    cfg, turns = run.cfg, itertools.count()
+    cfg, turns, reflections = run.cfg, itertools.count(), {}
 
     def run_jobs(jobs):
         outcomes = answer(run.generate(run.policy, "fast", next(turns)), jobs).outcomes
@@ -49,7 +49,9 @@ def fast_phase(run: Run, questions: list) -> None:
 
     def run_reflections(requests):
         reflector = run.policy if cfg.reflector == "self" else run.base
-        return reflect(run.generate(reflector, "fast", next(turns)), requests)
+        found = reflect(run.generate(reflector, "fast", next(turns)), requests)
+        reflections.update({(topic, new): words for (topic, _, _), (new, words) in zip(requests, found, strict=True)})
+        return [new for new, _ in found]
 
     anchor, settings = questions[: cfg.anchor], {"width": cfg.width, "prune": cfg.prune}
     report = evolve(run.population, anchor, run_jobs, run_reflections, cfg.passes * len(anchor), **settings)
@@ -62,7 +64,8 @@ def fast_phase(run: Run, questions: list) -> None:
         if old != new:
             change = next((c for c in report.changes if (c.topic, c.new) == (topic, new)), None)
             gain = f"   (anchor score {change.mean_before:.2f} -> {change.mean_after:.2f})" if change else ""
-            run.say(f"{topic}: {old}  ->  {new}{gain}")
+            how = text.abridged(reflections.get((topic, new), "")).replace("\n", "\n    ")
+            run.say(f"{topic}: {old}  ->  {new}{gain}" + (f"\n    {how}" if how else ""))
     run.shown = run.evolved[run.task_at(run.step)] = dict(run.best())
 
 

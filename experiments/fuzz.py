@@ -95,7 +95,7 @@ def check(rows: list[list[int]], rng: random.Random, file: Path):
 
     answers = answer(generate, [({}, questions)])
     requests = [(q.topic, "", [(q, outcome)]) for q, outcome in zip(questions, answers.outcomes, strict=True)]
-    instructions = reflect(generate, requests)
+    instructions = [new for new, _ in reflect(generate, requests)]
     for i, (q, words) in enumerate(zip(questions, answers.texts, strict=True)):
         right = words.split("\n")[-1] == f"answer: {q.want}" and words.count("answer") == 1
         yield "right" if right else "instruction" if instructions[i] else ""

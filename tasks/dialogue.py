@@ -63,13 +63,17 @@ def answer(generate: Callable, jobs: list, samples: int = 1) -> Answers:
     return Answers(outcomes, texts, contexts_of(jobs, samples), tokens, logprobs)
 
 
-def reflect(generate: Callable, requests: list) -> list[str]:
-    """Reflect on requests of (topic, instruction, [(question, outcome)]) -> new instructions, "" for none."""
+def reflect(generate: Callable, requests: list) -> list[tuple[str, str]]:
+    """Reflect on requests of (topic, instruction, [(question, outcome)]) -> new instructions and how they came about.
+
+    The instruction is "" where there is none; the other text is all that was read and written (untrusted).
+    """
     asked = []
     for topic, old, failures in requests:
         asked.append(text.reflection_text(topic, old, [(q.ask, outcome.answer, q.want) for q, outcome in failures]))
     _, _, texts = complete(generate, [""], [asked], 1, REFLECTION_TOKENS)
-    return [text.parse_instruction(t, topic) for t, (topic, _, _) in zip(texts, requests, strict=True)]
+    found = [text.parse_instruction(t, topic) for t, (topic, _, _) in zip(texts, requests, strict=True)]
+    return [(new, read + written) for new, read, written in zip(found, asked, texts, strict=True)]
 
 
 def pass_rate(generate: Callable, items: list[Item], max_new: int = ANSWER_TOKENS) -> float:

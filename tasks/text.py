@@ -107,6 +107,16 @@ def reflection_text(topic: str, instruction: str, failures: list[tuple[str, str 
     return f"reflect {topic}: {instruction or 'none'}\n" + "".join(failure_text(*failure) for failure in failures)
 
 
+def abridged(reflection: str) -> str:
+    """A reflection for people: of the searches only the heads, and where they arrived."""
+    lines = reflection.split("\n")
+    shown = [line if line.startswith(("reflect", "ask", "try")) or line.endswith(" done") else "..." for line in lines]
+    shown[-1] = lines[-1]
+    return "\n".join(
+        line for line, before in zip(shown, [None, *shown], strict=False) if (line, before) != ("...", "...")
+    )
+
+
 def clean_instruction(text: str) -> str:
     """The text itself if it is an instruction: one to three lower-case words, no keyword. "" for any other text."""
     return text if re.fullmatch(f"{WORD}( {WORD}){{0,2}}", text) and plain(text) else ""

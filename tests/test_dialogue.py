@@ -70,9 +70,11 @@ def test_reflections_name_the_topics_new_instruction():
     failures = [(QUESTIONS[0], dialogue.Outcome(0.0, "d d")), (QUESTIONS[0], dialogue.Outcome(0.0, None))]
     model = Script("try d a want a d\nreverse: a d then sort\nred: reverse sort", "red: sort", "blue: sort\n")
     requests = [("red", "left", failures), ("blue", "", failures), ("blue", "", failures)]
-    assert dialogue.reflect(model, requests) == ["reverse sort", "", ""]
+    (first, how), *others = dialogue.reflect(model, requests)
+    assert first == "reverse sort" and [new for new, _ in others] == ["", ""]
     asked = text.decode(model.questions[0][0])
     assert asked == "reflect red: left\nask d a got d d want a d\nask d a got none want a d\n"
+    assert how == asked + "try d a want a d\nreverse: a d then sort\nred: reverse sort"
     assert model.prompts == [[BOS]]
 
 
@@ -86,8 +88,9 @@ def test_whatever_a_model_writes_prompts_and_feedback_stay_in_form(rows):
     instructions = dialogue.reflect(model, [("red", "", failures), ("blue", "", failures)])
     for asked in model.questions[0]:
         assert asked.count(text.encode("\n")[0]) == 3 and not {BOS, EOS, PAD} & set(asked)
-    for instruction in instructions:
+    for instruction, how in instructions:
         assert text.clean_instruction(instruction) == instruction
+        assert len(text.abridged(how)) <= len(how) + 3 * how.count("\n")
 
 
 def test_the_share_of_an_exam_that_is_passed():

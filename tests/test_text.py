@@ -168,6 +168,16 @@ def test_feedback_on_a_hostile_answer_has_the_same_fields_and_one_line(got):
     assert len(line) < 80
 
 
+def test_an_abridged_reflection_keeps_its_heads_its_arrivals_and_its_end():
+    block = "try a b want c d\nsort: a\nleft: b\n"
+    words = f"reflect red: none\nask a b got b a want c d\n{block}{block}lower: k\nraise: c d done\nred: sort raise"
+    assert text.abridged(words).split("\n") == [
+        "reflect red: none", "ask a b got b a want c d", "try a b want c d", "...", "try a b want c d", "...",
+        "raise: c d done", "red: sort raise",
+    ]  # fmt: skip
+    assert text.abridged("") == "" and text.abridged("x\ny\nz") == "...\nz"
+
+
 def test_feedback_shows_what_was_answered_or_none():
     assert text.failure_text("d a", "a d", "b c") == "ask d a got a d want b c\n"
     assert text.failure_text("d a", None, "b c") == "ask d a got none want b c\n"

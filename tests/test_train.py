@@ -324,9 +324,12 @@ def test_a_new_domain_is_one_file(start, tmp_path, monkeypatch):
             getattr(cached, "cache_clear", lambda: None)()
 
 
-def test_changes_of_the_prompt_are_shown(start, capsys):
+def test_changes_of_the_prompt_are_shown_with_the_reflection_that_made_them(start, capsys):
     out = start(steps=9)
-    assert "none  ->  " in capsys.readouterr().out and "none  ->  " in (out / "samples.txt").read_text()
+    said = capsys.readouterr().out
+    assert said.count("none  ->  ") and said.count("\n    reflect ") and said.count("\n    ask ")
+    for line in ("none  ->  ", "\n    reflect "):
+        assert line in (out / "samples.txt").read_text()
 
 
 def test_what_a_model_wrote_cannot_steer_the_terminal(start, capsys):
