@@ -21,7 +21,7 @@ from tasks import TOPICS, Domain, Rule
 from tasks.text import encode, failure_text, prompt_text, question_text, reflection_text, special
 
 EASY = {"solve": 0.5, "recite": 0.25, "spot": 0.25}  # the first documents of pretraining: short ones
-KINDS = {"solve": 0.33, "recite": 0.1, "spot": 0.25, "reflect": 0.32}
+KINDS = {"solve": 0.45, "recite": 0.1, "spot": 0.25, "reflect": 0.2}
 SOLVE_LENGTHS = {1: 0.3, 2: 0.35, 3: 0.35}  # operations in a rule, by share of documents
 REFLECT_LENGTHS = {1: 0.25, 2: 0.6, 3: 0.15}
 
