@@ -164,9 +164,10 @@ def section() -> str:
         parts += [sweep_table(result["sweep"]), claims_table(result["claims"])]
         parts.append("    python experiments/run.py && python experiments/plot.py && python experiments/report.py")
     if (path := results / "base.json").exists():
-        parts += [base_table(json.loads(path.read_text()))]
+        parts += [base_table(base := json.loads(path.read_text()))]
         parts.append(
-            "    python experiments/base.py --out experiments/results/base.json && python experiments/report.py"
+            f"    python experiments/base.py --questions {base['questions']} --out experiments/results/base.json\n"
+            "    python experiments/report.py"
         )
     if (path := results / "bench.json").exists():
         parts += [speed_table(bench := json.loads(path.read_text()))]
