@@ -122,6 +122,14 @@ def corpus_loss(model: GPT, worlds: list[Domain], n: int = 192) -> float:
     return loss / sum(sum(learn) for _, learn in documents)
 
 
+def base_skills(model: GPT, worlds: list[Domain]) -> dict:
+    """What a model can still do of the corpus: `skills`, the share right of fixed questions of each domain under random
+    prompts as the corpus shows them, and `corpus_loss`."""
+    generate = generator_of(model, temperature=0)
+    rates = {domain.name: pass_rate(generate, exams.skills(domain)) for domain in worlds}
+    return {"skills": rates, "corpus_loss": corpus_loss(model, worlds)}
+
+
 def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
     """(N, a, b) -> (N, a, b) with singular values near 1: five Newton-Schulz steps with Muon's coefficients."""
     x = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-7)
@@ -222,8 +230,8 @@ def pretrain(
     while elapsed < 60 * minutes:
         for group, peak in zip(groups, peaks, strict=True):
             group["lr"] = peak * min(1.0, (step + 1) / 50, 2 * (1 - elapsed / (60 * minutes)))
-        joined = 1 + int(len(worlds) * elapsed / easy_seconds)
-        documents = corpus.documents(worlds[:joined], seed, step, batch, joined <= len(worlds))
+        joined = worlds[: 1 + int(len(worlds) * elapsed / easy_seconds)]
+        documents = corpus.documents(joined, seed, step, batch, elapsed < easy_seconds)
         learned, loss_sum = sum(sum(learn) for _, learn in documents), 0.0
         for tokens, targets in micro_batches(documents, device):
             with torch.autocast(torch.device(device).type, dtype, enabled=dtype != torch.float32):
@@ -239,7 +247,7 @@ def pretrain(
             optimizer.zero_grad(set_to_none=True)
         step += 1
         if step % LOOK_EVERY == 0 and not failed:
-            rates = base_rates(model, worlds[step // LOOK_EVERY % min(joined, len(worlds))])
+            rates = base_rates(model, joined[step // LOOK_EVERY % len(joined)])
             save_checkpoint(partial, contents() | {"optimizers": [o.state_dict() for o in optimizers]})
         now = time.perf_counter()
         tokens_per_second += 0.05 * (sum(len(tokens) for tokens, _ in documents) / (now - last) - tokens_per_second)

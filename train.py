@@ -32,10 +32,10 @@ import rl
 from config import check_config, fail, parse_config
 from fast_context import evolve
 from model import GPT, save_checkpoint, write_file
-from pretrain import PATIENCE, corpus_loss, generator_of
+from pretrain import PATIENCE, base_skills, generator_of
 from run import Run, prepare_base
-from tasks import Task, exams, text
-from tasks.dialogue import answer, contexts_of, pass_rate, reflect
+from tasks import Task, text
+from tasks.dialogue import answer, contexts_of, reflect
 
 
 def fast_phase(run: Run, questions: list) -> None:
@@ -118,14 +118,10 @@ def evaluate(run: Run, model: GPT, task: Task, rules: dict[str, str]) -> tuple[f
 def evaluate_stream(run: Run) -> float:
     """Log the validation accuracy on every task of the stream -> that on the current one, shown with a transcript.
 
-    With --skills also the share of right answers to a fixed set of questions of every domain, under random prompts
-    as the corpus shows them, and the loss on documents of the corpus that no training has seen.
+    With --skills also what is left of the base's skills.
     """
     if run.cfg.skills:
-        generate = generator_of(run.policy, temperature=0)
-        rates = {name: pass_rate(generate, exams.skills(domain)) for name, domain in run.domains.items()}
-        loss = corpus_loss(run.policy, list(run.domains.values()))
-        run.log("skills", run.task_at(run.step), skills=rates, corpus_loss=loss)
+        run.log("skills", run.task_at(run.step), **base_skills(run.policy, list(run.domains.values())))
     prompt = run.start if run.cfg.method == "distill" else run.best()
     for i, task in enumerate(run.tasks):
         accuracy, kl, transcript = evaluate(run, run.policy, task, prompt)

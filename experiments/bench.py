@@ -143,9 +143,10 @@ def bench_sampling(quick: bool) -> dict:
     sizes = [(1, 1), (4, 1), (1, 16)] if quick else [(1, 1), (4, 1), (16, 1), (1, 4), (1, 16)]
     for rows, prompt in sizes:
         runners = samplers(model, *batch(rows, prompt))
+        times = {}
         if (rows, prompt) == (1, 1):
             runners["products"] = decode_products(model.cfg)
-        times = race({"naive": runners["naive"]}, 1) if (rows, prompt) == (1, 1) else {}  # minutes at any other size
+            times = race({"naive": runners["naive"]}, 1)  # minutes at any other size
         times |= race(without(runners, "naive"), 3 if quick or rows * prompt > 4 else 7)
         result[f"{rows}x rows, {prompt}x prompt"] = times
         print(f"sampling, {rows}x rows, {prompt}x prompt: {show(times)}", flush=True)

@@ -99,6 +99,10 @@ def domain_claims(runs: dict, domain: str, against: str = "rl") -> Iterable[dict
     if not group:
         return
     seeds, both = [seed for seed, _ in group], [pair for _, pair in group]
+
+    def each(figure: Callable[[dict], float]) -> dict[str, list]:  # method -> one figure per seed
+        return {m: [figure(pair[i]) for pair in both] for i, m in enumerate(("fst", "rl"))}
+
     met = [reach(fst["evals"], rl["evals"]) for fst, rl in both]
     for label, unit, paper in (("rollouts", "rollouts", "-"), ("steps", "step", "up to 3x fewer")):
         cost = {m: [r[m] and r[m][unit] for r in met] for m in ("fst", "rl")}
@@ -107,31 +111,28 @@ def domain_claims(runs: dict, domain: str, against: str = "rl") -> Iterable[dict
             f"data efficiency, {label}", domain, paper, ">= 3x fewer", seeds, cost | {"ratio": ratio},
             difference=[r - 1 for r in ratio], met=mean(ratio) >= 3,
         )  # fmt: skip
-    heights = {m: [asymptote(pair[i]["evals"]) for pair in both] for i, m in enumerate(("fst", "rl"))}
+    heights = each(lambda run: asymptote(run["evals"]))
     above = [a - b for a, b in zip(*heights.values(), strict=True)]
     yield row("asymptote", domain, "higher", ">= 0.10 higher", seeds, heights, difference=above, met=mean(above) >= 0.1)
     if all(r["rl"]["val_acc"] >= ZERO for r in met):
         kl = {m: [r[m] and r[m]["kl_base"] for r in met] for m in ("fst", "rl")}
         saved = [1 - a / b if a is not None else 0.0 for a, b in zip(kl["fst"], kl["rl"], strict=True)]
-        neutral = {
-            f"{m}, neutral prompt, at the end": [pair[i]["result"]["tasks"][0]["kl_base"][0] for pair in both]
-            for i, m in enumerate(("fst", "rl"))
-        }
+        at_the_end = each(lambda run: run["result"]["tasks"][0]["kl_base"][0])
+        neutral = {f"{m}, neutral prompt, at the end": values for m, values in at_the_end.items()}
         yield row(
             "stays close: KL at rl's best", domain, "up to 70% less", ">= 70% less", seeds,
             kl | {"share saved": saved} | neutral, difference=saved, met=mean(saved) >= 0.7,
         )  # fmt: skip
-    drops = {m: [forgotten(runs["base"], pair[i]) for pair in both] for i, m in enumerate(("fst", "rl"))}
+    drops = each(lambda run: forgotten(runs["base"], run))
     less = [b - a for a, b in zip(*drops.values(), strict=True)]
-    losses = {f"{m}, corpus loss": [pair[i]["corpus_loss"] for pair in both] for i, m in enumerate(("fst", "rl"))}
+    losses = {f"{m}, corpus loss": values for m, values in each(lambda run: run["corpus_loss"]).items()}
     yield row(
         "forgets less: drop of base skills", domain, "no worse", "a third of rl's", seeds, drops | losses,
         difference=less, met=mean(drops["fst"]) <= mean(drops["rl"]) / 3,
     )  # fmt: skip
     if domain == "star_graph":
-        steps = [[(first_at(run["evals"], ZERO) or run["evals"][-1])["step"] for run in pair] for pair in both]
-        ratio = [rl / max(fst, 1) for fst, rl in steps]
-        cost = {m: [pair[i] for pair in steps] for i, m in enumerate(("fst", "rl"))}
+        cost = each(lambda run: (first_at(run["evals"], ZERO) or run["evals"][-1])["step"])
+        ratio = [rl / max(fst, 1) for fst, rl in zip(*cost.values(), strict=True)]
         yield row(
             "zero-reward regime: steps to leave zero", domain, "about 50 against 250", ">= 5x earlier", seeds,
             cost | {"ratio": ratio}, difference=[r - 1 for r in ratio], met=mean(ratio) >= 5,

@@ -32,9 +32,8 @@ import torch  # noqa: E402
 
 from config import Config  # noqa: E402
 from model import write_file  # noqa: E402
-from pretrain import corpus_loss, generator_of, load_base  # noqa: E402
-from tasks import domains, exams  # noqa: E402
-from tasks.dialogue import pass_rate  # noqa: E402
+from pretrain import base_skills, load_base  # noqa: E402
+from tasks import domains  # noqa: E402
 
 RESULTS = ROOT / "experiments" / "results" / "runs"
 DOMAINS = ("strings", "numbers", "facts", "star_graph")
@@ -71,15 +70,14 @@ def sweep_jobs() -> dict[tuple, Job]:
     }
 
 
-def sweep_table() -> dict[str, dict[str, float]]:
-    """Method -> rate -> final validation accuracy. Raises OSError where the sweep has not run."""
-    final = {key: finished(j)["evals"][-1]["val_acc"] for key, j in sweep_jobs().items()}
-    return {method: {lr: final[method, lr] for lr in RATES} for method in SWEEP["steps"]}
+def final_accuracy(j: Job) -> float:
+    return finished(j)["evals"][-1]["val_acc"]
 
 
 def best_rates() -> dict[str, str]:
-    """Method -> the rate that did best in the sweep; methods with prompts and weights share fst's."""
-    best = {method: max(row, key=row.get) for method, row in sweep_table().items()}
+    """Method -> the rate that did best in the sweep; methods with prompts share fst's. Raises OSError before it ran."""
+    jobs = sweep_jobs()
+    best = {method: max(RATES, key=lambda lr, m=method: final_accuracy(jobs[m, lr])) for method in SWEEP["steps"]}
     return best | {"gepa": best["fst"], "distill": best["fst"]}
 
 
@@ -94,7 +92,8 @@ def kl_jobs(lr: dict[str, str]) -> dict[str, Job]:
 
 def best_kl(lr: dict[str, str]) -> str:
     """The KL coefficient that did best for rl. Raises OSError where its sweep has not run."""
-    return max(KL_COEFS, key=lambda c: finished(kl_jobs(lr)[c])["evals"][-1]["val_acc"])
+    jobs = kl_jobs(lr)
+    return max(KL_COEFS, key=lambda c: final_accuracy(jobs[c]))
 
 
 def jobs_of(experiment: str, lr: dict[str, str], seeds: list[int], names: list[str]) -> list[Job]:
@@ -104,8 +103,8 @@ def jobs_of(experiment: str, lr: dict[str, str], seeds: list[int], names: list[s
         if experiment == "domains":
             for domain in names:
                 jobs += [domain_job(m, domain, seed, lr) for m in ("fst", "rl", "gepa")]
-        elif experiment == "kl" and float(best_kl(lr)) != Config.kl_coef:  # else these are the runs of `domains`
-            options = ("--kl-coef", best_kl(lr))
+        elif experiment == "kl" and float(best := best_kl(lr)) != Config.kl_coef:  # else the runs of `domains`
+            options = ("--kl-coef", best)
             jobs += [job(f"rlkl-{d}-{seed}", "rl", d, seed, lr["rl"], *options, skills=True) for d in names]
         elif experiment == "plasticity":
             for first, second in PAIRS:
@@ -139,13 +138,10 @@ measuring = threading.Lock()  # torch's threads are for one at a time
 
 
 def skills(path: Path) -> dict:
-    """What weights have kept of the corpus: share right of fixed questions per domain, and loss on unseen documents."""
+    """What the weights in a file have kept of the corpus."""
     with measuring:
         model, about = load_base(path)
-        worlds = [domains()[name] for name in about["domains"]]
-        generate = generator_of(model, temperature=0)
-        rates = {domain.name: pass_rate(generate, exams.skills(domain)) for domain in worlds}
-        return {"skills": rates, "corpus_loss": corpus_loss(model, worlds)}
+        return base_skills(model, [domains()[name] for name in about["domains"]])
 
 
 def execute(j: Job, out: Path) -> None:
@@ -206,7 +202,9 @@ def run_all(jobs: list[Job], out: Path, label: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="fst, rl and gepa on strings with seed 0, no sweep")
+    parser.add_argument(
+        "--quick", action="store_true", help="fst, rl and gepa on strings with seed 0, at the rates of the sweep"
+    )
     parser.add_argument("--only", nargs="+", choices=EXPERIMENTS, default=EXPERIMENTS, help="these experiments")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--domains", nargs="+", choices=DOMAINS, default=DOMAINS, help="of the experiment `domains`")

@@ -50,7 +50,7 @@ def complete(generate: Callable, prompts: list[str], questions: list[list[str]],
 def contexts_of(jobs: list, samples: int = 1) -> list[list[int]]:
     """What precedes each answer to jobs of (rules, questions), in the order in which they are answered."""
     texts = [text.prompt_text(rules) + text.question_text(q.topic, q.ask) for rules, asked in jobs for q in asked]
-    return [tokens_of(words) for words in texts for _ in range(samples)]
+    return [tokens for words in texts for tokens in [tokens_of(words)] * samples]
 
 
 def answer(generate: Callable, jobs: list, samples: int = 1) -> Answers:
