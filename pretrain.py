@@ -193,8 +193,9 @@ def pretrain(
     """Train a base from scratch and write it to `path`; what an interrupted run left beside it is gone on with.
 
     path: in a folder that exists, and no other process writes there. names: the domains of the corpus.
-    batch: documents per step. In the first fifth of the time (half of it for four domains) they are easy, and the
-    domains join in one after the other. 50 steps of warm-up; the learning rate falls to zero over the second half.
+    batch: documents per step, split over the processes. In the first fifth of the time (half of it for four domains)
+    they are easy, and the domains join in one after the other. 50 steps of warm-up; the learning rate falls to zero
+    over the second half.
     """
     torch.manual_seed(seed)
     partial, worlds = path.with_suffix(".partial"), [domains()[name] for name in names]
@@ -202,14 +203,15 @@ def pretrain(
     model = GPT(cfg).to(device)
     optimizers = optimizers_of(model)
     step, elapsed, failed, rates = 0, 0.0, 0, ""
-    saved = load_checkpoint(partial) if partial.exists() else {}
+    saved, writes = load_checkpoint(partial) if partial.exists() else {}, parallel.rank() == 0
     if (saved.get("vocabulary"), saved.get("domains")) == (text.fingerprint(), names):
         model.load_state_dict(saved["model"])
         for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
             optimizer.load_state_dict(state)
         step, elapsed, minutes = saved["step"], saved["elapsed"], saved["minutes"]
-        print(f"going on with {partial}: {elapsed / 60:.0f} of {minutes:g} minutes are done")
-    dtype = faster_dtype(device)
+        if writes:
+            print(f"going on with {partial}: {elapsed / 60:.0f} of {minutes:g} minutes are done")
+    dtype = parallel.tell(faster_dtype(device))
     forward = torch.compile(model, dynamic=True) if compile else model
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
     peaks = [0.02, 4e-3]
@@ -225,7 +227,7 @@ def pretrain(
         return plain | {"model": model.state_dict(), "step": step, "elapsed": elapsed}
 
     layout = "{desc} {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s{postfix}"
-    bar = tqdm(total=60 * minutes, initial=elapsed, desc="pretraining", bar_format=layout)
+    bar = tqdm(total=60 * minutes, initial=elapsed, desc="pretraining", bar_format=layout, disable=not writes)
     last, tokens_per_second = time.perf_counter(), 0.0
     while elapsed < 60 * minutes:
         for group, peak in zip(groups, peaks, strict=True):
@@ -233,11 +235,17 @@ def pretrain(
         joined = worlds[: 1 + int(len(worlds) * elapsed / easy_seconds)]
         documents = corpus.documents(joined, seed, step, batch, elapsed < easy_seconds)
         learned, loss_sum = sum(sum(learn) for _, learn in documents), 0.0
-        for tokens, targets in micro_batches(documents, device):
+        share = sorted(documents, key=lambda document: len(document[0]))[parallel.rank() :: parallel.size()]
+        for tokens, targets in micro_batches(share, device):
             with torch.autocast(torch.device(device).type, dtype, enabled=dtype != torch.float32):
                 loss = summed_loss(forward, tokens, targets) / learned
             loss.backward()
             loss_sum += loss.item()
+        parallel.sum_gradients(list(model.parameters()))
+        now = time.perf_counter()
+        of_all = torch.tensor([loss_sum, now - last], device=device)
+        parallel.sum_over_processes(of_all)  # so that they agree on the loss and, by the mean, on the time
+        loss_sum, seconds, last = of_all[0].item(), of_all[1].item() / parallel.size(), now
         failed = 0 if math.isfinite(loss_sum) else failed + 1
         if failed == PATIENCE:
             raise FloatingPointError(f"the loss was not finite in {PATIENCE} steps on end, the last is step {step}")
@@ -248,13 +256,16 @@ def pretrain(
         step += 1
         if step % LOOK_EVERY == 0 and not failed:
             rates = base_rates(model, joined[step // LOOK_EVERY % len(joined)])
-            save_checkpoint(partial, contents() | {"optimizers": [o.state_dict() for o in optimizers]})
-        now = time.perf_counter()
-        tokens_per_second += 0.05 * (sum(len(tokens) for tokens, _ in documents) / (now - last) - tokens_per_second)
-        bar.update(min(now - last, bar.total - bar.n))  # beyond its total the bar would lose it
+            if writes:
+                save_checkpoint(partial, contents() | {"optimizers": [o.state_dict() for o in optimizers]})
+        tokens_per_second += 0.05 * (sum(len(tokens) for tokens, _ in documents) / seconds - tokens_per_second)
+        bar.update(min(seconds, 60 * minutes - elapsed))  # beyond its total the bar would lose it
         bar.set_postfix_str(f"step {step}, loss {loss_sum:.3f}, {tokens_per_second:.0f} tokens/s, {rates}")
-        elapsed, last = elapsed + now - last, now
+        elapsed += seconds
     bar.close()
-    save_checkpoint(path, contents())
-    partial.unlink(missing_ok=True)
-    print(f"base written to {path} after {step} steps: {base_rates(model, worlds[0])}")
+    rates = base_rates(model, worlds[0])
+    if writes:
+        save_checkpoint(path, contents())
+        partial.unlink(missing_ok=True)
+        print(f"base written to {path} after {step} steps: {rates}")
+    parallel.tell(None)  # the others wait for the file

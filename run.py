@@ -13,6 +13,7 @@ import os
 import random
 import shutil
 import zlib
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -56,12 +57,14 @@ def prepare_base(cfg: Config) -> None:
         if not ours:
             raise ValueError(f"{found}, or is none; train one with --pretrain --base OTHER")
         minutes = min(minutes, QUICK_MINUTES * len(set(cfg.tasks)))
-        print(f"{found}: training one, {minutes:g} minutes")
-    if parallel.size() > 1:
-        raise ValueError("pretraining is the work of one process: run train.py --pretrain without torchrun first")
+        if parallel.rank() == 0:
+            print(f"{found}: training one, {minutes:g} minutes")
     settings = {"minutes": minutes, "batch": cfg.documents, "seed": cfg.seed, "compile": cfg.compile}
-    with lock(path.with_suffix(".lock"), f"another process is training {path}: wait, or choose another --base"):
-        if path.exists():
+    taken, locked = f"another process is training {path}: wait, or choose another --base", nullcontext()
+    if parallel.rank() == 0:
+        locked = lock(path.with_suffix(".lock"), taken)
+    with locked:
+        if parallel.rank() == 0 and path.exists():
             kept = path.with_name(f"{path.stem}-{zlib.crc32(path.read_bytes()):08x}{path.suffix}")
             shutil.copy2(path, kept)
             print(f"the base {path} is kept as {kept}")

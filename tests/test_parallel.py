@@ -20,9 +20,10 @@ torch.set_num_threads(1)
 toy.take_over()
 train.main(sys.argv[1:])
 """
+CLOCKED = "import itertools, time\nticks = itertools.count()\ntime.perf_counter = lambda: float(next(ticks))\n" + CODE
 
 
-def run_processes(n: int, out: Path, base: Path, *argv: str) -> list[subprocess.CompletedProcess]:
+def run_processes(n: int, out: Path, base: Path, *argv: str, code: str = CODE) -> list[subprocess.CompletedProcess]:
     """Carry a toy run through in n processes, as torchrun starts them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -32,7 +33,7 @@ def run_processes(n: int, out: Path, base: Path, *argv: str) -> list[subprocess.
     for i in range(n):
         world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(n), "RANK": str(i)}
         settings = {"cwd": ROOT, "env": os.environ | world | {"LOCAL_RANK": str(i)}, "text": True}
-        command = [sys.executable, "-c", CODE, *flags]
+        command = [sys.executable, "-c", code, *flags]
         processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **settings))
     ended = []
     for process in processes:
@@ -62,7 +63,15 @@ def test_two_processes_equal_one_to_float_tolerance_with_the_same_accepted_promp
         torch.testing.assert_close(weight, two["model"][name], atol=1e-4, rtol=0)
 
 
-def test_pretraining_is_refused_in_several_processes(tmp_path):
-    ended = run_processes(2, tmp_path / "run", tmp_path / "none.pt", "--pretrain")
-    for process in ended:
-        assert process.returncode == 2 and "pretraining is the work of one process" in process.stderr
+def test_two_processes_pretrain_the_base_that_one_does(tmp_path):
+    argv = ["--pretrain", "--minutes", "0.1", "--documents", "8"]  # six steps on a clock that goes on a second per look
+    bases = []
+    for n in (1, 2):
+        ended = run_processes(n, tmp_path, tmp_path / f"{n}.pt", *argv, code=CLOCKED)
+        assert [process.returncode for process in ended] == [0] * n, ended
+        assert "base written" in ended[0].stdout and not any(process.stdout for process in ended[1:])
+        bases.append(load_checkpoint(tmp_path / f"{n}.pt"))
+    one, two = bases
+    assert one["step"] == two["step"] == 6
+    for name, weight in one["model"].items():
+        torch.testing.assert_close(weight, two["model"][name], atol=1e-3, rtol=0)
