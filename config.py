@@ -64,7 +64,7 @@ class Config:
     skills: bool = option(False, "also measure base skills at every evaluation: what is forgotten shows there")
     # pretraining
     pretrain: bool = option(False, "train the base and stop; goes on where it was interrupted")
-    minutes: float = option(75.0, "length of pretraining", low=0.01)
+    minutes: float = option(80.0, "length of pretraining", low=0.01)
     documents: int = option(48, "documents per step of pretraining", low=1)
     compile: bool = option(False, "compile the model for pretraining (needs a C++ compiler)")
     smoke: bool = option(False, "the whole path at toy size, pretraining included, in under a minute")

@@ -108,17 +108,17 @@ def base_rates(model: GPT, domain: Domain) -> str:
     return f"{domain.name}: solve {solve:.2f}, reflect {reflect[0]:.2f}/{reflect[1]:.2f}"
 
 
-def summed_loss(forward, tokens: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """The loss on one of `micro_batches`, in nats, summed over its learned tokens. `forward`: tokens -> logits."""
+def document_losses(forward, tokens: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The losses (N,) on one of `micro_batches`, in nats, each summed over its learned tokens. `forward`: -> logits."""
     logits = forward(tokens[:, :-1])  # (N, T - 1, V)
-    return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="sum")
+    return F.cross_entropy(logits.float().transpose(1, 2), targets, reduction="none").sum(1)
 
 
 @torch.no_grad()
 def corpus_loss(model: GPT, worlds: list[Domain], n: int = 192) -> float:
     """Loss on n documents that no training has seen, in nats per learned token."""
     documents = corpus.documents(worlds, -1, 0, n)  # the seed of no training
-    loss = sum(summed_loss(model, *batch).item() for batch in micro_batches(documents, model.cos.device))
+    loss = sum(document_losses(model, *batch).sum().item() for batch in micro_batches(documents, model.cos.device))
     return loss / sum(sum(learn) for _, learn in documents)
 
 
@@ -234,11 +234,13 @@ def pretrain(
             group["lr"] = peak * min(1.0, (step + 1) / 50, 2 * (1 - elapsed / (60 * minutes)))
         joined = worlds[: 1 + int(len(worlds) * elapsed / easy_seconds)]
         documents = corpus.documents(joined, seed, step, batch, elapsed < easy_seconds)
-        learned, loss_sum = sum(sum(learn) for _, learn in documents), 0.0
+        total, loss_sum = sum(sum(learn) ** 0.5 for _, learn in documents), 0.0
         share = sorted(documents, key=lambda document: len(document[0]))[parallel.rank() :: parallel.size()]
         for tokens, targets in micro_batches(share, device):
             with torch.autocast(torch.device(device).type, dtype, enabled=dtype != torch.float32):
-                loss = summed_loss(forward, tokens, targets) / learned
+                losses = document_losses(forward, tokens, targets)  # (N,)
+                # a document weighs as the root of its length: else reflections, ten times as long, are nearly all
+                loss = (losses * (targets != -100).sum(1) ** -0.5).sum() / total
             loss.backward()
             loss_sum += loss.item()
         parallel.sum_gradients(list(model.parameters()))

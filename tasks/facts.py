@@ -2,16 +2,15 @@
 
 A question gives shuffled facts and two people to start from; the answer is the way of both, pair after pair: from
 "ann cid" one may get to "ann cid bob dee", where ann likes bob and cid likes dee. Each relation leads everybody to
-somebody else, and no two to the same person; so it can be followed both ways. The difficulty is how many people there
-are.
+somebody else, and no two to the same person. The difficulty is how many people there are.
 """
 
 from typing import NamedTuple
 
 from tasks import Domain
 
-PEOPLE = ("ann", "bob", "cid", "dee", "eve", "fay", "gus", "hal")
-VERBS = ("likes", "knows", "helps")
+PEOPLE = ("ann", "bob", "cid", "dee", "eve", "fay", "gus", "hal", "ida", "jim", "kay", "leo")
+VERBS = ("likes", "knows", "helps", "calls")
 
 
 class Facts(NamedTuple):
@@ -32,32 +31,27 @@ def draw(rng, n):
     return Facts(tuple(facts), tuple(rng.sample(people, 2)))
 
 
-def follow(verb, backwards=False):
-    """The operation that goes on from the last pair of the way to whom they like, or are liked by."""
+def follow(verb):
+    """The operation that goes on from the last pair of the way to whom they like, say."""
 
     def operation(s):
-        ways = {(whom if backwards else who): (who if backwards else whom) for who, v, whom in s.facts if v == verb}
+        ways = {who: whom for who, v, whom in s.facts if v == verb}
         return s._replace(people=(*s.people, ways[s.people[-2]], ways[s.people[-1]]))
 
     return operation
-
-
-def swap(people):
-    """a b c d -> b a d c: the two of each pair change places"""
-    return tuple(people[i ^ 1] for i in range(len(people)))
 
 
 DOMAIN = Domain(
     name="facts",
     operations={
         "like": follow("likes"),
-        "liked": follow("likes", backwards=True),
         "know": follow("knows"),
-        "known": follow("knows", backwards=True),
         "help": follow("helps"),
-        "helped": follow("helps", backwards=True),
-        "turn": lambda s: s._replace(people=swap(s.people[::-1])),  # the last pair first
-        "swap": lambda s: s._replace(people=swap(s.people)),
+        "call": follow("calls"),
+        "swap": lambda s: s._replace(people=tuple(s.people[i ^ 1] for i in range(len(s.people)))),  # in every pair
+        "stay": lambda s: s._replace(people=s.people + s.people[-2:]),
+        "cross": lambda s: s._replace(people=(*s.people, s.people[-1], s.people[-2])),
+        "last": lambda s: s._replace(people=s.people[-2:]),
     },
     draw=draw,
     corpus_difficulties={4: 0.06, 5: 0.45, 6: 0.46, 7: 0.02, 8: 0.01},

@@ -1,4 +1,4 @@
-"""tasks/facts.py: relations are followed as the facts say, both ways, for both people."""
+"""tasks/facts.py: relations are followed as the facts say, for both people."""
 
 import random
 
@@ -11,13 +11,14 @@ STATE = Facts(
         ("ann", "likes", "bob"), ("bob", "likes", "cid"), ("cid", "likes", "ann"),
         ("ann", "knows", "cid"), ("cid", "knows", "bob"), ("bob", "knows", "ann"),
         ("bob", "helps", "ann"), ("ann", "helps", "cid"), ("cid", "helps", "bob"),
+        ("bob", "calls", "cid"), ("ann", "calls", "bob"), ("cid", "calls", "ann"),
     ),
     ("cid", "ann", "bob", "cid"),
 )  # fmt: skip
 EXAMPLES = {
-    "like": "cid ann bob cid cid ann", "liked": "cid ann bob cid ann bob", "know": "cid ann bob cid ann bob",
-    "known": "cid ann bob cid cid ann", "help": "cid ann bob cid ann bob", "helped": "cid ann bob cid cid ann",
-    "turn": "bob cid cid ann", "swap": "ann cid cid bob",
+    "like": "cid ann bob cid cid ann", "know": "cid ann bob cid ann bob", "help": "cid ann bob cid ann bob",
+    "call": "cid ann bob cid cid ann", "swap": "ann cid cid bob", "stay": "cid ann bob cid bob cid",
+    "cross": "cid ann bob cid cid bob", "last": "bob cid",
 }  # fmt: skip
 
 
@@ -29,7 +30,7 @@ def test_operation_by_example(name):
 
 def test_a_question_tells_the_facts_and_where_to_start():
     assert DOMAIN.ask(STATE).startswith("ann likes bob bob likes cid ") and DOMAIN.ask(STATE).endswith(
-        " cid helps bob start cid ann bob cid"
+        " cid calls ann start cid ann bob cid"
     )
 
 
@@ -44,11 +45,7 @@ def test_each_relation_leads_everybody_to_somebody_else_and_no_two_to_the_same()
         assert len(set(state.people)) == 2 and list(state.facts) != sorted(state.facts)
 
 
-def test_a_relation_followed_back_leads_to_where_one_was():
+def test_the_way_of_one_pair_has_nothing_to_drop():
     state = DOMAIN.draw(random.Random(0), 6)
-    start = state.people
-    for there, back in (("like", "liked"), ("known", "know"), ("help", "helped")):
-        people = DOMAIN.apply((there, back), state).people
-        assert people[:2] == people[4:] == start
-    for rule in (("swap", "swap"), ("turn", "turn"), ("turn",)):  # a way of one pair has nothing to turn
+    for rule in (("swap", "swap"), ("last",), ("stay", "last"), ("cross", "last", "swap")):
         assert DOMAIN.apply(rule, state) == state

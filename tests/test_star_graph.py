@@ -27,7 +27,9 @@ def test_operation_by_example(name):
 
 
 def test_a_question_tells_the_edges_and_the_centre_and_the_goal():
-    assert DOMAIN.ask(STATE) == "c to d a to b b to c e to f a to e f to g go a g"
+    assert DOMAIN.ask(STATE) == (
+        "c to d from c a to b from a b to c from b e to f from e a to e from a f to g from f go a g"
+    )
 
 
 @pytest.mark.parametrize("arms", [2, 3, 4])
