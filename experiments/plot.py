@@ -71,17 +71,21 @@ def forgotten(base: dict, run: dict) -> float:
     return mean(base["skills"].values()) - mean(run["skills"].values())
 
 
+def spread(values: list[float | None]) -> dict:
+    """Mean, standard deviation and all values, one per seed; None, for never, is kept but not averaged."""
+    known = [v for v in values if v is not None]
+    return {
+        "mean": round(mean(known), 4) if known else None,
+        "std": round(stdev(known), 4) if len(known) > 1 else None,
+        "values": [v if v is None else round(v, 4) for v in values],
+    }
+
+
 def row(claim: str, where: str, paper: str, bar: str, seeds: Iterable[int], figures: dict[str, list], **test) -> dict:
     """A line of the table. figures: name -> one per seed. test: `difference` per seed, and `met`, for a verdict."""
     seeds = list(seeds)
-    row = {"claim": claim, "where": where, "paper": paper, "bar": bar, "seeds": seeds, "n": len(seeds), "figures": {}}
-    for name, values in figures.items():
-        known = [v for v in values if v is not None]
-        row["figures"][name] = {
-            "mean": round(mean(known), 4) if known else None,
-            "std": round(stdev(known), 4) if len(known) > 1 else None,
-            "values": [v if v is None else round(v, 4) for v in values],
-        }
+    row = {"claim": claim, "where": where, "paper": paper, "bar": bar, "seeds": seeds, "n": len(seeds)}
+    row["figures"] = {name: spread(values) for name, values in figures.items()}
     if test:
         d = test["difference"]
         if len(d) < 3:
@@ -184,6 +188,51 @@ def other_claims(runs: dict) -> Iterable[dict]:
                 yield row(claim, domain, paper, "reported", [seed for seed, _ in group], final)
 
 
+def outcomes(runs: dict) -> dict[str, dict]:
+    """What the runs of a method on a domain ended with, "domain, method": accuracy, KL, and what they cost."""
+    table = {}
+    for domain in DOMAINS:
+        for method in ("fst", "rl", "rlkl", "gepa", "distill", "frozen"):
+            if group := pairs(runs, f"{method}-{domain}-{{}}"):
+                made = [run for _, [run] in group]
+                last = [run["evals"][-1] for run in made]
+                table[f"{domain}, {method}"] = {
+                    "accuracy": spread([e["val_acc"] for e in last]),
+                    "KL": spread([e["kl_base"] for e in last]),
+                    "rollouts": spread([float(e["rollouts"]) for e in last]),
+                    "steps": last[0]["step"],
+                    "minutes": None
+                    if any(run["resumed"] for run in made)
+                    else spread([r["seconds"] / 60 for r in made]),
+                }
+    return table
+
+
+def exercises(runs: dict) -> dict[str, dict]:
+    """A change to fst on strings -> what it has come to, beside fst as it is at the same step with the same seeds."""
+    table: dict[str, dict] = {}
+    for name in dict.fromkeys(n.rsplit("-", 1)[0] for n in runs if n.startswith("exercise-")):
+        if not (group := [both for _, both in pairs(runs, f"{name}-{{}}", "fst-strings-{}")]):
+            continue
+        step = group[0][0]["evals"][-1]["step"]
+        changed, plain = (
+            [next(e for e in r["evals"] if e["step"] == step) for r in side] for side in zip(*group, strict=True)
+        )
+        for label, ends in (("as it is", plain), ("--" + name.removeprefix("exercise-").replace("=", " "), changed)):
+            figures = {"accuracy": "val_acc", "KL": "kl_base", "rollouts": "rollouts"}
+            table[label] = {title: spread([float(e[key]) for e in ends]) for title, key in figures.items()}
+            table[label]["step"] = step
+    return table
+
+
+def command(line: dict) -> str:
+    """What makes the runs of a claim, and the learning rates that they have."""
+    named = {"plasticity": "plasticity", "continual": "stream", "FST-distill": "distill", "reflector": "reflector"}
+    only = next((experiment for start, experiment in named.items() if line["claim"].startswith(start)), "")
+    only = f"domains {only}".strip() + (" kl" if "own KL" in line["where"] else "")
+    return f"python experiments/run.py --only sweep {only} --seeds {' '.join(map(str, line['seeds']))}"
+
+
 def sweep(runs: dict) -> dict[str, dict[str, float]]:
     """Method -> learning rate -> final validation accuracy."""
     table: dict[str, dict[str, float]] = {}
@@ -267,8 +316,8 @@ def main() -> None:
     for domain in DOMAINS:
         own = (line for line in domain_claims(runs, domain, "rlkl") if line["claim"].startswith(("data", "stays")))
         claims += [line | {"where": f"{domain}, rl with its own KL coefficient"} for line in own]
-    claims += other_claims(runs)
-    result = {"sweep": sweep(runs), "claims": claims}
+    claims = [line | {"command": command(line)} for line in chain(claims, other_claims(runs))]
+    result = {"sweep": sweep(runs), "claims": claims, "outcomes": outcomes(runs), "exercises": exercises(runs)}
     (ROOT / "experiments" / "results" / "claims.json").write_text(json.dumps(result, indent=1) + "\n")
     draw(runs)
     for line in claims:

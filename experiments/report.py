@@ -58,6 +58,48 @@ def claims_table(claims: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def number(figure: dict, digits: int, by: float = 1.0) -> str:
+    """mean ± std"""
+    std = "" if figure["std"] is None else f" ± {figure['std'] / by:,.{digits}f}"
+    return f"{figure['mean'] / by:,.{digits}f}{std}"
+
+
+def outcome_table(outcomes: dict) -> str:
+    """What every method ended with on every domain, and what it cost."""
+    lines = [
+        "| domain, method | steps | rollouts | validation accuracy | KL to the base | minutes, one thread | seeds |"
+    ]
+    lines.append("|---" * 7 + "|")
+    for name, o in outcomes.items():
+        minutes = "-" if o["minutes"] is None else number(o["minutes"], 1)
+        lines.append(
+            f"| {name} | {o['steps']} | {number(o['rollouts'], 0)} | {number(o['accuracy'], 2)} | "
+            f"{number(o['KL'], 3)} | {minutes} | {len(o['accuracy']['values'])} |"
+        )
+    return "\n".join(lines)
+
+
+def exercise_table(exercises: dict) -> str:
+    """What changes to fst on strings come to."""
+    lines = ["| change | steps | rollouts | validation accuracy | KL to the base | seeds |", "|---" * 6 + "|"]
+    for name, e in exercises.items():
+        change = f"`{name}`" if name.startswith("-") else name
+        cells = (number(e["rollouts"], 0), number(e["accuracy"], 2), number(e["KL"], 3))
+        lines.append(f"| {change} | {e['step']} | {' | '.join(cells)} | {len(e['accuracy']['values'])} |")
+    return "\n".join(lines)
+
+
+def headline(claims: list[dict]) -> str:
+    """The sentence above all figures."""
+    ratios = {c["where"]: c for c in claims if c["claim"] == "data efficiency, rollouts" and "," not in c["where"]}
+    said = ", ".join(f"{where} {c['figures']['ratio']['mean']:.1f}" for where, c in ratios.items())
+    seeds = min(c["n"] for c in ratios.values())
+    return (
+        "**Rollouts that `rl` needs for its best validation accuracy, for each one that `fst` needs to get there: "
+        f"{said}** (means over {seeds} seeds; all rollouts counted, those for scoring prompts and reflecting too)."
+    )
+
+
 def sweep_table(table: dict[str, dict[str, float]]) -> str:
     """Final validation accuracy of the sweep, for every method and learning rate."""
     rates = list(next(iter(table.values())))
@@ -157,11 +199,15 @@ def section() -> str:
     results, parts = ROOT / "experiments" / "results", []
     if (path := results / "claims.json").exists():
         result = json.loads(path.read_text())
-        parts += [
+        images = [
             f"![{name}](experiments/figures/{name}.png)" for name in ("efficiency", "kl", "stream") if drawn(name)
         ]
-        parts += ["The learning rates of all runs below come from this sweep (`strings`, a seed of its own):"]
-        parts += [sweep_table(result["sweep"]), claims_table(result["claims"])]
+        parts += [images[0], headline(result["claims"]), claims_table(result["claims"]), *images[1:]]
+        parts += ["What the runs ended with:", outcome_table(result["outcomes"])]
+        parts += ["The learning rates of all these runs come from this sweep (`strings`, a seed of its own):"]
+        parts += [sweep_table(result["sweep"])]
+        if result["exercises"]:
+            parts += ["Five changes to `fst` on `strings` (the exercises below):", exercise_table(result["exercises"])]
         parts.append("    python experiments/run.py && python experiments/plot.py && python experiments/report.py")
     if (path := results / "base.json").exists():
         parts += [base_table(base := json.loads(path.read_text()))]

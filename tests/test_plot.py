@@ -125,3 +125,33 @@ def test_plasticity_compares_three_beginnings():
     [line] = plot.other_claims(runs)
     assert (line["where"], line["verdict"]) == ("strings, then numbers", "holds")
     assert [f["mean"] for f in line["figures"].values()] == pytest.approx([0.4, 0.4, 0.1])
+
+
+def test_outcomes_and_exercises_compare_ends_at_the_same_step():
+    runs = {"base": {}}
+    for seed in (0, 1):
+        long = evals((0, 0, 0.0, 0.0), (30, 300, 0.4 + seed / 5, 0.1), (60, 600, 0.9, 0.2))
+        short = evals((0, 0, 0.0, 0.0), (30, 250, 0.3, 0.4))
+        runs[f"fst-strings-{seed}"] = {"evals": long, "seconds": 90, "resumed": False}
+        runs[f"exercise-population=1-{seed}"] = {"evals": short}
+    table = plot.exercises(runs)
+    assert list(table) == ["as it is", "--population 1"] and table["as it is"]["step"] == 30
+    assert table["as it is"]["accuracy"]["values"] == [0.4, 0.6] and table["--population 1"]["rollouts"]["mean"] == 250
+    [(name, ended)] = plot.outcomes(runs).items()
+    assert (name, ended["steps"], ended["rollouts"]["mean"]) == ("strings, fst", 60, 600)
+    assert ended["minutes"]["mean"] == 1.5
+    runs["fst-strings-1"]["resumed"] = True  # how long it took is not known
+    assert plot.outcomes(runs)["strings, fst"]["minutes"] is None
+
+
+@pytest.mark.parametrize(
+    ("claim", "where", "only"),
+    [
+        ("asymptote", "facts", "domains"),
+        ("stays close", "facts, rl with its own KL coefficient", "domains kl"),
+        ("continual, stage 2", "numbers", "domains stream"),
+    ],
+)
+def test_a_claim_says_which_command_makes_its_runs(claim, where, only):
+    line = {"claim": claim, "where": where, "seeds": [0, 2]}
+    assert plot.command(line) == f"python experiments/run.py --only sweep {only} --seeds 0 2"

@@ -88,6 +88,34 @@ def test_targets_are_the_next_tokens():
         assert torch.equal(target[here], tokens[:, 1:][here])
 
 
+def test_a_document_weighs_as_the_root_of_its_length(tiny, tmp_path, monkeypatch):
+    """The gradient of a step, against a plain sum over documents that are neither padded nor batched."""
+    documents, made = corpus.documents([domains()["strings"]], 0, 0, 12), []
+    lengths = [sum(learn) for _, learn in documents]
+    assert max(lengths) > 10 * min(lengths)
+    monkeypatch.setattr(module.corpus, "documents", lambda *_: documents)
+
+    class Done(Exception):
+        """Ends the training in its first step."""
+
+    class Recorder(torch.optim.SGD):
+        def step(self):
+            raise Done
+
+    monkeypatch.setattr(module, "optimizers_of", lambda m: made.append(m) or [Recorder(m.parameters(), lr=0.0)] * 2)
+    with pytest.raises(Done):
+        pretrain(tmp_path / "base.pt", "cpu", ["strings"], minutes=1, batch=12, seed=0, compile=False)
+    [model], loss = made, 0.0
+    found = model.head.weight.grad.clone()
+    model.zero_grad()
+    for (tokens, learn), n in zip(documents, lengths, strict=True):
+        tokens, learned = torch.tensor(tokens), torch.tensor(learn[1:], dtype=torch.bool)
+        logprobs = model(tokens[None, :-1])[0].log_softmax(-1)[range(len(learned)), tokens[1:]]
+        loss -= logprobs[learned].mean() * n**0.5 / sum(n**0.5 for n in lengths)
+    loss.backward()
+    torch.testing.assert_close(found, model.head.weight.grad, atol=1e-7, rtol=1e-4)
+
+
 def test_the_first_documents_are_the_easy_ones():
     kinds = set()
     writers = {name: (lambda n: lambda *_: kinds.add(n) or [(n, True)])(name) for name in corpus.WRITERS}

@@ -53,3 +53,14 @@ def test_the_table_of_the_base_has_a_row_for_every_domain():
 def test_the_sweep_shows_every_rate():
     table = report.sweep_table({"fst": {"0.001": 0.5, "0.003": 0.25}, "rl": {"0.001": 0.125, "0.003": 0.0}})
     assert "| fst | 0.500 | 0.250 |" in table and "| rl | 0.125 | 0.000 |" in table and "| 0.001 | 0.003 |" in table
+
+
+def test_outcomes_exercises_and_the_headline_are_means_over_seeds():
+    figure = {"mean": 1234.5, "std": 0.25, "values": [1, 2, 3]}
+    ended = {"accuracy": figure, "KL": figure, "rollouts": figure, "steps": 60, "minutes": None}
+    row = "| facts, rl | 60 | 1,234 ± 0 | 1,234.50 ± 0.25 | 1,234.500 ± 0.250 | - | 3 |"
+    assert row in report.outcome_table({"facts, rl": ended})
+    table = report.exercise_table({"as it is": ended | {"step": 30}, "--cycle 30": ended | {"step": 30}})
+    assert "| as it is | 30 |" in table and "| `--cycle 30` | 30 | 1,234 ± 0 |" in table
+    claim = {"claim": "data efficiency, rollouts", "where": "facts", "n": 3, "figures": {"ratio": {"mean": 4.25}}}
+    assert "facts 4.2** (means over 3 seeds" in report.headline([claim, claim | {"where": "facts, other"}])
