@@ -14,6 +14,7 @@ from tasks import domains, make_task, text
 ABOUT = "Fast-slow training: a tiny GPT learns a hidden task in its weights and in its prompt."
 SMOKE = {"steps": 4, "cycle": 2, "batch": 8, "group": 4, "population": 2, "anchor": 8, "passes": 3, "width": 4}
 SMOKE |= {"eval_every": 2, "eval_questions": 16, "minutes": 0.1, "documents": 32}
+CORPUS = ("strings", "numbers", "star_graph", "facts")  # the order in which domains join pretraining, others last
 METHODS = ("fst", "rl", "gepa", "distill")
 PROMPT_BYTES = 10_000  # a file that is larger is no prompt: a task has four topics
 MAY_CHANGE = ("steps", "lr", "eval_every", "base", "device")  # when a run is resumed
@@ -64,7 +65,7 @@ class Config:
     skills: bool = option(False, "also measure base skills at every evaluation: what is forgotten shows there")
     # pretraining
     pretrain: bool = option(False, "train the base and stop; goes on where it was interrupted")
-    minutes: float = option(80.0, "length of pretraining", low=0.01)
+    minutes: float = option(75.0, "length of pretraining", low=0.01)
     documents: int = option(48, "documents per step of pretraining", low=1)
     compile: bool = option(False, "compile the model for pretraining (needs a C++ compiler)")
     smoke: bool = option(False, "the whole path at toy size, pretraining included, in under a minute")
@@ -103,7 +104,7 @@ def parse_config(argv: list[str] | None = None) -> Config:
         parser.add_argument("--" + f.name.replace("_", "-"), help=help, **how)
     given = vars(parser.parse_args(argv))
     if given.get("pretrain"):
-        given.setdefault("tasks", tuple(dict.fromkeys((*Config.tasks, *domains()))))
+        given.setdefault("tasks", tuple(dict.fromkeys((*CORPUS, *domains()))))
     if given.get("prompt"):
         given["prompt"] = read_prompt(given["prompt"])  # so that the file is not needed again
     if folder := given.get("resume"):

@@ -53,13 +53,14 @@ class Domain:
     task_difficulty: int  # difficulty of a task's questions: where the base, well instructed, is right half the time
     words: tuple[str, ...]  # the words that states are written with, for the tokenizer
     show: Callable[[Any], str] = " ".join
-    given: Callable[[Any], str] = lambda state: ""  # what a question tells beside the state; operations leave it alone
+    given: Callable[[Any], list[str]] = lambda state: []  # facts that a question tells, which operations leave alone
     habit: Rule | None = None  # what the base goes by where its prompt has no rule for the topic; None: any rule
     hidden: Rule | None = None  # the rule behind every topic of a task, for a domain with one right way; else random
 
     def ask(self, state: Any) -> str:
         """A state as a question shows it."""
-        return f"{self.given(state)} {self.show(state)}".strip()
+        facts = self.given(state)
+        return " ".join([*facts, "start", self.show(state)]) if facts else self.show(state)
 
     def apply(self, rule: Rule, state: Any) -> Any:
         """Carry out a rule on a state, from left to right."""

@@ -2,7 +2,7 @@
 
 Four kinds of documents teach the base what a pretrained LLM brings along:
 - solve: follow the prompt's instruction for the topic; make one up where the prompt has none;
-- recite: repeat the prompt's instructions in another order, so that the right line is looked up, not the last one;
+- recite: repeat a prompt's instructions, or a question's facts, in another order, so that looking up is learned;
 - reflect: read failures with feedback, search for the rule that explains them, write it down;
 - spot: the end of a reflection, its last block or the last few.
 
@@ -71,7 +71,16 @@ def solve(rng: random.Random, domain: Domain) -> Document:
 
 
 def recite(rng: random.Random, domain: Domain) -> Document:
-    """A prompt of 2 to 6 lines, and the same lines in another order."""
+    """A prompt of 2 to 6 lines, and the same lines in another order; or, half the time, so with a question's facts."""
+    facts = domain.given(domain.draw(rng, pick(rng, domain.corpus_difficulties)))
+    if facts and rng.random() < 1 / 2:
+        told: dict[str, str] = {}  # of facts that begin the same, the first
+        for begun, last in (fact.rsplit(" ", 1) for fact in facts):
+            told.setdefault(begun, last)
+        document = [(f"ask {rng.choice(TOPICS)}: {' '.join(facts)} recite", False)]
+        for begun in rng.sample(sorted(told), len(told)):
+            document += [(f" {begun}", False), (f" {told[begun]}", True)]
+        return document
     prompt = draw_prompt(rng, domain, rng.randint(2, 6))
     document = [(prompt_text(prompt) + "recite", False)]
     for topic in rng.sample(sorted(prompt), len(prompt)):

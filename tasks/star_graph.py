@@ -1,6 +1,6 @@
 """Star graph: find the way from the centre of a star to a given leaf (after arXiv 2403.06963).
 
-The edges come shuffled, each told from both ends ("a to b from a"); the nodes' names are random. Walking out from the
+The edges come shuffled, each told from both ends ("out a b in b a"); the nodes' names are random. Walking out from the
 centre one must guess an arm; walking back from the goal there is nothing to guess, and the way back only has to be
 flipped. The base is in the habit of walking, which takes the first arm listed, and that is never the goal's: with the
 seed prompt it earns nothing at all.
@@ -58,9 +58,9 @@ DOMAIN = Domain(
     draw=draw,
     corpus_difficulties={2: 0.5, 3: 0.47, 4: 0.02, 5: 0.01},
     task_difficulty=4,
-    words=(*LETTERS, "to", "from", "go"),
+    words=(*LETTERS, "out", "in", "start"),
     show=lambda s: " ".join(s.nodes),
-    given=lambda s: " ".join(f"{a} to {b} from {a}" for a, b in s.edges) + " go",
+    given=lambda s: [fact for a, b in s.edges for fact in (f"out {a} {b}", f"in {b} {a}")],
     habit=("walk",),
     hidden=("back", "flip"),
 )

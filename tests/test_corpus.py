@@ -24,8 +24,8 @@ class Reader:
     def __init__(self, name: str):
         self.states, plain = {}, domains()[name]
 
-        def given(state) -> str:
-            self.states[f"{plain.given(state)} {plain.show(state)}".strip()] = state
+        def given(state) -> list[str]:
+            self.states[plain.ask(state)] = state
             return plain.given(state)
 
         self.domain = replace(plain, given=given)
@@ -99,10 +99,26 @@ def test_only_the_habit_is_learned_where_nothing_tells_what_to_do(name):
 
 @DOMAINS
 def test_a_recitation_repeats_every_line_of_the_prompt_once(name):
-    for document in reader(name).of_kind("recite"):
+    for document in (d for d in reader(name).of_kind("recite") if d.startswith("rules")):
         prompt, recited = document.split("recite\n")
         assert text.parse_prompt(prompt) == text.parse_prompt(recited)
         assert prompt.count("\n") == recited.count("\n") + 2
+
+
+@pytest.mark.parametrize("name", ["facts", "star_graph"])
+def test_a_recitation_of_facts_learns_how_each_ends_and_of_those_that_begin_the_same_the_first(name):
+    read = [document for kind, document in reader(name).documents if kind == "recite" and len(document) % 2]
+    read = [document for document in read if document[0][0].startswith("ask ")]
+    assert len(read) > N / 50
+    for (asked, _), *pieces in read:
+        words = asked.removesuffix(" recite").split()[2:]
+        facts = [words[i : i + 3] for i in range(0, len(words), 3)]
+        ends = {}
+        for *begun, end in facts:
+            ends.setdefault(tuple(begun), end)
+        recited = {tuple(a.split()): b.strip() for (a, _), (b, _) in zip(pieces[::2], pieces[1::2], strict=True)}
+        assert recited == ends and [learned for _, learned in pieces] == [False, True] * len(ends)
+        assert list(recited) != list(ends)  # in another order
 
 
 @DOMAINS
@@ -214,7 +230,7 @@ def test_every_domain_and_every_kind_is_drawn():
     for _ in range(400):
         document = "".join(piece for piece, _ in corpus.document(rng, worlds))
         starts.add(document.split(maxsplit=1)[0])
-    assert starts == {"rules", "reflect"}
+    assert starts == {"rules", "reflect", "ask"}
     assert abs(sum(corpus.KINDS.values()) - 1) < 1e-9 and set(corpus.KINDS) == set(corpus.WRITERS)
 
 

@@ -4,20 +4,19 @@ import random
 
 import pytest
 
-from tasks.facts import DOMAIN, VERBS, Facts
+from tasks.facts import DOMAIN, RELATIONS, Facts
 
 STATE = Facts(
     (
-        ("ann", "likes", "bob"), ("bob", "likes", "cid"), ("cid", "likes", "ann"),
-        ("ann", "knows", "cid"), ("cid", "knows", "bob"), ("bob", "knows", "ann"),
-        ("bob", "helps", "ann"), ("ann", "helps", "cid"), ("cid", "helps", "bob"),
-        ("bob", "calls", "cid"), ("ann", "calls", "bob"), ("cid", "calls", "ann"),
+        ("friend", "ann", "bob"), ("friend", "bob", "cid"), ("friend", "cid", "ann"),
+        ("boss", "ann", "cid"), ("boss", "cid", "bob"), ("boss", "bob", "ann"),
+        ("rival", "bob", "ann"), ("rival", "ann", "cid"), ("rival", "cid", "bob"),
     ),
     ("cid", "ann", "bob", "cid"),
 )  # fmt: skip
 EXAMPLES = {
-    "like": "cid ann bob cid cid ann", "know": "cid ann bob cid ann bob", "help": "cid ann bob cid ann bob",
-    "call": "cid ann bob cid cid ann", "swap": "ann cid cid bob", "stay": "cid ann bob cid bob cid",
+    "friend": "cid ann bob cid cid ann", "boss": "cid ann bob cid ann bob", "rival": "cid ann bob cid ann bob",
+    "swap": "ann cid cid bob", "flip": "cid bob ann cid", "stay": "cid ann bob cid bob cid",
     "cross": "cid ann bob cid cid bob", "last": "bob cid",
 }  # fmt: skip
 
@@ -29,8 +28,8 @@ def test_operation_by_example(name):
 
 
 def test_a_question_tells_the_facts_and_where_to_start():
-    assert DOMAIN.ask(STATE).startswith("ann likes bob bob likes cid ") and DOMAIN.ask(STATE).endswith(
-        " cid calls ann start cid ann bob cid"
+    assert DOMAIN.ask(STATE).startswith("friend ann bob friend bob cid ") and DOMAIN.ask(STATE).endswith(
+        " rival cid bob start cid ann bob cid"
     )
 
 
@@ -38,14 +37,14 @@ def test_each_relation_leads_everybody_to_somebody_else_and_no_two_to_the_same()
     rng = random.Random(0)
     for n in (3, 4, 6):
         state = DOMAIN.draw(rng, n)
-        for verb in VERBS:
-            facts = [(who, whom) for who, v, whom in state.facts if v == verb]
-            assert len(facts) == len({who for who, _ in facts}) == len({whom for _, whom in facts}) == n
-            assert all(who != whom for who, whom in facts)
+        for relation in RELATIONS:
+            facts = [(of, who) for r, of, who in state.facts if r == relation]
+            assert len(facts) == len({of for of, _ in facts}) == len({who for _, who in facts}) == n
+            assert all(of != who for of, who in facts)
         assert len(set(state.people)) == 2 and list(state.facts) != sorted(state.facts)
 
 
 def test_the_way_of_one_pair_has_nothing_to_drop():
     state = DOMAIN.draw(random.Random(0), 6)
-    for rule in (("swap", "swap"), ("last",), ("stay", "last"), ("cross", "last", "swap")):
+    for rule in (("swap", "swap"), ("flip", "swap"), ("last",), ("stay", "last"), ("cross", "last", "swap")):
         assert DOMAIN.apply(rule, state) == state

@@ -28,7 +28,7 @@ def test_operation_by_example(name):
 
 def test_a_question_tells_the_edges_and_the_centre_and_the_goal():
     assert DOMAIN.ask(STATE) == (
-        "c to d from c a to b from a b to c from b e to f from e a to e from a f to g from f go a g"
+        "out c d in d c out a b in b a out b c in c b out e f in f e out a e in e a out f g in g f start a g"
     )
 
 

@@ -106,7 +106,7 @@ def test_questions_are_answered_by_the_topics_rule(domain):
         assert question == task.question(again)  # a function of the generator alone
     states = {}
 
-    def given(state) -> str:
+    def given(state) -> list[str]:
         states[domain.ask(state)] = state
         return domain.given(state)
 
