@@ -1,9 +1,9 @@
 """Facts: follow relations from person to person and keep the way. Stands for multi-hop questions (HoVer).
 
-A question gives shuffled facts and two people to start from; the answer is the way of both, pair after pair: from
-"ann cid" one may get to "ann cid bob dee", where the friend of ann is bob and that of cid is dee. Each relation leads
-everybody to somebody else, and no two to the same person. The difficulty is how many people there are: many, for where
-there are few, knowing whose friend is asked for says next to nothing of who it is.
+A question gives shuffled facts and two people to start from; the answer is the way of the first, then that of the
+second: from "ann cid" one may get to "ann bob cid dee", where the friend of ann is bob and that of cid is dee. Each
+relation leads everybody to somebody else, and no two to the same person. The difficulty is how many people there are:
+many, for where there are few, knowing whose friend is asked for says next to nothing of who it is.
 """
 
 from typing import NamedTuple
@@ -15,10 +15,11 @@ RELATIONS = ("friend", "boss", "rival")
 
 
 class Facts(NamedTuple):
-    """Facts (relation, of whom, who), in the order that the question gives them, and the way so far, in pairs."""
+    """Facts (relation, of whom, who), in the order that the question gives them, and two ways of the same length."""
 
     facts: tuple[tuple[str, str, str], ...]
-    people: tuple[str, ...]
+    first: tuple[str, ...]
+    second: tuple[str, ...]
 
 
 def draw(rng, n):
@@ -29,15 +30,16 @@ def draw(rng, n):
         ring = rng.sample(people, n)
         facts += [(relation, *pair) for pair in zip(ring, ring[1:] + ring[:1], strict=True)]
     rng.shuffle(facts)
-    return Facts(tuple(facts), tuple(rng.sample(people, 2)))
+    first, second = rng.sample(people, 2)
+    return Facts(tuple(facts), (first,), (second,))
 
 
 def follow(relation):
-    """The operation that goes on from the last pair of the way to their friends, say."""
+    """The operation that goes on from the last of each way to their friend, say."""
 
     def operation(s):
-        ways = {of: who for r, of, who in s.facts if r == relation}
-        return s._replace(people=(*s.people, ways[s.people[-2]], ways[s.people[-1]]))
+        to = {of: who for r, of, who in s.facts if r == relation}
+        return Facts(s.facts, (*s.first, to[s.first[-1]]), (*s.second, to[s.second[-1]]))
 
     return operation
 
@@ -46,16 +48,16 @@ DOMAIN = Domain(
     name="facts",
     operations={
         **{relation: follow(relation) for relation in RELATIONS},
-        "swap": lambda s: s._replace(people=tuple(s.people[i ^ 1] for i in range(len(s.people)))),  # in every pair
-        "flip": lambda s: s._replace(people=s.people[::-1]),
-        "stay": lambda s: s._replace(people=s.people + s.people[-2:]),
-        "cross": lambda s: s._replace(people=(*s.people, s.people[-1], s.people[-2])),
-        "last": lambda s: s._replace(people=s.people[-2:]),
+        "swap": lambda s: Facts(s.facts, s.second, s.first),
+        "flip": lambda s: Facts(s.facts, s.second[::-1], s.first[::-1]),
+        "stay": lambda s: Facts(s.facts, (*s.first, s.first[-1]), (*s.second, s.second[-1])),
+        "cross": lambda s: Facts(s.facts, (*s.first, s.second[-1]), (*s.second, s.first[-1])),
+        "last": lambda s: Facts(s.facts, s.first[-1:], s.second[-1:]),
     },
     draw=draw,
     corpus_difficulties={6: 0.6, 7: 0.37, 8: 0.02, 9: 0.01},
     task_difficulty=8,
     words=(*PEOPLE, *RELATIONS, "start"),
-    show=lambda s: " ".join(s.people),
+    show=lambda s: " ".join(s.first + s.second),
     given=lambda s: [" ".join(fact) for fact in s.facts],
 )
