@@ -254,9 +254,9 @@ def test_distillation_learns_without_rewards_what_the_best_prompt_says(start, mo
         return update(policy, base, optimizer, contexts, completions, sampled, rewards, groups, **settings)
 
     monkeypatch.setattr(rl, "update", spy)
-    out = start(method="distill", steps=12)
+    out = start(method="distill", steps=20)
     bests = [line["population"][0][0] for line in toy.kinds(out, "fast")]
-    assert len(seen) == 12 and any(bests)
+    assert len(seen) == 20 and any(bests)
     for step, (own, rewards, contexts, prompted, coefficient) in enumerate(seen):
         best = bests[step // 4]
         assert own and rewards is None and coefficient == 1
