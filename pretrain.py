@@ -203,7 +203,8 @@ def pretrain(
     model = GPT(cfg).to(device)
     optimizers = optimizers_of(model)
     step, elapsed, failed, rates = 0, 0.0, 0, ""
-    saved, writes = load_checkpoint(partial) if partial.exists() else {}, parallel.rank() == 0
+    saved = load_checkpoint(partial) if partial.exists() else {}
+    writes = parallel.rank() == 0  # the files are the first process's
     if (saved.get("vocabulary"), saved.get("domains")) == (text.fingerprint(), names):
         model.load_state_dict(saved["model"])
         for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):

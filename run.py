@@ -46,7 +46,7 @@ def prepare_base(cfg: Config) -> None:
 
     Raises ValueError for any other base that cannot be used.
     """
-    path, minutes = Path(cfg.base), cfg.minutes
+    path, minutes, first = Path(cfg.base), cfg.minutes, parallel.rank() == 0
     if not cfg.pretrain:
         begun = cfg.resume and (Path(cfg.resume) / "checkpoint.pt").exists()  # that cannot go on with a new base
         ours = cfg.base in (Config.base, f"{cfg.out}/base.pt") and not begun  # the second is that of --smoke
@@ -57,14 +57,14 @@ def prepare_base(cfg: Config) -> None:
         if not ours:
             raise ValueError(f"{found}, or is none; train one with --pretrain --base OTHER")
         minutes = min(minutes, QUICK_MINUTES * len(set(cfg.tasks)))
-        if parallel.rank() == 0:
+        if first:
             print(f"{found}: training one, {minutes:g} minutes")
     settings = {"minutes": minutes, "batch": cfg.documents, "seed": cfg.seed, "compile": cfg.compile}
     taken, locked = f"another process is training {path}: wait, or choose another --base", nullcontext()
-    if parallel.rank() == 0:
+    if first:
         locked = lock(path.with_suffix(".lock"), taken)
     with locked:
-        if parallel.rank() == 0 and path.exists():
+        if first and path.exists():
             kept = path.with_name(f"{path.stem}-{zlib.crc32(path.read_bytes()):08x}{path.suffix}")
             shutil.copy2(path, kept)
             print(f"the base {path} is kept as {kept}")

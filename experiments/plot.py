@@ -210,18 +210,14 @@ def outcomes(runs: dict) -> dict[str, dict]:
 
 def exercises(runs: dict) -> dict[str, dict]:
     """A change to fst on strings -> what it has come to, beside fst as it is at the same step with the same seeds."""
-    table: dict[str, dict] = {}
-    for name in dict.fromkeys(n.rsplit("-", 1)[0] for n in runs if n.startswith("exercise-")):
-        if not (group := [both for _, both in pairs(runs, f"{name}-{{}}", "fst-strings-{}")]):
-            continue
-        step = group[0][0]["evals"][-1]["step"]
-        changed, plain = (
-            [next(e for e in r["evals"] if e["step"] == step) for r in side] for side in zip(*group, strict=True)
-        )
-        for label, ends in (("as it is", plain), ("--" + name.removeprefix("exercise-").replace("=", " "), changed)):
-            figures = {"accuracy": "val_acc", "KL": "kl_base", "rollouts": "rollouts"}
-            table[label] = {title: spread([float(e[key]) for e in ends]) for title, key in figures.items()}
-            table[label]["step"] = step
+    names = ["fst-strings", *dict.fromkeys(n.rsplit("-", 1)[0] for n in runs if n.startswith("exercise-"))]
+    group, table = [made for _, made in pairs(runs, *(f"{name}-{{}}" for name in names))], {}
+    for name, made in zip(names, zip(*group, strict=True), strict=False) if len(names) > 1 else ():
+        step = group[0][-1]["evals"][-1]["step"]  # of an exercise; fst goes on for longer
+        ends = [next(e for e in run["evals"] if e["step"] == step) for run in made]
+        label = "as it is" if name == names[0] else "--" + name.removeprefix("exercise-").replace("=", " ")
+        figures = {"accuracy": "val_acc", "KL": "kl_base", "rollouts": "rollouts"}
+        table[label] = {title: spread([float(e[key]) for e in ends]) for title, key in figures.items()} | {"step": step}
     return table
 
 

@@ -58,10 +58,10 @@ def claims_table(claims: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def number(figure: dict, digits: int, by: float = 1.0) -> str:
+def number(figure: dict, digits: int) -> str:
     """mean ± std"""
-    std = "" if figure["std"] is None else f" ± {figure['std'] / by:,.{digits}f}"
-    return f"{figure['mean'] / by:,.{digits}f}{std}"
+    std = "" if figure["std"] is None else f" ± {figure['std']:,.{digits}f}"
+    return f"{figure['mean']:,.{digits}f}{std}"
 
 
 def outcome_table(outcomes: dict) -> str:
@@ -90,10 +90,12 @@ def exercise_table(exercises: dict) -> str:
 
 
 def headline(claims: list[dict]) -> str:
-    """The sentence above all figures."""
+    """The sentence above all figures; "" before there are any."""
     ratios = {c["where"]: c for c in claims if c["claim"] == "data efficiency, rollouts" and "," not in c["where"]}
     said = ", ".join(f"{where} {c['figures']['ratio']['mean']:.1f}" for where, c in ratios.items())
-    seeds = min(c["n"] for c in ratios.values())
+    seeds = min((c["n"] for c in ratios.values()), default=0)
+    if not seeds:
+        return ""
     return (
         "**Rollouts that `rl` needs for its best validation accuracy, for each one that `fst` needs to get there: "
         f"{said}** (means over {seeds} seeds; all rollouts counted, those for scoring prompts and reflecting too)."
@@ -202,7 +204,7 @@ def section() -> str:
         images = [
             f"![{name}](experiments/figures/{name}.png)" for name in ("efficiency", "kl", "stream") if drawn(name)
         ]
-        parts += [images[0], headline(result["claims"]), claims_table(result["claims"]), *images[1:]]
+        parts += [*images[:1], headline(result["claims"]), claims_table(result["claims"]), *images[1:]]
         parts += ["What the runs ended with:", outcome_table(result["outcomes"])]
         parts += ["The learning rates of all these runs come from this sweep (`strings`, a seed of its own):"]
         parts += [sweep_table(result["sweep"])]
@@ -225,7 +227,7 @@ def section() -> str:
         parts.append(fault_table(*(json.loads(path.read_text()) for path in faults)))
         scripts = (f"python experiments/{path.stem}.py --out experiments/results/{path.name}" for path in faults)
         parts.append("\n".join(f"    {script}" for script in scripts))
-    return BEGIN + "\n" + "\n\n".join(parts) + "\n\n" + END
+    return BEGIN + "\n" + "\n\n".join(filter(None, parts)) + "\n\n" + END
 
 
 def main() -> None:

@@ -64,3 +64,4 @@ def test_outcomes_exercises_and_the_headline_are_means_over_seeds():
     assert "| as it is | 30 |" in table and "| `--cycle 30` | 30 | 1,234 ± 0 |" in table
     claim = {"claim": "data efficiency, rollouts", "where": "facts", "n": 3, "figures": {"ratio": {"mean": 4.25}}}
     assert "facts 4.2** (means over 3 seeds" in report.headline([claim, claim | {"where": "facts, other"}])
+    assert report.headline([claim | {"claim": "asymptote"}]) == ""  # of a sweep alone there is none

@@ -91,6 +91,8 @@ def test_a_task_hides_rules_that_differ_and_that_the_base_has_never_seen(domain)
 
 @DOMAINS
 def test_tasks_are_harder_than_most_of_the_corpus_but_not_than_all_of_it(domain):
+    easier = sum(weight for d, weight in domain.corpus_difficulties.items() if d < domain.task_difficulty)
+    assert easier > 0.5 * sum(domain.corpus_difficulties.values())
     assert max(domain.seen_difficulties) <= domain.task_difficulty <= max(domain.corpus_difficulties)
 
 
