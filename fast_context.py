@@ -75,7 +75,7 @@ class Population:
         """Keep the best by mean anchor score, older first where equal; unscored ones only where there is room."""
         self.candidates = (sorted(scored, key=lambda c: (-c.mean, c.id)) + unscored)[: self.size]
         above = [self.ancestors(c.id) for c in self.candidates]
-        needed = {max(a & b) for a in above for b in above if a & b}  # themselves, and where two parted: no more
+        needed = {max(a & b) for a in above for b in above if a & b}  # they, and where any two of them parted
         older = {id: sorted(self.ancestors(id) & needed - {id}) for id in sorted(needed)}
         self.lineage = {id: (self.lineage[id][0], tuple(older[id])) for id in older}
 
@@ -238,6 +238,7 @@ def evolve(
     by_topic = {topic: [q for q in anchor if q.topic == topic] for topic in sorted({q.topic for q in anchor})}
     minibatch = min(minibatch, *map(len, by_topic.values()), len(anchor))
     hopeless = []  # merges that were tried and were worse than their parents
+    # a proposal costs two minibatches and a reflection; one scoring stays in reserve
     while (n := min(width, (left() - len(anchor)) // (2 * minibatch + 1))) > 0:
         # parents answer a few questions of the topic whose turn it is
         trials = []

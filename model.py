@@ -8,6 +8,8 @@ runs each prompt through the model once, each (prompt, question) pair once, and 
 attends to two segments under one softmax: the keys and values of its prompt, which all rows of the prompt share and
 nobody copies, and its own (question and completion). Rows that have finished are dropped between chunks of steps.
 
+Shapes: B sequences of length T, C channels, H heads of D channels, V vocabulary; in sampling K prompts of length P, B
+questions for each, G samples of each, R = K * B * G rows, S slots of a row's own cache.
 Left out: dropout (the policy that is scored must be the one that sampled), top-k and top-p (they would make the
 sampling distribution another than the one whose log-probabilities train), and paged caches (prompts are short).
 """

@@ -6,7 +6,8 @@ A batch holds Q questions with G rollouts each, every rollout rewarded once, at 
     2. l_t = log pi(token t | before), float32, at the sampling temperature         token_logprobs
     3. w_i = 1 / (tokens of the question's group * questions with spread)           token_weights
     4. loss = sum_i w_i sum_t [ -sg(min(rho_t, cap)) A_i l_t + beta k_t ]           policy_loss
-       rho_t = exp(l_t - l_t when sampled), 1 on-policy; k_t penalises distance to the base   kl_estimate
+       sg: a constant to the derivative; rho_t = exp(l_t - l_t when sampled), 1 on-policy
+       k_t penalises distance to the base                                           kl_estimate
 
 The weights of step 3 are those of the whole batch, so the loss of a batch is the plain sum over its micro-batches,
 however it is cut. With rho = 1 step 4 is REINFORCE; with several updates per batch it is CISPO (arXiv 2506.13585):
@@ -14,7 +15,8 @@ the weight is capped and carries no gradient, so no token's gradient is cut to z
 
 What the KL estimators do as *losses*, with r = pi_base / pi and tokens drawn from pi:
     k1 = -log r          its gradient is zero in expectation: no penalty at all
-    k2 = (log r)^2 / 2   the gradient of the reverse KL(pi, base): what training uses
+    k2 = (log r)^2 / 2   the gradient of the reverse KL(pi, base): what training uses; of the next token, that is,
+                         given those before it (what a token does to the KL of later ones is left out, as in GRPO)
     k3 = r - 1 - log r   the gradient of the forward KL(base, pi), though its *value* is an unbiased, low-variance
                          estimate of the reverse KL: what the log shows
 
@@ -142,8 +144,9 @@ def update(
     """One batch of R rollouts -> `substeps` updates of the policy, and figures for the log.
 
     contexts, completions: R token lists; sampled_logprobs (R, S) from sampling; rewards (R,); groups (Q, G): which
-    rollouts answer the same question. Groups without spread are not even scored. A gradient that is not finite is
-    not applied. -> kl_base (k3, nats per scored token) and grad_norm, both None without an update; dropped_groups
+    rollouts answer the same question. Groups without spread are not even scored, nor held to the base. A gradient that
+    is not finite is not applied.
+    -> kl_base (k3, nats per scored token) and grad_norm, both None without an update; dropped_groups
 
     Distillation is the penalty alone: without rewards, and with a base that reads other contexts (R token lists), the
     gradient is that of the reverse KL from what the base says there.

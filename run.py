@@ -1,4 +1,4 @@
-"""A run: its state between two gradient steps, and the folder of files that it can be gone on from.
+"""A run: its state between two gradient steps, and the folder of files that it can be resumed from.
 
 Nothing here trains. A run is killed at any moment and loses at most the steps since its last checkpoint: files are
 written whole or not at all, and what a log holds beyond the checkpoint is cut off when the run is resumed.
@@ -28,7 +28,7 @@ from tasks import domains, make_task, text
 from tasks.dialogue import ANSWER_TOKENS, REFLECTION_TOKENS, tokens_of
 
 QUICK_MINUTES = 12  # of pretraining for each domain, when a run finds no base
-PLAIN = ("step", "rollouts", "skipped", "shown", "evolved")  # of a run's state, what a checkpoint holds as it is
+PLAIN = ("step", "rollouts", "tokens", "skipped", "shown", "evolved")  # what a checkpoint holds as it is
 
 
 def pick_device(name: str) -> str:
@@ -99,7 +99,7 @@ class Run:
         self.population = Population(cfg.population, cfg.seed, [self.start])
         self.tasks = [make_task(name, cfg.seed + i) for i, name in enumerate(cfg.tasks)]
         self.check_context()
-        self.step = self.rollouts = 0
+        self.step = self.rollouts = self.tokens = 0  # all that was sampled to learn from, in rollouts and in tokens
         self.skipped = self.streak = 0  # steps whose numbers were not finite: in all, and the latest in a row
         self.shown = dict(self.start)  # the prompt that was printed last
         self.evolved = [self.start for _ in self.tasks]  # for each task the best prompt when it was trained on last
@@ -124,7 +124,7 @@ class Run:
 
     def check_context(self) -> None:
         """Raises ValueError where the longest texts of a task would not fit the model."""
-        worst = " ".join(3 * ["z" * 20])  # an instruction of no known words: every letter is a token
+        worst = " ".join(3 * ["z" * 16])  # an instruction of no known words: every letter is a token
         for task in self.tasks:
             questions = [task.question(random.Random(i)) for i in range(100)]
             ask, want = max((q.ask for q in questions), key=len), max((q.want for q in questions), key=len)
@@ -142,10 +142,22 @@ class Run:
         """The index of the stream's task that a step trains on."""
         return min(step // self.cfg.stage, len(self.tasks) - 1)
 
+    def questions_of(self, step: int) -> list:
+        """The questions that a step trains on: a function of (seed, step), so that fast phases can look ahead."""
+        task = self.tasks[self.task_at(step)]
+        return task.questions(random.Random(f"questions {self.cfg.seed} {step}"), self.cfg.batch)
+
     def generate(self, model: GPT, *purpose):
-        """The model as a function that samples; its noise is a function of (seed, step, purpose)."""
+        """The model as a function that samples to learn from; its noise is a function of (seed, step, purpose)."""
         key = random.Random(repr((self.cfg.seed, self.step, *purpose))).getrandbits(63)
-        return generator_of(model, self.cfg.temperature, torch.Generator(self.device).manual_seed(key))
+        generate = generator_of(model, self.cfg.temperature, torch.Generator(self.device).manual_seed(key))
+
+        def counted(*texts):
+            rollouts = generate(*texts)
+            self.tokens += rollouts.lengths.sum().item()
+            return rollouts
+
+        return counted
 
     def best(self) -> dict[str, str]:
         """The prompt to evaluate: the population's best; for `rl`, which never evolves it, the seed prompt."""
@@ -158,9 +170,9 @@ class Run:
         for name, value in figures.items():
             if isinstance(value, float):
                 figures[name] = round(value, 6) if math.isfinite(value) else None  # JSON knows no NaN
-        line = {"kind": kind, "step": self.step, "task": task, "rollouts": self.rollouts} | figures
+        line = {"kind": kind, "step": self.step, "task": task, "rollouts": self.rollouts, "tokens": self.tokens}
         with open(self.out / "log.jsonl", "a") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(json.dumps(line | figures) + "\n")
 
     def say(self, words: str) -> None:
         """Print above the bar, and append to samples.txt. What the model wrote must not steer a terminal."""

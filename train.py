@@ -40,7 +40,7 @@ from tasks.dialogue import answer, contexts_of, reflect
 
 def fast_phase(run: Run, questions: list) -> None:
     """Evolve the prompts on the questions that the coming gradient steps train on; their head is the anchor set."""
-    cfg, turns, reflections = run.cfg, itertools.count(), {}
+    cfg, start, turns, reflections = run.cfg, time.perf_counter(), itertools.count(), {}
 
     def run_jobs(jobs):
         outcomes = answer(run.generate(run.policy, "fast", next(turns)), jobs).outcomes
@@ -50,7 +50,8 @@ def fast_phase(run: Run, questions: list) -> None:
     def run_reflections(requests):
         reflector = run.policy if cfg.reflector == "self" else run.base
         found = reflect(run.generate(reflector, "fast", next(turns)), requests)
-        reflections.update({(topic, new): words for (topic, _, _), (new, words) in zip(requests, found, strict=True)})
+        for (topic, old, _), (new, words) in zip(requests, found, strict=True):
+            reflections.setdefault((topic, old, new), words)  # a child is accepted for the first of equal proposals
         return [new for new, _ in found]
 
     anchor, settings = questions[: cfg.anchor], {"width": cfg.width, "prune": cfg.prune}
@@ -58,19 +59,20 @@ def fast_phase(run: Run, questions: list) -> None:
     run.rollouts += report.calls
     population = [[c.rules, round(c.mean, 4)] for c in run.population.candidates]
     figures = {"calls": report.calls, "proposed": report.proposed, "accepted": report.accepted}
-    run.log("fast", run.task_at(run.step), **figures, population=population)
+    figures |= {"population": population, "seconds": time.perf_counter() - start}
+    run.log("fast", run.task_at(run.step), **figures)
     for topic in sorted(set(run.best()) | set(run.shown)):
         old, new = run.shown.get(topic, "none"), run.best().get(topic, "none")
         if old != new:
             change = next((c for c in report.changes if (c.topic, c.new) == (topic, new)), None)
             gain = f"   (anchor score {change.mean_before:.2f} -> {change.mean_after:.2f})" if change else ""
-            how = text.abridged(reflections.get((topic, new), "")).replace("\n", "\n    ")
+            how = text.abridged(reflections[topic, change.old, new]).replace("\n", "\n    ") if change else ""
             run.say(f"{topic}: {old}  ->  {new}{gain}" + (f"\n    {how}" if how else ""))
     run.shown = run.evolved[run.task_at(run.step)] = dict(run.best())
 
 
 def slow_step(run: Run, questions: list) -> float:
-    """One batch of rollouts under the population's prompts (but for `fst`: the seed prompt), one update -> mean reward.
+    """One batch of rollouts under the seed prompt (`fst`: under the population's), one update -> mean reward.
 
     `distill` does not learn from rewards, but to say without a prompt what these weights say under the best one.
     """
@@ -116,20 +118,27 @@ def evaluate(run: Run, model: GPT, task: Task, rules: dict[str, str]) -> tuple[f
 
 
 def evaluate_stream(run: Run) -> float:
-    """Log the validation accuracy on every task of the stream -> that on the current one, shown with a transcript.
+    """Log the validation accuracy on every task of the stream -> that on the one trained on, shown with a transcript.
 
-    With --skills also what is left of the base's skills.
+    Under the best prompt (`distill`: the seed prompt), and beside it under the prompt that the run began with. With
+    --skills also what is left of the base's skills.
     """
+    current = run.task_at(max(run.step - 1, 0))
     if run.cfg.skills:
-        run.log("skills", run.task_at(run.step), **base_skills(run.policy, list(run.domains.values())))
+        run.log("skills", current, **base_skills(run.policy, list(run.domains.values())))
     prompt = run.start if run.cfg.method == "distill" else run.best()
     for i, task in enumerate(run.tasks):
         accuracy, kl, transcript = evaluate(run, run.policy, task, prompt)
-        run.log("eval", i, val_acc=accuracy, kl_base=kl, prompt=prompt)
-        if i == run.task_at(run.step):
-            current, shown = accuracy, transcript.replace("\n", "\n    ")
-            run.say(f"step {run.step}: validation {accuracy:.2f}, {run.rollouts} rollouts. One of them:\n    {shown}")
-    return current
+        neutral = accuracy, kl
+        if prompt != run.start:
+            neutral = evaluate(run, run.policy, task, run.start)[:2]
+        figures = {"val_acc": accuracy, "kl_base": kl, "neutral_acc": neutral[0], "neutral_kl": neutral[1]}
+        run.log("eval", i, **figures, prompt=prompt)
+        if i == current:
+            result, shown = accuracy, transcript.replace("\n", "\n    ")
+            about = f"step {run.step}: {task.domain.name}, validation {result:.2f}, {run.rollouts} rollouts"
+            run.say(f"{about}. One of them:\n    {shown}")
+    return result
 
 
 def train(run: Run) -> None:
@@ -140,15 +149,11 @@ def train(run: Run) -> None:
             accuracy = evaluate_stream(run)
             run.save()
         while run.step < cfg.steps and not parallel.any_process(run.stop, run.device):
-            first = run.step - run.step % cfg.cycle  # of this cycle; a resumed run draws the same questions again
-            batches = []
-            for step in range(first, first + cfg.cycle):
-                task = run.tasks[run.task_at(step)]
-                batches.append(task.questions(random.Random(f"questions {cfg.seed} {step}"), cfg.batch))
-            if cfg.method != "rl" and run.step == first:
-                fast_phase(run, [question for batch in batches for question in batch])
+            if cfg.method != "rl" and run.step % cfg.cycle == 0:
+                ahead = range(run.step, run.step + cfg.cycle)
+                fast_phase(run, [question for step in ahead for question in run.questions_of(step)])
             if cfg.method != "gepa":
-                reward = slow_step(run, batches[run.step - first])
+                reward = slow_step(run, run.questions_of(run.step))
             else:
                 run.step += 1
             if run.step % cfg.eval_every == 0:

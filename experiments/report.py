@@ -66,16 +66,15 @@ def number(figure: dict, digits: int) -> str:
 
 def outcome_table(outcomes: dict) -> str:
     """What every method ended with on every domain, and what it cost."""
-    lines = [
-        "| domain, method | steps | rollouts | validation accuracy | KL to the base | minutes, one thread | seeds |"
-    ]
-    lines.append("|---" * 7 + "|")
+    titles = (
+        "domain, method", "steps", "rollouts", "tokens", "validation accuracy", "KL to the base", "minutes, one thread",
+        "seeds",
+    )  # fmt: skip
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for name, o in outcomes.items():
-        minutes = "-" if o["minutes"] is None else number(o["minutes"], 1)
-        lines.append(
-            f"| {name} | {o['steps']} | {number(o['rollouts'], 0)} | {number(o['accuracy'], 2)} | "
-            f"{number(o['KL'], 3)} | {minutes} | {len(o['accuracy']['values'])} |"
-        )
+        figures = (("rollouts", 0), ("tokens", 0), ("accuracy", 2), ("KL", 3), ("minutes", 1))
+        cells = " | ".join(number(o[key], digits) for key, digits in figures)
+        lines.append(f"| {name} | {o['steps']} | {cells} | {len(o['accuracy']['values'])} |")
     return "\n".join(lines)
 
 
@@ -92,21 +91,38 @@ def exercise_table(exercises: dict) -> str:
 def headline(claims: list[dict]) -> str:
     """The sentence above all figures; "" before there are any."""
     ratios = {c["where"]: c for c in claims if c["claim"] == "data efficiency, rollouts" and "," not in c["where"]}
-    said = ", ".join(f"{where} {c['figures']['ratio']['mean']:.1f}" for where, c in ratios.items())
+    said = ", ".join(f"{w} {c['figures']['ratio']['mean']:.1f} ({c['verdict']})" for w, c in ratios.items())
     seeds = min((c["n"] for c in ratios.values()), default=0)
     if not seeds:
         return ""
     return (
         "**Rollouts that `rl` needs for its best validation accuracy, for each one that `fst` needs to get there: "
-        f"{said}** (means over {seeds} seeds; all rollouts counted, those for scoring prompts and reflecting too)."
+        f"{said}** (geometric means over at least {seeds} seeds; all rollouts counted, those for scoring prompts and "
+        "for reflecting too, a reflection as one)."
     )
 
 
 def sweep_table(table: dict[str, dict[str, float]]) -> str:
-    """Final validation accuracy of the sweep, for every method and learning rate."""
+    """What the sweep came to, for every method and learning rate."""
     rates = list(next(iter(table.values())))
     lines = ["| learning rate | " + " | ".join(rates) + " |", "|---" * (1 + len(rates)) + "|"]
     return "\n".join(lines + [f"| {m} | {' | '.join(f'{row[r]:.3f}' for r in rates)} |" for m, row in table.items()])
+
+
+def kl_sweep_table(table: dict[str, dict[str, float]]) -> str:
+    """What `rl` came to with every KL coefficient."""
+    lines = ["| KL coefficient of `rl` | " + " | ".join(table) + " |", "|---" * (1 + len(table)) + "|"]
+    for key, title in (("accuracy", "validation accuracy"), ("KL", "KL to the base")):
+        lines.append(f"| {title} | {' | '.join(f'{row[key]:.3f}' for row in table.values())} |")
+    return "\n".join(lines)
+
+
+VERDICTS = (
+    "A claim *holds* where the difference, paired by seed, is more than two standard errors and the bar is met; it is "
+    "*short of the bar* where only the first is so. With so many lines one or two pass by chance. Where a method first "
+    "gets somewhere is read off means over three evaluations (every 5 steps); a run that never does counts with all "
+    "it took."
+)
 
 
 def fault_table(kill: dict, faults: dict, fuzz: dict, soak: dict) -> str:
@@ -204,10 +220,16 @@ def section() -> str:
         images = [
             f"![{name}](experiments/figures/{name}.png)" for name in ("efficiency", "kl", "stream") if drawn(name)
         ]
-        parts += [*images[:1], headline(result["claims"]), claims_table(result["claims"]), *images[1:]]
-        parts += ["What the runs ended with:", outcome_table(result["outcomes"])]
-        parts += ["The learning rates of all these runs come from this sweep (`strings`, a seed of its own):"]
+        if result["claims"]:
+            parts += [*images[:1], headline(result["claims"]), claims_table(result["claims"]), VERDICTS, *images[1:]]
+            parts += ["What the runs ended with:", outcome_table(result["outcomes"])]
+        parts.append(
+            "The learning rates of all these runs come from this sweep (`strings`, a seed of its own; validation "
+            "accuracy, the mean of the last three evaluations); `gepa` and `distill` have that of `fst`:"
+        )
         parts += [sweep_table(result["sweep"])]
+        if result["kl_sweep"]:
+            parts += [kl_sweep_table(result["kl_sweep"])]
         if result["exercises"]:
             parts += ["Five changes to `fst` on `strings` (the exercises below):", exercise_table(result["exercises"])]
         parts.append("    python experiments/run.py && python experiments/plot.py && python experiments/report.py")

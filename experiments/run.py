@@ -17,11 +17,11 @@ import os
 import subprocess
 import sys
 import threading
-import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import mean
 
 from tqdm import tqdm
 
@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
 
-from config import Config  # noqa: E402
+from config import Config, parse_config  # noqa: E402
 from model import write_file  # noqa: E402
 from pretrain import base_skills, load_base  # noqa: E402
 from tasks import domains  # noqa: E402
@@ -60,7 +60,7 @@ class Job:
 def job(name: str, method: str, tasks, seed: int, lr: str, *options, steps: int = 0, **more) -> Job:
     tasks = (tasks,) if isinstance(tasks, str) else tasks
     settings = ("--method", method, "--tasks", *tasks, "--seed", str(seed), "--lr", lr, "--device", "cpu", *options)
-    return Job(name, (*settings, "--steps", str(steps or STEPS[method])), **more)
+    return Job(name, (*settings, "--eval-every", "5", "--steps", str(steps or STEPS[method])), **more)
 
 
 def sweep_jobs() -> dict[tuple, Job]:
@@ -73,7 +73,8 @@ def sweep_jobs() -> dict[tuple, Job]:
 
 
 def final_accuracy(j: Job) -> float:
-    return finished(j)["evals"][-1]["val_acc"]
+    """Over the last three evaluations, which is less noisy than the last one."""
+    return mean(e["val_acc"] for e in finished(j)["evals"][-3:])
 
 
 def best_rates() -> dict[str, str]:
@@ -93,9 +94,9 @@ def kl_jobs(lr: dict[str, str]) -> dict[str, Job]:
 
 
 def best_kl(lr: dict[str, str]) -> str:
-    """The KL coefficient that did best for rl. Raises OSError where its sweep has not run."""
+    """The KL coefficient that did best for rl, the largest of equals. Raises OSError where its sweep has not run."""
     jobs = kl_jobs(lr)
-    return max(KL_COEFS, key=lambda c: final_accuracy(jobs[c]))
+    return max(KL_COEFS, key=lambda c: (final_accuracy(jobs[c]), float(c)))
 
 
 def jobs_of(experiment: str, lr: dict[str, str], seeds: list[int], names: list[str]) -> list[Job]:
@@ -151,22 +152,29 @@ def skills(path: Path) -> dict:
         return base_skills(model, [domains()[name] for name in about["domains"]])
 
 
+def command_of(j: Job) -> str:
+    return f"python train.py {' '.join(j.options)}"
+
+
 def execute(j: Job, out: Path) -> None:
     """Run a job. Its folder below `out` keeps weights and the whole log, RESULTS what the claims need."""
     folder = out / j.name
     options = [*j.options, "--out", str(folder)]
     if j.base:
         options += ["--base", str(out / j.base / "weights.pt")]
-    begun = (folder / "config.json").exists()
-    command = [sys.executable, "train.py", *(["--resume", str(folder)] if begun else options)]
-    start, environment = time.perf_counter(), os.environ | {"OMP_NUM_THREADS": "1"}
+    command, environment = [sys.executable, "train.py", *options], os.environ | {"OMP_NUM_THREADS": "1"}
+    if (settings := folder / "config.json").exists():
+        if json.loads(settings.read_text()) != json.loads(json.dumps(asdict(parse_config(options)))):
+            raise ValueError(f"{folder} holds a run with other settings: move it away first")
+        command[2:] = ["--resume", str(folder)]
     ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     if ended.returncode:
         raise RuntimeError(f"{' '.join(command)}\n{ended.stderr[-2000:]}")
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     rewards = [round(line["reward"], 3) for line in lines if line["kind"] == "slow"]
-    record = {"command": f"python train.py {' '.join(j.options)}", "seconds": round(time.perf_counter() - start)}
-    record |= {"resumed": begun, "evals": [line for line in lines if line["kind"] == "eval"], "rewards": rewards}
+    record = {"command": command_of(j), "begins_with": j.base, "rewards": rewards}
+    record["seconds"] = round(sum(line.get("seconds", 0) for line in lines))  # of learning, without evaluations
+    record["evals"] = [line for line in lines if line["kind"] == "eval"]
     record |= {"result": json.loads((folder / "result.json").read_text())}
     record |= skills(folder / "weights.pt") if j.skills else {}
     write_file(RESULTS / f"{j.name}.json", (json.dumps(record) + "\n").encode())
@@ -184,8 +192,14 @@ def check_base() -> None:
 
 
 def still_to_run(jobs: list[Job], out: Path) -> list[Job]:
-    """The jobs without a result, and those whose weights they begin with, where these are not in `out`."""
+    """The jobs without a result, and those whose weights they begin with, where these are not in `out`.
+
+    Raises ValueError where there is a result of another job with such a name.
+    """
     todo = [j for j in jobs if not (RESULTS / f"{j.name}.json").exists()]
+    for j in jobs:
+        if j not in todo and finished(j)["command"] != (asked := command_of(j)):
+            raise ValueError(f"{RESULTS / j.name}.json is not of {asked}: move it away first")
     needed = {j.base for j in todo}
     return [j for j in jobs if j in todo or (j.name in needed and not (out / j.name / "weights.pt").exists())]
 

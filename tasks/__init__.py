@@ -20,7 +20,7 @@ from typing import Any
 
 TOPICS = ("red", "blue", "green", "gold", "black", "white", "pink", "gray")  # a task uses the first four
 RULE_LENGTHS = (1, 2, 2, 3)  # operations in the four hidden rules of a task
-HELD_OUT_SHARE = 10  # one in ten classes of 2- and 3-operation rules never occurs in the corpus, nor what holds them
+ONE_IN = 10  # of the classes of 2- and 3-operation rules is no instruction of the corpus, nor is what contains it
 KEYWORDS = ("rules", "ask", "answer", "reflect", "recite", "got", "want", "try", "done", "none")  # of text.py's lines
 WORD = "[a-z]{1,16}"  # what an operation may be called
 STATE = "[a-z0-9]+( [a-z0-9]+)*"  # how a state may be written
@@ -50,7 +50,7 @@ class Domain:
     operations: dict[str, Callable[[Any], Any]]  # name (one lower-case word) -> total, pure function of a state
     draw: Callable[[random.Random, int], Any]  # a random state of the given difficulty
     corpus_difficulties: dict[int, float]  # difficulty -> weight in the pretraining corpus; the last ones are rare
-    task_difficulty: int  # difficulty of a task's questions: where the base, well instructed, is right half the time
+    task_difficulty: int  # of a task's questions: well instructed, the base should be right about half the time
     words: tuple[str, ...]  # the words that states are written with, for the tokenizer
     show: Callable[[Any], str] = " ".join
     given: Callable[[Any], list[str]] = lambda state: []  # facts that a question tells, which operations leave alone
@@ -113,7 +113,7 @@ class Domain:
         table: dict[tuple[int, bool], list[Rule]] = {}
         for results, spellings in self.classes.items():  # pairs come before triples
             length, pairs = len(spellings[0]), table.get((2, True), [])
-            held_out = length > 1 and zlib.crc32("/".join(results).encode()) % HELD_OUT_SHARE == 0
+            held_out = length > 1 and zlib.crc32("/".join(results).encode()) % ONE_IN == 0
             held_out = held_out or self.hidden in spellings
             # a triple around a held-out pair would show the pair
             held_out = held_out or (length == 3 and any(r[:2] in pairs or r[1:] in pairs for r in spellings))

@@ -9,10 +9,11 @@ Four kinds of documents teach the base what a pretrained LLM brings along:
 The search is written out (after Stream of Search, arXiv 2404.03683) in blocks: from a state, all operations in a
 fixed order, each carried out until it departs from what was wanted. The first block starts from where the old
 instruction led, if there is one, the next from the question, then one from every state that one operation leads to.
-So rules of one and two operations are found by care alone. A third operation takes luck: the search goes two deep from
-one guessed operation, and the guess is what sampling varies.
+So rules of one and two operations are found by care alone. A third operation takes luck: the search then goes two deep
+from one guessed operation, and the guess (which is sometimes made where two would do) is what sampling varies.
 
-Held-out rules never occur, under any spelling, neither as instructions nor as what a reflection looks for.
+Held-out rules never occur, under any spelling, as instructions or as what a reflection looks for; a search three deep
+may pass through one.
 """
 
 import random
@@ -71,7 +72,7 @@ def solve(rng: random.Random, domain: Domain) -> Document:
 
 
 def recite(rng: random.Random, domain: Domain) -> Document:
-    """A prompt of 2 to 6 lines, and the same lines in another order; or, half the time, so with a question's facts."""
+    """A prompt of 2 to 6 lines and the same lines in another order; half the time a question's facts, if any, do so."""
     facts = domain.given(domain.draw(rng, pick(rng, domain.corpus_difficulties)))
     if facts and rng.random() < 1 / 2:
         told: dict[str, str] = {}  # of facts that begin the same, the first

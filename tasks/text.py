@@ -41,8 +41,8 @@ def encoding() -> tiktoken.Encoding:
     names = [*KEYWORDS, *TOPICS, *(name for domain in domains().values() for name in domain.operations)]
     pieces = [form for word in names for form in (word, f" {word}", f"{word}:", f" {word}:")]
     pieces += [f" {word}" for domain in domains().values() for word in domain.words]
-    for piece in dict.fromkeys(pieces):  # no piece twice, in a fixed order
-        ranks.setdefault(piece.encode(), len(ranks))
+    for piece in pieces:
+        ranks.setdefault(piece.encode(), len(ranks))  # no piece twice
     special = {"<bos>": len(ranks), "<eos>": len(ranks) + 1, "<pad>": len(ranks) + 2}
     return tiktoken.Encoding(
         "fast-slow", pat_str=r" ?[a-z]+:?| ?[0-9]|[\s\S]", mergeable_ranks=ranks, special_tokens=special

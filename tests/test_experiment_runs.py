@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -71,13 +72,25 @@ def test_finished_runs_are_not_repeated_unless_their_weights_are_needed_and_gone
     assert {job.base for job in after} < {job.name for job in jobs} and len(after) == 4
     for job in jobs:
         if job not in after[:1]:
-            (results / f"{job.name}.json").write_text("{}")
+            (results / f"{job.name}.json").write_text(json.dumps({"command": runs.command_of(job)}))
     again = runs.still_to_run(jobs, tmp_path / "out")
     assert [job.name for job in again] == [after[0].base, after[0].name]
     weights = tmp_path / "out" / after[0].base / "weights.pt"
     weights.parent.mkdir(parents=True)
     weights.touch()
     assert runs.still_to_run(jobs, tmp_path / "out") == after[:1]
+
+
+def test_a_result_or_a_folder_of_other_settings_is_not_taken_for_this_one(results, tmp_path):
+    first = runs.Job("first", ("--method", "rl", "--steps", "4"))
+    (results / "first.json").write_text(json.dumps({"command": "python train.py --method rl --steps 5"}))
+    with pytest.raises(ValueError, match="is not of python train"):
+        runs.still_to_run([first], tmp_path)
+    (tmp_path / "first").mkdir()
+    saved = asdict(parse_config(["--method", "rl", "--steps", "5", "--out", str(tmp_path / "first")]))
+    (tmp_path / "first" / "config.json").write_text(json.dumps(saved))
+    with pytest.raises(ValueError, match="holds a run with other settings"):
+        runs.execute(first, tmp_path)
 
 
 def test_a_run_is_made_in_a_process_of_its_own_measured_and_noted(results, tmp_path, base):

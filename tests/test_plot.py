@@ -15,23 +15,32 @@ import plot  # noqa: E402
 
 def evals(*rows, task=0):
     names = ("step", "rollouts", "val_acc", "kl_base")
-    return [{"task": task} | dict(zip(names, row, strict=True)) for row in rows]
+    made = [{"task": task} | dict(zip(names, row, strict=True)) for row in rows]
+    return [e | {"tokens": 10 * e["rollouts"], "neutral_kl": 2 * e["kl_base"]} for e in made]
 
 
-RL = evals((0, 0, 0.0, 0.0), (10, 100, 0.3, 0.2), (20, 200, 0.5, 0.4), (30, 300, 0.4, 0.6))
+# smoothed: 0, 0.45, 0.5, 0.5, 0.45
+RL = evals((0, 0, 0.0, 0.0), (10, 100, 0.3, 0.2), (20, 200, 0.6, 0.4), (30, 300, 0.6, 0.6), (40, 400, 0.3, 0.7))
 
 
 def test_fst_is_measured_where_it_first_reaches_the_best_of_rl():
     fst = evals((0, 0, 0.0, 0.0), (10, 90, 0.5, 0.1), (20, 180, 0.9, 0.2))
     found = plot.reach(fst, RL)
-    assert (found["target"], found["rl"]["rollouts"], found["fst"]["rollouts"]) == (0.5, 200, 90)
-    assert plot.reach(fst[:1], RL)["fst"] is None
+    assert (found["target"], found["rl"]["rollouts"], found["fst"]["rollouts"]) == (pytest.approx(0.5), 200, 90)
+    assert found["learned"] and plot.reach(fst[:1], RL)["fst"] is None
+
+
+def test_who_never_gets_there_gains_nothing_by_stopping_early():
+    last, rl = {"rollouts": 300}, {"rollouts": 400}
+    assert plot.ratio(None, rl, "rollouts", last) == 1 and plot.ratio(None, {"rollouts": 60}, "rollouts", last) == 0.2
+    assert plot.ratio({"rollouts": 100}, rl, "rollouts", last) == 4
 
 
 def test_where_rl_never_leaves_zero_all_that_it_took_counts():
     zero = evals((0, 0, 0.0, 0.0), (10, 100, 0.01, 0.2), (20, 200, 0.0, 0.4))
     found = plot.reach(evals((0, 0, 0.0, 0.0), (10, 90, 0.05, 0.1)), zero)
     assert (found["target"], found["rl"]["rollouts"], found["fst"]["rollouts"]) == (plot.ZERO, 200, 90)
+    assert not found["learned"]
 
 
 @pytest.mark.parametrize("height", [0.2, 0.55, 0.9])
@@ -72,6 +81,23 @@ def test_what_was_never_reached_is_kept_but_not_averaged():
     assert figures == {"mean": 2, "std": round(2**0.5, 4), "values": [1, None, 3]}
 
 
+def test_the_mean_of_ratios_is_geometric():
+    assert plot.row("c", "w", "p", "b", [0, 1], {"ratio": [0.5, 8.0]})["figures"]["ratio"]["mean"] == 2
+
+
+def test_where_rl_does_not_learn_no_kl_is_matched_and_nothing_breaks():
+    flat = evals(*((step, 10 * step, 0.03, 0.0) for step in (0, 10, 20)))
+    accuracy = {"base weights": [0.0, 0.4], "trained weights": [0.1, 0.9]}
+    runs = {"base": {"skills": {"star_graph": 1.0}, "corpus_loss": 0.1}}
+    for seed in range(3):
+        runs |= {f"{m}-star_graph-{seed}": record(flat, accuracy, 1.0, "star_graph") for m in ("fst", "rl")}
+    lines = {line["claim"].split(" (")[0]: line for line in plot.domain_claims(runs, "star_graph")}
+    kl = lines["stays close: KL at rl's best"]
+    assert kl["verdict"] == "too few seeds where rl learns" and kl["figures"]["share saved"]["values"] == [None] * 3
+    for claim in ("data efficiency, rollouts", "zero-reward regime: steps to leave zero"):
+        assert lines[claim]["verdict"] == "does not hold at this scale"
+
+
 def test_seeds_are_paired():
     runs = dict.fromkeys(["fst-strings-0", "fst-strings-2", "fst-strings-10", "rl-strings-2", "rl-strings-10"], "run")
     runs |= {"fst-strings-deep-2": "another", "base": "base"}
@@ -83,12 +109,12 @@ def test_the_end_of_a_stage_is_its_last_step():
         {"task": task, "step": step, "val_acc": round(0.1 * task + 0.01 * step, 3)}
         for step in range(0, 61, 10) for task in range(3)
     ]  # fmt: skip
-    assert plot.stage_ends(stream) == [(0.2, 0.2), (0.5, 0.5), (0.8, 0.8)]
+    assert plot.stage_ends(stream) == [pytest.approx((end, end)) for end in (0.15, 0.45, 0.75)]
 
 
-def record(curve, accuracy, skill, **more):
-    tasks = [{"task": "strings", "accuracy": accuracy, "kl_base": [0.3, 0.1]}]
-    return {"evals": curve, "result": {"tasks": tasks}, "skills": {"strings": skill}, "corpus_loss": 0.1} | more
+def record(curve, accuracy, skill, domain="strings"):
+    tasks = [{"task": domain, "accuracy": accuracy, "kl_base": [0.3, 0.1]}]
+    return {"evals": curve, "result": {"tasks": tasks}, "skills": {domain: skill}, "corpus_loss": 0.1}
 
 
 def test_the_claims_of_a_domain_and_the_figures(tmp_path, monkeypatch):
@@ -132,16 +158,14 @@ def test_outcomes_and_exercises_compare_ends_at_the_same_step():
     for seed in (0, 1):
         long = evals((0, 0, 0.0, 0.0), (30, 300, 0.4 + seed / 5, 0.1), (60, 600, 0.9, 0.2))
         short = evals((0, 0, 0.0, 0.0), (30, 250, 0.3, 0.4))
-        runs[f"fst-strings-{seed}"] = {"evals": long, "seconds": 90, "resumed": False}
+        runs[f"fst-strings-{seed}"] = {"evals": long, "seconds": 90}
         runs[f"exercise-population=1-{seed}"] = {"evals": short}
     table = plot.exercises(runs)
     assert list(table) == ["as it is", "--population 1"] and table["as it is"]["step"] == 30
     assert table["as it is"]["accuracy"]["values"] == [0.4, 0.6] and table["--population 1"]["rollouts"]["mean"] == 250
     [(name, ended)] = plot.outcomes(runs).items()
     assert (name, ended["steps"], ended["rollouts"]["mean"]) == ("strings, fst", 60, 600)
-    assert ended["minutes"]["mean"] == 1.5
-    runs["fst-strings-1"]["resumed"] = True  # how long it took is not known
-    assert plot.outcomes(runs)["strings, fst"]["minutes"] is None
+    assert ended["minutes"]["mean"] == 1.5 and ended["tokens"]["mean"] == 6000
 
 
 @pytest.mark.parametrize(

@@ -55,13 +55,20 @@ def test_the_sweep_shows_every_rate():
     assert "| fst | 0.500 | 0.250 |" in table and "| rl | 0.125 | 0.000 |" in table and "| 0.001 | 0.003 |" in table
 
 
+def test_the_sweep_of_the_kl_coefficient_shows_what_it_costs():
+    table = report.kl_sweep_table({"0": {"accuracy": 0.5, "KL": 2.0}, "0.1": {"accuracy": 0.25, "KL": 0.125}})
+    assert "of `rl` | 0 | 0.1 |" in table and "| 0.500 | 0.250 |" in table and "| 2.000 | 0.125 |" in table
+
+
 def test_outcomes_exercises_and_the_headline_are_means_over_seeds():
     figure = {"mean": 1234.5, "std": 0.25, "values": [1, 2, 3]}
-    ended = {"accuracy": figure, "KL": figure, "rollouts": figure, "steps": 60, "minutes": None}
-    row = "| facts, rl | 60 | 1,234 ± 0 | 1,234.50 ± 0.25 | 1,234.500 ± 0.250 | - | 3 |"
+    ended = {"steps": 60} | dict.fromkeys(("accuracy", "KL", "rollouts", "tokens", "minutes"), figure)
+    row = "| facts, rl | 60 | 1,234 ± 0 | 1,234 ± 0 | 1,234.50 ± 0.25 | 1,234.500 ± 0.250 | 1,234.5 ± 0.2 | 3 |"
     assert row in report.outcome_table({"facts, rl": ended})
     table = report.exercise_table({"as it is": ended | {"step": 30}, "--cycle 30": ended | {"step": 30}})
     assert "| as it is | 30 |" in table and "| `--cycle 30` | 30 | 1,234 ± 0 |" in table
     claim = {"claim": "data efficiency, rollouts", "where": "facts", "n": 3, "figures": {"ratio": {"mean": 4.25}}}
-    assert "facts 4.2** (means over 3 seeds" in report.headline([claim, claim | {"where": "facts, other"}])
+    claim["verdict"] = "does not hold at this scale"
+    said = report.headline([claim, claim | {"where": "facts, other"}])
+    assert "facts 4.2 (does not hold at this scale)** (geometric means over at least 3 seeds" in said
     assert report.headline([claim | {"claim": "asymptote"}]) == ""  # of a sweep alone there is none

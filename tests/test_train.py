@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import re
 
 import pytest
 import torch
@@ -26,13 +27,13 @@ pytestmark = pytest.mark.usefixtures("toy_world")
 def test_every_line_of_the_log_has_exactly_its_fields(start):
     fields = {
         "slow": "reward entropy kl_base grad_norm dropped_groups skipped seconds",
-        "fast": "calls proposed accepted population",
-        "eval": "val_acc kl_base prompt",
+        "fast": "calls proposed accepted population seconds",
+        "eval": "val_acc kl_base neutral_acc neutral_kl prompt",
     }
     out = start(steps=9)
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     for line in lines:
-        assert list(line) == ["kind", "step", "task", "rollouts", *fields[line["kind"]].split()]
+        assert list(line) == ["kind", "step", "task", "rollouts", "tokens", *fields[line["kind"]].split()]
     assert [line["step"] for line in lines if line["kind"] == "slow"] == list(range(1, 10))
     assert [line["step"] for line in lines if line["kind"] == "fast"] == [0, 4, 8]  # the cycle is 4
     assert [line["step"] for line in lines if line["kind"] == "eval"] == [0, 4, 8]
@@ -42,12 +43,14 @@ def test_every_line_of_the_log_has_exactly_its_fields(start):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_rollouts_are_all_that_was_sampled_but_for_evaluations(start, monkeypatch, method):
-    counts, evaluating, sample, evaluate = {True: 0, False: 0}, [False], pretrain.sample, train.evaluate
+def test_rollouts_and_tokens_are_all_that_was_sampled_but_for_evaluations(start, monkeypatch, method):
+    counts, tokens, evaluating = {True: 0, False: 0}, {True: 0, False: 0}, [False]
+    sample, evaluate = pretrain.sample, train.evaluate
 
     def counted(*args, **settings):
         rollouts = sample(*args, **settings)
         counts[evaluating[0]] += len(rollouts.lengths)
+        tokens[evaluating[0]] += int(rollouts.lengths.sum())
         return rollouts
 
     def counted_evaluate(*args):
@@ -61,6 +64,7 @@ def test_rollouts_are_all_that_was_sampled_but_for_evaluations(start, monkeypatc
     out = start(method=method, steps=7)
     lines = toy.log_of(out)
     assert lines[-1]["rollouts"] == counts[False] > 0 and counts[True] > 0
+    assert lines[-1]["tokens"] == tokens[False] > counts[False]
     gradient, fast = len(toy.kinds(out, "slow")) * 2 * 4, sum(line["calls"] for line in toy.kinds(out, "fast"))
     assert lines[-1]["rollouts"] == gradient + fast
     assert (gradient == 0) == (method == "gepa") and (fast == 0) == (method == "rl")
@@ -80,6 +84,22 @@ def test_a_stream_goes_through_its_tasks_and_evaluates_on_all(start, monkeypatch
     assert [(line["step"], line["task"]) for line in toy.kinds(out, "eval")] == [(0, 0), (0, 1), (4, 0), (4, 1)]
     tasks = run.Run(parse_config(["--resume", str(out)])).tasks
     assert tasks[0].rules != tasks[1].rules
+
+
+def test_what_is_shown_at_the_end_of_a_stage_is_of_the_task_that_was_trained_on(start):
+    out = start("run", "--tasks", "strings", "numbers", steps=6, stage=3, eval_every=3)
+    shown = re.findall(r"step (\d): (\w+), validation", (out / "samples.txt").read_text())
+    assert shown == [("0", "strings"), ("3", "strings"), ("6", "numbers")]
+
+
+def test_evaluations_also_tell_of_the_prompt_that_the_run_began_with(start):
+    out = start(steps=8)
+    lines = toy.kinds(out, "eval")
+    assert all((e["val_acc"], e["kl_base"]) == (e["neutral_acc"], e["neutral_kl"]) for e in lines if e["prompt"] == {})
+    last, cells = lines[-1], json.loads((out / "result.json").read_text())["tasks"][0]
+    assert last["prompt"] != {} and last["neutral_kl"] != last["kl_base"]
+    assert last["neutral_acc"] == round(cells["accuracy"]["trained weights"][0], 6)
+    assert last["neutral_kl"] == round(cells["kl_base"][0], 6)
 
 
 # --- questions ---
