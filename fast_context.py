@@ -206,7 +206,7 @@ def evolve(
     reflect: Callable,
     budget: int,
     minibatch: int = 3,
-    width: int = 8,
+    width: int = 16,
     prune: bool = True,
 ) -> Report:
     """Run one fast phase on `population`, spending at most `budget` calls. With less than one scoring it does nothing.

@@ -230,7 +230,7 @@ def test_merging_finds_what_no_reflection_wrote():
 )
 def test_a_prompt_holds_instructions_alone_whatever_the_reflector_writes(proposals):
     population, world = Population(4, seed=0), World()
-    world.reflect = lambda requests: proposals[: len(requests)]
+    world.reflect = lambda requests: (2 * proposals)[: len(requests)]
     world.outcome = lambda rules, question: SimpleNamespace(score=float(len(rules)), answer="\n")  # any change is good
     world.phase(population, budget=300)
     for candidate in population.candidates:
