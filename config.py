@@ -56,7 +56,7 @@ class Config:
     population: int = option(4, "prompts kept; must divide group", low=1)
     anchor: int = option(48, "questions of the cycle that prompts are scored on", low=1)
     passes: int = option(10, "budget of a fast phase, in passes over the anchor set", low=0)
-    width: int = option(8, "reflections proposed at once", low=1)
+    width: int = option(16, "reflections proposed at once", low=1)
     reflector: str = option("self", "who reflects: the current weights or the frozen base", ("self", "base"))
     prune: bool = option(True, "drop dominated prompts before drawing a parent (GEPA)")
     # evaluation, checkpoints
@@ -65,7 +65,7 @@ class Config:
     skills: bool = option(False, "also measure base skills at every evaluation: what is forgotten shows there")
     # pretraining
     pretrain: bool = option(False, "train the base and stop; goes on where it was interrupted")
-    minutes: float = option(75.0, "length of pretraining", low=0.01)
+    minutes: float = option(110.0, "length of pretraining", low=0.01)
     documents: int = option(48, "documents per step of pretraining", low=1)
     compile: bool = option(False, "compile the model for pretraining (needs a C++ compiler)")
     smoke: bool = option(False, "the whole path at toy size, pretraining included, in under a minute")

@@ -43,7 +43,7 @@ def measure(model: GPT, names: list[str], n: int) -> dict[str, float]:
     share_long = partial(share, max_new=REFLECTION_TOKENS)
     for name in names:
         domain = domains()[name]
-        levels = {"seen": domain.seen_difficulties, "task": [domain.task_difficulty]}
+        levels = {"seen": domain.seen_difficulties, "task": domain.task_difficulties}
 
         def solving(rng, level, length, domain=domain, levels=levels):
             return exams.solving(rng, domain, rng.choice(levels[level]), length, level == "task" and length > 1)

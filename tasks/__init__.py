@@ -50,7 +50,7 @@ class Domain:
     operations: dict[str, Callable[[Any], Any]]  # name (one lower-case word) -> total, pure function of a state
     draw: Callable[[random.Random, int], Any]  # a random state of the given difficulty
     corpus_difficulties: dict[int, float]  # difficulty -> weight in the pretraining corpus; the last ones are rare
-    task_difficulty: int  # of a task's questions: well instructed, the base should be right about half the time
+    task_difficulties: tuple[int, ...]  # of a task's questions: well instructed, the base should be half right
     words: tuple[str, ...]  # the words that states are written with, for the tokenizer
     show: Callable[[Any], str] = " ".join
     given: Callable[[Any], list[str]] = lambda state: []  # facts that a question tells, which operations leave alone
@@ -127,12 +127,14 @@ class Domain:
     @cached_property
     def task_rules(self) -> dict[int, list[Rule]]:
         """Length -> the rules to hide in tasks: held out, and no shorter ones at the task's difficulty either."""
-        results = self.results([self.task_difficulty])
-        shortest: dict[tuple[str, ...], int] = {}
-        for rule, shown in results.items():  # in order of length
-            shortest.setdefault(shown, len(rule))
+        reducible = set()
+        for difficulty in self.task_difficulties:  # "halves halves" does nothing where lengths are even
+            results, shortest = self.results([difficulty]), {}
+            for rule, shown in results.items():  # in order of length
+                if shortest.setdefault(shown, len(rule)) < len(rule):
+                    reducible.add(rule)
         lengths = sorted(set(RULE_LENGTHS))
-        return {n: [r for r in self.rules(n, held_out=n > 1) if shortest[results[r]] == n] for n in lengths}
+        return {n: [r for r in self.rules(n, held_out=n > 1) if r not in reducible] for n in lengths}
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ class Task:
 
     domain: Domain
     rules: dict[str, Rule]
-    difficulty: int
+    difficulties: tuple[int, ...]
 
     @property
     def instructions(self) -> dict[str, str]:
@@ -155,7 +157,7 @@ class Task:
         """A random question. A hash of its text decides once and for all whether it is one for validation."""
         while True:
             topic = rng.choice(list(self.rules))
-            state = self.domain.draw(rng, self.difficulty)
+            state = self.domain.draw(rng, rng.choice(self.difficulties))
             want = self.domain.show(self.domain.apply(self.rules[topic], state))
             question = Question(topic, self.domain.ask(state), want)
             if (zlib.crc32(f"{topic}: {question.ask}".encode()) % 8 == 0) == validation:
@@ -172,14 +174,14 @@ def make_task(name: str, seed: int) -> Task:
         raise ValueError(f"unknown task '{name}': known tasks are {', '.join(domains())}")
     domain = domains()[name]
     if domain.hidden:
-        return Task(domain, dict.fromkeys(TOPICS[: len(RULE_LENGTHS)], domain.hidden), domain.task_difficulty)
+        return Task(domain, dict.fromkeys(TOPICS[: len(RULE_LENGTHS)], domain.hidden), domain.task_difficulties)
     rng = random.Random(f"{name} {seed}")
     lengths = rng.sample(RULE_LENGTHS, len(RULE_LENGTHS))
     rules: dict[str, Rule] = {}
     for topic, length in zip(TOPICS, lengths, strict=False):
         different = [r for r in domain.task_rules[length] if not any(domain.same(r, other) for other in rules.values())]
         rules[topic] = rng.choice(different)
-    return Task(domain, rules, domain.task_difficulty)
+    return Task(domain, rules, domain.task_difficulties)
 
 
 def problems(domain: Domain) -> Iterator[str]:
@@ -208,7 +210,7 @@ def problems(domain: Domain) -> Iterator[str]:
     doing, rng = "", random.Random(0)
     try:
         for i in range(500):
-            difficulty = rng.choice([*domain.corpus_difficulties, domain.task_difficulty])
+            difficulty = rng.choice([*domain.corpus_difficulties, *domain.task_difficulties])
             doing = f"draw at difficulty {difficulty}"
             state, again = (domain.draw(random.Random(i), difficulty) for _ in range(2))
             yield from look(state, again)
@@ -220,8 +222,10 @@ def problems(domain: Domain) -> Iterator[str]:
                     yield f"{doing} changes the state that it is given"
                 state, again = result, operation(state)
                 yield from look(state, again)
-        doing = f"draw at difficulty {domain.task_difficulty}"
-        if (n := len({domain.ask(domain.draw(rng, domain.task_difficulty)) for _ in range(100)})) < 50:
+        for difficulty in domain.task_difficulties:
+            doing = f"draw at difficulty {difficulty}"
+            if (n := len({domain.ask(domain.draw(rng, difficulty)) for _ in range(100)})) >= 50:
+                continue
             yield f"{doing} gives only {n} different states in 100: too few to train on some and validate on others"
         doing = "comparing all rules"
         if domain.hidden and domain.hidden not in domain.rules(len(domain.hidden), held_out=True):

@@ -55,7 +55,7 @@ DOMAIN = Domain(
     },
     draw=draw,
     corpus_difficulties={6: 0.6, 7: 0.37, 8: 0.02, 9: 0.01},
-    task_difficulty=8,
+    task_difficulties=(8,),
     words=(*PEOPLE, *RELATIONS, "start"),
     show=lambda s: " ".join(s.first + s.second),
     given=lambda s: [" ".join(fact) for fact in s.facts],

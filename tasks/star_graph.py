@@ -4,7 +4,7 @@ The edges come shuffled, each told from both ends ("out a b in b a"); the nodes'
 centre one must guess an arm; walking back from the goal there is nothing to guess, and the way back only has to be
 flipped. The base is in the habit of walking, which takes the first arm listed, and that is never the goal's: with the
 seed prompt it earns nothing at all.
-The difficulty is the number of arms; an arm has three edges.
+The difficulty is the length of the arms: on long ones the base slips, but never onto the goal's.
 """
 
 import itertools
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from tasks import Domain
 
-LENGTH = 3  # edges of an arm
+ARMS = 3
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -23,10 +23,10 @@ class Star(NamedTuple):
     nodes: tuple[str, ...]
 
 
-def draw(rng, arms):
+def draw(rng, length):
     """A random star, its centre and a leaf that is not on the first arm."""
-    centre, *names = rng.sample(LETTERS, 1 + arms * LENGTH)
-    ways = [[centre, *names[i * LENGTH : (i + 1) * LENGTH]] for i in range(arms)]
+    centre, *names = rng.sample(LETTERS, 1 + ARMS * length)
+    ways = [[centre, *names[i::ARMS]] for i in range(ARMS)]
     edges = [edge for way in ways for edge in itertools.pairwise(way)]
     rng.shuffle(edges)
     first = next(to for start, to in edges if start == centre)
@@ -57,7 +57,7 @@ DOMAIN = Domain(
     },
     draw=draw,
     corpus_difficulties={2: 0.5, 3: 0.47, 4: 0.02, 5: 0.01},
-    task_difficulty=4,
+    task_difficulties=(3, 4),
     words=(*LETTERS, "out", "in", "start"),
     show=lambda s: " ".join(s.nodes),
     given=lambda s: [fact for a, b in s.edges for fact in (f"out {a} {b}", f"in {b} {a}")],

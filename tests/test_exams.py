@@ -18,7 +18,7 @@ def test_solving_asks_for_a_rule_of_the_length_and_passes_its_result_alone(domai
     drawn = []
     spied = replace(domain, draw=lambda rng, difficulty: drawn.append(domain.draw(rng, difficulty)) or drawn[-1])
     for seed in range(20):
-        item = exams.solving(random.Random(seed), spied, domain.task_difficulty, length, held_out)
+        item = exams.solving(random.Random(seed), spied, domain.task_difficulties[-1], length, held_out)
         prompt, topic = text.parse_prompt(item.prompt), re.match("ask (.*?): ", item.question)[1]
         rule = tuple(prompt[topic].split())
         assert len(prompt) == 4 and rule in domain.rules(length, held_out)
@@ -44,7 +44,7 @@ def test_looking_up_wants_the_line_at_the_position_and_no_other(domain):
 @KINDS
 def test_reflecting_passes_with_any_spelling_of_the_rule_alone(domain, length, held_out):
     for seed in range(3):
-        item = exams.reflecting(random.Random(seed), domain, domain.task_difficulty, length, held_out)
+        item = exams.reflecting(random.Random(seed), domain, domain.task_difficulties[-1], length, held_out)
         topic = re.match("reflect (.*?): none\n", item.prompt)[1]
         failures = re.findall(r"^ask (.*) got (.*) want (.*)$", item.question, re.MULTILINE)
         assert len(failures) == 3 and all(got != want for _, got, want in failures)
@@ -60,7 +60,7 @@ def test_reflecting_passes_with_any_spelling_of_the_rule_alone(domain, length, h
 @DOMAINS
 def test_reflecting_on_a_started_rule_shows_what_the_start_got_wrong(domain):
     for seed in range(20):
-        item = exams.reflecting(random.Random(seed), domain, domain.task_difficulty, 2, True, old=1)
+        item = exams.reflecting(random.Random(seed), domain, domain.task_difficulties[-1], 2, True, old=1)
         topic, old = re.match("reflect (.*?): (.*)\n", item.prompt).groups()
         assert any(item.passes(f"{topic}: {old} {name}") for name in domain.operations)
         assert not item.passes(f"{topic}: {old}")
@@ -69,9 +69,9 @@ def test_reflecting_on_a_started_rule_shows_what_the_start_got_wrong(domain):
 @DOMAINS
 def test_exams_are_a_function_of_the_generator(domain):
     for draw in (
-        lambda rng: exams.solving(rng, domain, domain.task_difficulty, 2, True),
+        lambda rng: exams.solving(rng, domain, domain.task_difficulties[-1], 2, True),
         lambda rng: exams.looking_up(rng, domain, 1, 3),
-        lambda rng: exams.reflecting(rng, domain, domain.task_difficulty, 1, False),
+        lambda rng: exams.reflecting(rng, domain, domain.task_difficulties[-1], 1, False),
     ):
         items = [draw(random.Random(seed))[:2] for seed in (0, 0, 1)]
         assert items[0] == items[1] != items[2]

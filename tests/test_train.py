@@ -127,7 +127,7 @@ def asked(monkeypatch):
 
 def test_validation_questions_never_occur_in_training(start, asked, monkeypatch):
     make_task = run.make_task  # two letters make 528 questions: enough of them come twice
-    monkeypatch.setattr(run, "make_task", lambda *args: dataclasses.replace(make_task(*args), difficulty=2))
+    monkeypatch.setattr(run, "make_task", lambda *args: dataclasses.replace(make_task(*args), difficulties=(2,)))
     start(eval_questions=64, steps=8, batch=16, anchor=16)
     train_set, validation = set(asked["train"]), set(asked["validation"])
     assert len(train_set) > 90 and len(validation) > 30 and not train_set & validation
@@ -318,7 +318,7 @@ DOMAIN = Domain(
     },
     draw=lambda rng, length: tuple(rng.randrange(10) for _ in range(length)),
     corpus_difficulties={3: 0.9, 4: 0.1},
-    task_difficulty=4,
+    task_difficulties=(4,),
     words=tuple("0123456789"),
     show=lambda s: " ".join(map(str, s)),
 )
