@@ -3,8 +3,8 @@
 The edges come shuffled, each told from both ends ("out a b in b a"); the nodes' names are random. Walking out from the
 centre one must guess an arm; walking back from the goal there is nothing to guess, and the way back only has to be
 flipped. The base is in the habit of walking, which takes the first arm listed, and that is never the goal's: with the
-seed prompt it earns nothing at all.
-The difficulty is the length of the arms: on long ones the base slips, but never onto the goal's.
+seed prompt it earns next to nothing.
+The difficulty is the length of the arms: on long ones the base slips, but hardly ever onto the goal's.
 """
 
 import itertools
