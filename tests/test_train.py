@@ -92,14 +92,15 @@ def test_what_is_shown_at_the_end_of_a_stage_is_of_the_task_that_was_trained_on(
     assert shown == [("0", "strings"), ("3", "strings"), ("6", "numbers")]
 
 
-def test_evaluations_also_tell_of_the_prompt_that_the_run_began_with(start):
-    out = start(steps=8)
-    lines = toy.kinds(out, "eval")
-    assert all((e["val_acc"], e["kl_base"]) == (e["neutral_acc"], e["neutral_kl"]) for e in lines if e["prompt"] == {})
-    last, cells = lines[-1], json.loads((out / "result.json").read_text())["tasks"][0]
-    assert last["prompt"] != {} and last["neutral_kl"] != last["kl_base"]
-    assert last["neutral_acc"] == round(cells["accuracy"]["trained weights"][0], 6)
-    assert last["neutral_kl"] == round(cells["kl_base"][0], 6)
+def test_evaluations_also_tell_of_the_prompt_that_the_run_began_with(start, monkeypatch):
+    same = toy.kinds(start("rl", method="rl"), "eval")
+    assert all((e["neutral_acc"], e["neutral_kl"]) == (e["val_acc"], e["kl_base"]) for e in same)
+    monkeypatch.setattr(run.Run, "best", lambda self: {"red": "sort"})
+    out = start("fst")
+    last, task = toy.kinds(out, "eval")[-1], json.loads((out / "result.json").read_text())["tasks"][0]
+    assert last["prompt"] == {"red": "sort"} and last["neutral_kl"] != last["kl_base"]
+    monkeypatch.undo()
+    assert task["task"] == "strings"
 
 
 # --- questions ---
