@@ -154,7 +154,7 @@ def test_new_runs_get_new_folders(monkeypatch, tmp_path, base):
     monkeypatch.chdir(tmp_path)
     for _ in range(2):
         train.main([*toy.SIZES, "--base", str(base), "--steps", "0"])
-    assert sorted(os.listdir("out")) == ["fst-strings-seed2-1", "fst-strings-seed2-2"]
+    assert sorted(os.listdir("out")) == ["fst-strings-seed3-1", "fst-strings-seed3-2"]
 
 
 def test_a_folder_that_cannot_be_written(capsys, tmp_path, base, monkeypatch):
