@@ -232,7 +232,9 @@ def section() -> str:
             parts += [kl_sweep_table(result["kl_sweep"])]
         if result["exercises"]:
             parts += ["Five changes to `fst` on `strings` (the exercises below):", exercise_table(result["exercises"])]
-        parts.append("    python experiments/run.py && python experiments/plot.py && python experiments/report.py")
+        made_by = dict.fromkeys(c["command"] for c in result["claims"]) or ["python experiments/run.py --only sweep"]
+        commands = [*made_by, "python experiments/plot.py && python experiments/report.py"]
+        parts.append("\n".join(f"    {command}" for command in commands))
     if (path := results / "base.json").exists():
         parts += [base_table(base := json.loads(path.read_text()))]
         parts.append(

@@ -224,9 +224,8 @@ def problems(domain: Domain) -> Iterator[str]:
                 yield from look(state, again)
         for difficulty in domain.task_difficulties:
             doing = f"draw at difficulty {difficulty}"
-            if (n := len({domain.ask(domain.draw(rng, difficulty)) for _ in range(100)})) >= 50:
-                continue
-            yield f"{doing} gives only {n} different states in 100: too few to train on some and validate on others"
+            if (n := len({domain.ask(domain.draw(rng, difficulty)) for _ in range(100)})) < 50:
+                yield f"{doing} gives only {n} different states in 100: too few to train on some and validate on others"
         doing = "comparing all rules"
         if domain.hidden and domain.hidden not in domain.rules(len(domain.hidden), held_out=True):
             yield f"the hidden rule {' '.join(domain.hidden)!r} does what a shorter rule does"

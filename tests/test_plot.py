@@ -88,7 +88,7 @@ def test_the_mean_of_ratios_is_geometric():
 def test_where_rl_does_not_learn_no_kl_is_matched_and_nothing_breaks():
     flat = evals(*((step, 10 * step, 0.03, 0.0) for step in (0, 10, 20)))
     accuracy = {"base weights": [0.0, 0.4], "trained weights": [0.1, 0.9]}
-    runs = {"base": {"skills": {"star_graph": 1.0}, "corpus_loss": 0.1}}
+    runs = {"base": {"skills": {"star_graph": 1.0, "other": 1.0}, "corpus_loss": 0.1}}
     for seed in range(3):
         runs |= {f"{m}-star_graph-{seed}": record(flat, accuracy, 1.0, "star_graph") for m in ("fst", "rl")}
     lines = {line["claim"].split(" (")[0]: line for line in plot.domain_claims(runs, "star_graph")}
@@ -114,11 +114,11 @@ def test_the_end_of_a_stage_is_its_last_step():
 
 def record(curve, accuracy, skill, domain="strings"):
     tasks = [{"task": domain, "accuracy": accuracy, "kl_base": [0.3, 0.1]}]
-    return {"evals": curve, "result": {"tasks": tasks}, "skills": {domain: skill}, "corpus_loss": 0.1}
+    return {"evals": curve, "result": {"tasks": tasks}, "skills": {domain: skill, "other": skill}, "corpus_loss": 0.1}
 
 
 def test_the_claims_of_a_domain_and_the_figures(tmp_path, monkeypatch):
-    runs = {"base": {"skills": {"strings": 1.0}, "corpus_loss": 0.1}}
+    runs = {"base": {"skills": {"strings": 1.0, "other": 1.0}, "corpus_loss": 0.1}}
     for seed in range(3):
         fst = evals((0, 0, 0.0, 0.0), (10, 90, 0.5, 0.1 + seed / 100), (30, 300, 0.9, 0.2))
         accuracy = {"base weights": [0.0, 0.4], "trained weights": [0.1, 0.9]}

@@ -66,7 +66,9 @@ def test_rules_are_no_longer_than_they_need_be(domain):
 def test_no_class_is_both_held_out_and_in_the_corpus(domain):
     for length in (2, 3):
         known, held_out = domain.rules(length), domain.rules(length, held_out=True)
-        assert known and held_out and (domain.hidden or len(known) > len(held_out))
+        assert known and held_out
+        if not (domain.hidden and length == 3):  # most triples of star_graph contain the pair that is hidden
+            assert len(known) > len(held_out)
         assert not {domain.equivalents(r)[0] for r in known} & {domain.equivalents(r)[0] for r in held_out}
         assert set(held_out) == {other for rule in held_out for other in domain.equivalents(rule)}
     assert not domain.rules(1, held_out=True)
