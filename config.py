@@ -3,6 +3,8 @@
 import argparse
 import dataclasses
 import json
+import os
+import shutil
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ SMOKE |= {"eval_every": 2, "eval_questions": 16, "minutes": 0.1, "documents": 32
 CORPUS = ("strings", "numbers", "star_graph", "facts")  # the order in which domains join pretraining, others last
 METHODS = ("fst", "rl", "gepa", "distill")
 PROMPT_BYTES = 10_000  # a file that is larger is no prompt: a task has four topics
-MAY_CHANGE = ("steps", "lr", "eval_every", "base", "device")  # when a run is resumed
+MAY_CHANGE = ("steps", "lr", "eval_every", "base", "device", "compile")  # when a run is resumed
 
 
 def option(default, help, choices=None, low=None):
@@ -43,6 +45,7 @@ class Config:
     base: str = option("checkpoints/base.pt", "checkpoint of the base; the default one is made when it is missing")
     prompt: str = option("", "file with the prompt to begin with (default: one that names no instruction)")
     device: str = option("auto", "where to run", ("auto", "cpu", "cuda", "mps"))
+    compile: bool = option(False, "compile the sampler: faster after its first minutes, if there is a C++ compiler")
     # slow weights
     batch: int = option(32, "questions per gradient step", low=1)
     group: int = option(8, "rollouts per question, judged against each other; split over the population", low=2)
@@ -67,7 +70,6 @@ class Config:
     pretrain: bool = option(False, "train the base and stop; goes on where it was interrupted")
     minutes: float = option(110.0, "length of pretraining", low=0.01)
     documents: int = option(48, "documents per step of pretraining", low=1)
-    compile: bool = option(False, "compile the model for pretraining (needs a C++ compiler)")
     smoke: bool = option(False, "the whole path at toy size, pretraining included, in under a minute")
 
 
@@ -142,6 +144,8 @@ def check_config(cfg: Config) -> None:
         raise ValueError(f"tasks must be names of domains, not {cfg.tasks!r}")
     for name in cfg.tasks:
         make_task(name, cfg.seed)
+    if cfg.compile and not shutil.which(os.environ.get("CXX", "g++")):
+        raise ValueError("--compile needs a C++ compiler: install g++, or name another in the environment variable CXX")
     if cfg.method == "fst" and cfg.group % cfg.population:
         raise ValueError(
             f"population ({cfg.population}) must divide group ({cfg.group}): each prompt gets its share of rollouts"

@@ -274,12 +274,13 @@ def sample(
     temperature: float = 1.0,
     generator: torch.Generator | None = None,
     noise: Tensor | None = None,
+    decode=decode_step,
 ) -> Rollouts:
     """Sample completions of K prompts, each followed by its B questions, G = `samples` times each.
 
     Rows are ordered (k, b, g), R = K * B * G. Sampling ends at `eos` or after `max_new` tokens.
     `noise` (R, max_new), uniform in [0, 1), makes the outcome a function of the weights alone; else it is drawn from
-    `generator`.
+    `generator`. `decode`: decode_step, or what torch.compile makes of it.
     Raises ValueError for empty or ragged input and for sequences longer than the model's block size.
     """
     check_lengths(model, prompts, questions, max_new)
@@ -337,9 +338,8 @@ def sample(
         steps = []
         for t, step_noise in zip(range(begin, end), noise[rows, begin:end].unbind(1), strict=True):
             slot = torch.full((1,), width + t - 1, device=device)
-            steps.append(
-                decode_step(model, token, positions, slot, prefix, prefix_bias, own, own_bias, step_noise, temperature)
-            )
+            caches = prefix, prefix_bias, own, own_bias
+            steps.append(decode(model, token, positions, slot, *caches, step_noise, temperature))
             token, positions = steps[-1][0], positions + 1
         tokens, logprobs = (torch.stack(parts, dim=1) for parts in zip(*steps, strict=True))  # (live rows, steps)
         ended = (tokens == eos).cumsum(1) + done[:, None]

@@ -16,7 +16,7 @@ from torch import nn
 from tqdm import tqdm
 
 import parallel
-from model import GPT, GPTConfig, Rollouts, load_checkpoint, sample, save_checkpoint
+from model import GPT, GPTConfig, Rollouts, decode_step, load_checkpoint, sample, save_checkpoint
 from tasks import Domain, corpus, domains, exams, text
 from tasks.dialogue import REFLECTION_TOKENS, pass_rate
 
@@ -54,12 +54,12 @@ def load_base(path: Path) -> tuple[GPT, dict]:
     return model, contents
 
 
-def generator_of(model: GPT, temperature: float, rng: torch.Generator | None = None):
+def generator_of(model: GPT, temperature: float, rng: torch.Generator | None = None, decode=decode_step):
     """The model as the function that tasks/dialogue.py talks to."""
     eos, pad = text.special("eos"), text.special("pad")
 
     def generate(prompts, questions, samples, max_new):
-        settings = {"max_new": max_new, "eos": eos, "pad": pad, "temperature": temperature}
+        settings = {"max_new": max_new, "eos": eos, "pad": pad, "temperature": temperature, "decode": decode}
         shape, device = (len(prompts), len(questions[0]), samples), model.cos.device
         noise = torch.rand(*shape, max_new, generator=rng, device=device)  # of all rollouts, whoever samples them
         if parallel.size() == 1:
@@ -108,9 +108,9 @@ def base_rates(model: GPT, domain: Domain) -> str:
     return f"{domain.name}: solve {solve:.2f}, reflect {reflect[0]:.2f}/{reflect[1]:.2f}"
 
 
-def document_losses(forward, tokens: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """The losses (N,) on one of `micro_batches`, in nats, each summed over its learned tokens. `forward`: -> logits."""
-    logits = forward(tokens[:, :-1])  # (N, T - 1, V)
+def document_losses(model: GPT, tokens: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The losses (N,) on one of `micro_batches`, in nats, each summed over its learned tokens."""
+    logits = model(tokens[:, :-1])  # (N, T - 1, V)
     return F.cross_entropy(logits.float().transpose(1, 2), targets, reduction="none").sum(1)
 
 
@@ -187,9 +187,7 @@ def faster_dtype(device: str) -> torch.dtype:
     return min(seconds, key=seconds.get)
 
 
-def pretrain(
-    path: Path, device: str, names: list[str], *, minutes: float, batch: int, seed: int, compile: bool
-) -> None:
+def pretrain(path: Path, device: str, names: list[str], *, minutes: float, batch: int, seed: int) -> None:
     """Train a base from scratch and write it to `path`; what an interrupted run left beside it is gone on with.
 
     path: in a folder that exists, and no other process writes there. names: the domains of the corpus.
@@ -213,7 +211,6 @@ def pretrain(
         if writes:
             print(f"going on with {partial}: {elapsed / 60:.0f} of {minutes:g} minutes are done")
     dtype = parallel.tell(faster_dtype(device))
-    forward = torch.compile(model, dynamic=True) if compile else model
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
     peaks = [0.02, 4e-3]
     easy_seconds = min(0.4, 0.1 + 0.1 * len(worlds)) * 60 * minutes
@@ -239,7 +236,7 @@ def pretrain(
         share = sorted(documents, key=lambda document: len(document[0]))[parallel.rank() :: parallel.size()]
         for tokens, targets in micro_batches(share, device):
             with torch.autocast(torch.device(device).type, dtype, enabled=dtype != torch.float32):
-                losses = document_losses(forward, tokens, targets)  # (N,)
+                losses = document_losses(model, tokens, targets)  # (N,)
                 # a document weighs as the root of its length: else reflections, ten times as long, are nearly all
                 loss = (losses * (targets != -100).sum(1) ** -0.5).sum() / total
             loss.backward()

@@ -22,7 +22,7 @@ from tqdm import tqdm
 import parallel
 from config import Config
 from fast_context import Population
-from model import GPT, load_checkpoint, save_checkpoint, write_file
+from model import GPT, decode_step, load_checkpoint, save_checkpoint, write_file
 from pretrain import generator_of, load_base, lock, pretrain
 from tasks import domains, make_task, text
 from tasks.dialogue import ANSWER_TOKENS, REFLECTION_TOKENS, tokens_of
@@ -59,7 +59,7 @@ def prepare_base(cfg: Config) -> None:
         minutes = min(minutes, QUICK_MINUTES * len(set(cfg.tasks)))
         if first:
             print(f"{found}: training one, {minutes:g} minutes")
-    settings = {"minutes": minutes, "batch": cfg.documents, "seed": cfg.seed, "compile": cfg.compile}
+    settings = {"minutes": minutes, "batch": cfg.documents, "seed": cfg.seed}
     taken, locked = f"another process is training {path}: wait, or choose another --base", nullcontext()
     if first:
         locked = lock(path.with_suffix(".lock"), taken)
@@ -94,6 +94,10 @@ class Run:
                 )
         self.base_sum = zlib.crc32(Path(cfg.base).read_bytes())
         self.policy = copy.deepcopy(self.base).requires_grad_()
+        self.decode = decode_step
+        if cfg.compile:
+            torch._dynamo.config.suppress_errors = True  # what cannot be compiled runs as it is
+            self.decode = torch.compile(decode_step, dynamic=True)  # else once for every chunk
         self.optimizer = torch.optim.AdamW(self.policy.parameters(), lr=cfg.lr, betas=(0.9, 0.999), weight_decay=0.0)
         self.start = text.parse_prompt(cfg.prompt)  # the seed prompt; without --prompt it is empty
         self.population = Population(cfg.population, cfg.seed, [self.start])
@@ -150,7 +154,7 @@ class Run:
     def generate(self, model: GPT, *purpose):
         """The model as a function that samples to learn from; its noise is a function of (seed, step, purpose)."""
         key = random.Random(repr((self.cfg.seed, self.step, *purpose))).getrandbits(63)
-        generate = generator_of(model, self.cfg.temperature, torch.Generator(self.device).manual_seed(key))
+        generate = generator_of(model, self.cfg.temperature, torch.Generator(self.device).manual_seed(key), self.decode)
 
         def counted(*texts):
             rollouts = generate(*texts)

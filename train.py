@@ -108,7 +108,7 @@ def evaluate(run: Run, model: GPT, task: Task, rules: dict[str, str]) -> tuple[f
     """Validation accuracy, KL to the base on the same contexts (k3, nats per token), and a transcript."""
     questions = task.questions(random.Random(f"validation {run.cfg.seed}"), run.cfg.eval_questions, validation=True)
     noise = torch.Generator(run.device).manual_seed(run.cfg.seed)  # the same every time
-    answers = answer(generator_of(model, run.cfg.temperature, noise), [(rules, questions)])
+    answers = answer(generator_of(model, run.cfg.temperature, noise, run.decode), [(rules, questions)])
     base_logprobs = rl.score(run.base, answers.contexts, answers.completions, run.cfg.temperature)  # (R, S)
     logprobs = answers.logprobs[:, : base_logprobs.size(1)]  # sampling knows them; both are 0 after the end
     kl = rl.kl_estimate(logprobs, base_logprobs, "k3").sum().item() / sum(map(len, answers.completions))

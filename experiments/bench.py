@@ -10,10 +10,12 @@ what counts: another program on the machine slows all of them down.
 import argparse
 import contextlib
 import copy
+import functools
 import json
 import os
 import random
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -32,7 +34,7 @@ import pretrain  # noqa: E402
 import rl  # noqa: E402
 import train  # noqa: E402
 from config import parse_config  # noqa: E402
-from model import CHUNK, GPT, GPTConfig, sample, sample_naive  # noqa: E402
+from model import CHUNK, GPT, GPTConfig, decode_step, sample, sample_naive  # noqa: E402
 from run import Run  # noqa: E402
 from tasks import make_task, text  # noqa: E402
 from tasks.dialogue import tokens_of  # noqa: E402
@@ -92,6 +94,14 @@ def batch(rows: int = 1, prompt: int = 1):
     return prompts, [asked] * PROMPTS, rows * GROUP // PROMPTS
 
 
+@functools.cache
+def compiled_step():
+    """The sampler's step as --compile has it; None without a compiler."""
+    if shutil.which(os.environ.get("CXX", "g++")):
+        return torch.compile(decode_step, dynamic=True)
+    print("there is no C++ compiler: the lines of --compile are left out")
+
+
 def samplers(model: GPT, prompts, questions, samples, max_new=ANSWER) -> dict:
     """Every way to sample the same greedy tokens, equally many in each row."""
     settings = {"max_new": max_new, "eos": -1, "pad": PAD, "temperature": 0}
@@ -101,6 +111,8 @@ def samplers(model: GPT, prompts, questions, samples, max_new=ANSWER) -> dict:
         "copied": lambda: sample(model, [p for p, _ in pairs], [[q] for _, q in pairs], 1, **settings),
         "shared": lambda: sample(model, prompts, questions, samples, **settings),
     }
+    if decode := compiled_step():
+        runners["compiled"] = lambda: sample(model, prompts, questions, samples, decode=decode, **settings)
     try:
         llama, tokens = llama_of(model), torch.tensor([p + q for p, q in pairs])
         mask = torch.ones_like(tokens)
@@ -166,9 +178,9 @@ def bench_real_lengths(rounds: int) -> dict:
     G, counts = GROUP // PROMPTS, {}
     pairs = [p + q for p, row in zip(prompts, questions, strict=True) for q in row for _ in range(G)]
 
-    def ours():
-        drawn = sample(model, prompts, questions, G, max_new=64, eos=EOS, pad=PAD)
-        counts.setdefault("shared", []).append(drawn.lengths.sum().item())
+    def ours(name, **how):
+        drawn = sample(model, prompts, questions, G, max_new=64, eos=EOS, pad=PAD, **how)
+        counts.setdefault(name, []).append(drawn.lengths.sum().item())
 
     def theirs():
         width = max(map(len, pairs))
@@ -179,7 +191,9 @@ def bench_real_lengths(rounds: int) -> dict:
         ends = (drawn[:, width:] == EOS).long().cumsum(1)
         counts.setdefault("transformers", []).append(((ends == 0).sum(1) + (ends[:, -1] > 0)).sum().item())
 
-    runners = {"shared": ours}
+    runners = {"shared": lambda: ours("shared")}
+    if decode := compiled_step():
+        runners["compiled"] = lambda: ours("compiled", decode=decode)
     with contextlib.suppress(ImportError):  # said before
         llama, runners["transformers"] = llama_of(model), theirs
     times = race(runners, rounds)

@@ -183,6 +183,11 @@ def speed_table(bench: dict) -> str:
         rows.append(
             ("the same at the main job's prompts, answers of real lengths", real["transformers"] / real["shared"])
         )
+        if "compiled" in main:
+            rows += [
+                (f"{what}, with `--compile`", times["transformers"] / times["compiled"])
+                for what, times in (("the 36 greedy tokens", main), ("the answers of real lengths", real))
+            ]
     if "trl step" in step:
         rows.append(("a GRPO step of TRL, rollouts included", step["trl step"] / step["step"]))
     growth = sampling["4x rows, 1x prompt"]["shared"] / main["shared"]

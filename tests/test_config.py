@@ -88,6 +88,12 @@ def test_settings_that_cannot_work(changed, right):
     assert "\n" not in str(error.value)
 
 
+def test_compiling_needs_a_compiler(monkeypatch):
+    monkeypatch.setenv("CXX", "/nonexistent/g++")
+    with pytest.raises(ValueError, match=r"--compile needs a C.. compiler: install g.., or name another"):
+        check_config(Config(compile=True))
+
+
 def test_the_population_is_no_matter_where_prompts_do_not_evolve_beside_rollouts():
     for method in ("rl", "gepa"):
         check_config(Config(method=method, population=3))
@@ -117,7 +123,8 @@ def test_a_resumed_run_keeps_its_settings_but_for_those_that_may_change(saved):
 
 @pytest.mark.parametrize("argv", ["--seed 4", "--batch 9", "--method rl", "--tasks strings strings", "--out other"])
 def test_what_cannot_change_when_resuming(saved, argv):
-    with pytest.raises(ValueError, match=f"^{argv.split()[0][2:]} is .*only steps, lr, eval_every, base, device may"):
+    right = f"^{argv.split()[0][2:]} is .*only steps, lr, eval_every, base, device, compile may change"
+    with pytest.raises(ValueError, match=right):
         parse_config(["--resume", str(saved), *argv.split()])
 
 

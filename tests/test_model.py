@@ -1,5 +1,6 @@
 """model.py: the block's numerics, and a sampler that is exact, free of syncs, and the same as its naive twin."""
 
+import dataclasses
 import random
 
 import pytest
@@ -243,18 +244,21 @@ def test_decode_step_runs_on_the_meta_device():
     assert token.shape == logprob.shape == (6,)
 
 
-def test_decode_step_compiles_as_one_graph_and_does_not_recompile():
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_decode_step_compiles_as_one_graph_and_does_not_recompile(dynamic):
     torch._dynamo.reset()
-    compiles = []
+    compiles, gpt = [], make_model(dataclasses.replace(TINY, n_layer=1))
 
     def backend(graph, inputs):
         compiles.append(graph)
         return graph.forward
 
-    compiled, arguments = torch.compile(decode_step, backend=backend, fullgraph=True), step_arguments(make_model())
+    compiled = torch.compile(decode_step, backend=backend, fullgraph=True, dynamic=dynamic)
+    sizes = [(3, 12, 9), (4, 20, 11)]  # with --compile chunks differ in size; equal to no width of the model
     with torch.no_grad():
-        for t in range(4):
-            compiled(*arguments(t))
+        for arguments in [step_arguments(gpt, *size) for size in sizes[: 1 + dynamic]]:
+            for t in (0, 1, 2):
+                compiled(*arguments(t))
     assert len(compiles) == 1
 
 

@@ -104,7 +104,7 @@ def test_a_document_weighs_as_the_root_of_its_length(tiny, tmp_path, monkeypatch
 
     monkeypatch.setattr(module, "optimizers_of", lambda m: made.append(m) or [Recorder(m.parameters(), lr=0.0)] * 2)
     with pytest.raises(Done):
-        pretrain(tmp_path / "base.pt", "cpu", ["strings"], minutes=1, batch=12, seed=0, compile=False)
+        pretrain(tmp_path / "base.pt", "cpu", ["strings"], minutes=1, batch=12, seed=0)
     [model], loss = made, 0.0
     found = model.head.weight.grad.clone()
     model.zero_grad()
@@ -153,7 +153,7 @@ def test_domains_join_in_one_by_one_while_documents_are_easy(tiny, tmp_path, mon
     monkeypatch.setattr(corpus, "documents", spy)
     monkeypatch.setattr(module, "faster_dtype", lambda device: torch.float32)
     monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: next(clock)))  # a second for every look
-    pretrain(tmp_path / "base.pt", "cpu", [*domains()], minutes=1, batch=2, seed=0, compile=False)
+    pretrain(tmp_path / "base.pt", "cpu", [*domains()], minutes=1, batch=2, seed=0)
     stages = list(dict.fromkeys(seen))
     assert stages == [(1, True), (2, True), (3, True), (4, True), (4, False)]
     assert abs(seen.count((4, False)) / len(seen) - 0.6) < 0.1
@@ -170,7 +170,7 @@ def test_a_new_domain_has_half_of_the_easy_documents():
 
 def test_a_base_is_written_and_its_rates_can_be_looked_at(tiny, tmp_path, capsys):
     path = tmp_path / "base.pt"
-    pretrain(path, "cpu", WORLDS, minutes=0.02, batch=4, seed=0, compile=False)
+    pretrain(path, "cpu", WORLDS, minutes=0.02, batch=4, seed=0)
     contents = load_checkpoint(path)
     assert contents["vocabulary"] == text.fingerprint() and contents["step"] > 0 and contents["elapsed"] >= 1.2
     assert not path.with_suffix(".partial").exists() and "base written" in capsys.readouterr().out
@@ -192,12 +192,12 @@ def test_an_interrupted_pretraining_goes_on_with_its_own_schedule(tiny, tmp_path
 
     monkeypatch.setattr(corpus, "documents", stop_at_step_five)
     with pytest.raises(KeyboardInterrupt):
-        pretrain(path, "cpu", WORLDS, minutes=0.05, batch=2, seed=0, compile=False)
+        pretrain(path, "cpu", WORLDS, minutes=0.05, batch=2, seed=0)
     assert not path.exists()
     partial = load_checkpoint(path.with_suffix(".partial"))
     assert partial["step"] == 4
     monkeypatch.setattr(corpus, "documents", lambda *arguments: seen.append(arguments[2]) or documents(*arguments))
-    pretrain(path, "cpu", WORLDS, minutes=99, batch=2, seed=0, compile=False)  # the 0.05 minutes of its start count
+    pretrain(path, "cpu", WORLDS, minutes=99, batch=2, seed=0)  # the 0.05 minutes of its start count
     assert seen[:7] == [0, 1, 2, 3, 4, 5, 4] and "going on with" in capsys.readouterr().out
     assert load_checkpoint(path)["minutes"] == 0.05
 
@@ -206,9 +206,9 @@ def test_a_partial_of_another_vocabulary_is_not_gone_on_with(tiny, tmp_path, mon
     path = tmp_path / "base.pt"
     with monkeypatch.context() as another:
         another.setattr(text, "fingerprint", lambda: "another")
-        pretrain(path, "cpu", WORLDS, minutes=0.005, batch=2, seed=0, compile=False)
+        pretrain(path, "cpu", WORLDS, minutes=0.005, batch=2, seed=0)
     path.rename(path.with_suffix(".partial"))
-    pretrain(path, "cpu", WORLDS, minutes=0.02, batch=2, seed=0, compile=False)
+    pretrain(path, "cpu", WORLDS, minutes=0.02, batch=2, seed=0)
     contents = load_checkpoint(path)
     assert (contents["vocabulary"], contents["minutes"]) == (text.fingerprint(), 0.02)
     assert "going on with" not in capsys.readouterr().out
@@ -221,7 +221,7 @@ def test_a_loss_that_is_not_finite_skips_the_step_and_in_the_end_stops(tiny, tmp
     broken = SimpleNamespace(cross_entropy=lambda *a, **k: entropy(*a, **k) * (float("nan") if now[-1] in bad else 1))
     monkeypatch.setattr(module, "F", broken)
     monkeypatch.setattr(module, "LOOK_EVERY", 1)
-    settings = {"minutes": 0.015, "batch": 2, "seed": 0, "compile": False}  # about nine steps
+    settings = {"minutes": 0.015, "batch": 2, "seed": 0}  # about nine steps
     if ends:
         pretrain(tmp_path / "base.pt", "cpu", WORLDS, **settings)
         saved = load_checkpoint(tmp_path / "base.pt")

@@ -108,6 +108,19 @@ def test_the_same_seed_gives_the_same_run_in_every_process(base, tmp_path):
 # --- folders ---
 
 
+def test_a_compiled_run_samples_with_the_compiled_step_and_is_the_same(start, monkeypatch):
+    calls = []
+
+    def compile(step, dynamic):
+        assert step is model.decode_step and dynamic
+        return lambda *arguments: calls.append(1) or step(*arguments)
+
+    plain = start("plain", steps=2)
+    monkeypatch.setattr(torch, "compile", compile)
+    compiled = start("compiled", "--compile", steps=2)
+    assert calls and toy.equal(toy.outcome(plain), toy.outcome(compiled))
+
+
 def test_a_folder_with_another_run_is_refused(start, capsys, base):
     out = start(steps=1)
     before = {file.name: file.read_bytes() for file in out.iterdir()}
