@@ -94,6 +94,12 @@ def batch(rows: int = 1, prompt: int = 1):
     return prompts, [asked] * PROMPTS, rows * GROUP // PROMPTS
 
 
+@torch.inference_mode()
+def one_pass(model: GPT, tokens) -> None:
+    """What sample_naive does for every token, whole rows again, and all that takes time there."""
+    model(tokens)
+
+
 @functools.cache
 def compiled_step():
     """The sampler's step as --compile has it; None without a compiler."""
@@ -108,6 +114,7 @@ def samplers(model: GPT, prompts, questions, samples, max_new=ANSWER) -> dict:
     pairs = [(p, q) for p, row in zip(prompts, questions, strict=True) for q in row for _ in range(samples)]
     runners = {
         "naive": lambda: sample_naive(model, prompts, questions, samples, **settings),
+        "one naive pass": lambda: one_pass(model, torch.tensor([p + q + [PAD] * max_new for p, q in pairs])),
         "copied": lambda: sample(model, [p for p, _ in pairs], [[q] for _, q in pairs], 1, **settings),
         "shared": lambda: sample(model, prompts, questions, samples, **settings),
     }
@@ -145,21 +152,22 @@ def decode_products(cfg: GPTConfig):
     return run
 
 
-def without(runners: dict, *names: str) -> dict:
-    return {name: runner for name, runner in runners.items() if name not in names}
-
-
 def bench_sampling(quick: bool) -> dict:
-    """Seconds for ANSWER greedy tokens in each row, by multiples of rows and of prompt length."""
+    """Seconds for ANSWER greedy tokens in each row, by multiples of rows and of prompt length.
+
+    The naive way is timed whole at the main job's size; at others, where it takes minutes, one of its passes is.
+    """
     model, result = base_model(), {}
     sizes = [(1, 1), (4, 1), (1, 16)] if quick else [(1, 1), (4, 1), (16, 1), (1, 4), (1, 16)]
     for rows, prompt in sizes:
         runners = samplers(model, *batch(rows, prompt))
-        times = {}
+        naive, one = runners.pop("naive"), runners.pop("one naive pass")
         if (rows, prompt) == (1, 1):
             runners["products"] = decode_products(model.cfg)
-            times = race({"naive": runners["naive"]}, 1)  # minutes at any other size
-        times |= race(without(runners, "naive"), 3 if quick or rows * prompt > 4 else 7)
+            times = race({"naive": naive}, 1)
+        else:
+            times = {"naive": ANSWER * race({"naive": one}, 1)["naive"]}
+        times |= race(runners, 3 if quick or rows * prompt > 4 else 7)
         result[f"{rows}x rows, {prompt}x prompt"] = times
         print(f"sampling, {rows}x rows, {prompt}x prompt: {show(times)}", flush=True)
     lengths = {}
@@ -409,9 +417,9 @@ def peak_memory(name: str) -> None:
     print(max(seen) - before)
 
 
-def bench_memory(names: list[str]) -> dict:
+def bench_memory() -> dict:
     result = {}
-    for name in names:
+    for name in sorted(samplers(base_model(), *batch()).keys() - {"naive", "compiled"}):
         done = subprocess.run([sys.executable, __file__, "--peak", name], capture_output=True, text=True, check=True)
         result[name] = float(done.stdout.split()[-1])
     cfg = base_model().cfg
@@ -431,7 +439,7 @@ def main() -> None:
     result = {"quick": args.quick, "threads": torch.get_num_threads()}
     result |= {"sampling": bench_sampling(args.quick)}
     result |= {"slow step": bench_slow_step(args.quick), "cycle": bench_cycle()}
-    result |= {"parameters": bench_parameters(args.quick), "memory": bench_memory(["copied", "shared"])}
+    result |= {"parameters": bench_parameters(args.quick), "memory": bench_memory()}
     result["load"] = [round(load, 1), round(os.getloadavg()[1], 1)]  # over five minutes, before and after
     (ROOT / "experiments" / "results" / "bench.json").write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result))

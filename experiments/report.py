@@ -173,6 +173,7 @@ def fault_table(kill: dict, faults: dict, fuzz: dict, soak: dict) -> str:
 def speed_table(bench: dict) -> str:
     """What is how many times faster than what, and where a cycle's time goes."""
     sampling, step, memory = bench["sampling"], bench["slow step"], bench["memory"]["prefix MiB"]
+    peaks = ", ".join(f"{name} {mib:.0f}" for name, mib in bench["memory"]["peak MiB"].items())
     main, long = sampling["1x rows, 1x prompt"], sampling["1x rows, 16x prompt"]
     real, cycle = sampling["real lengths, per 1000 tokens"], bench["cycle"]
     rows = [("naive recompute, 36 tokens in 256 rows", main.get("naive", 0) / main["shared"])]
@@ -208,7 +209,8 @@ def speed_table(bench: dict) -> str:
         "",
         f"{floor}An update takes {step['update'] / step['products']:.1f} times as long as its matrix products alone. "
         f"Four times the rows cost {growth:.1f} times the time. Prefixes of the longest prompts: "
-        f"{memory['shared']:.1f} MiB shared, {memory['copied']:.0f} MiB copied. A cycle of the main job: {shares}; "
+        f"{memory['shared']:.1f} MiB shared, {memory['copied']:.0f} MiB copied (peak of all memory, MiB: {peaks}). "
+        f"A cycle of the main job: {shares}; "
         f"{cycle['python and text']:.1%} in text and bookkeeping.",
     ])  # fmt: skip
 
