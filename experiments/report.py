@@ -211,8 +211,8 @@ def speed_table(bench: dict) -> str:
         f"Four times the rows cost {growth:.1f} times the time. Prefixes of the longest prompts: "
         f"{memory['shared']:.1f} MiB shared, {memory['copied']:.0f} MiB copied (peak of all memory, MiB: {peaks}). "
         f"A cycle of the main job: {shares}; "
-        f"{cycle['python and text']:.1%} in text and bookkeeping; {cycle['outside torch in a slow step']:.0%} of a slow "
-        "step pass in Python, outside torch.",
+        f"{cycle['python and text']:.1%} in text and bookkeeping; "
+        f"{cycle['outside torch in a slow step']:.0%} of a slow step pass in Python, outside torch.",
     ])  # fmt: skip
 
 
