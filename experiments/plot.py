@@ -22,6 +22,10 @@ RUNS = ROOT / "experiments" / "results" / "runs"
 FIGURES = ROOT / "experiments" / "figures"
 DOMAINS = ("strings", "numbers", "facts", "star_graph")
 COLOURS = {"fst": "tab:orange", "rl": "tab:blue", "gepa": "tab:green"}
+VARIANTS = [  # of fst or rl: what they are called, the names of their runs, and which claims are asked of them
+    ("rl with its own KL coefficient", ("fst", "rlkl"), ("data", "asymptote", "stays", "forgets")),
+    ("fst at a lower rate", ("gentle", "rl"), ("data efficiency, rollouts", "asymptote", "forgets")),
+]
 ZERO = 0.02  # gain in validation accuracy that counts as one
 
 
@@ -123,9 +127,9 @@ def row(claim: str, where: str, paper: str, bar: str, seeds: Iterable[int], figu
     return row
 
 
-def domain_claims(runs: dict, domain: str, against: str = "rl") -> Iterable[dict]:
-    """What fst against rl on one domain says. against: "rlkl" for rl with its own best KL coefficient."""
-    group = pairs(runs, f"fst-{domain}-{{}}", f"{against}-{domain}-{{}}")
+def domain_claims(runs: dict, domain: str, ours: str = "fst", against: str = "rl") -> Iterable[dict]:
+    """What fst against rl on one domain says; of either there may be a variant, of another name."""
+    group = pairs(runs, f"{ours}-{domain}-{{}}", f"{against}-{domain}-{{}}")
     if not group:
         return
     seeds, both = [seed for seed, _ in group], [pair for _, pair in group]
@@ -232,13 +236,14 @@ def other_claims(runs: dict) -> Iterable[dict]:
 
 def outcomes(runs: dict) -> dict[str, dict]:
     """What the runs of a method on a domain ended with, "domain, method": accuracy, KL, and what they cost."""
+    called = {"gentle": "fst at a lower rate", "rlkl": "rl with its own KL coefficient", "frozen": "fst, base reflects"}
     table = {}
     for domain in DOMAINS:
-        for method in ("fst", "rl", "rlkl", "gepa", "distill", "frozen"):
+        for method in ("fst", "gentle", "rl", "rlkl", "gepa", "distill", "frozen"):
             if group := pairs(runs, f"{method}-{domain}-{{}}"):
                 made = [run for _, [run] in group]
                 last = [run["evals"][-1] for run in made]
-                table[f"{domain}, {method}"] = {
+                table[f"{domain}, {called.get(method, method)}"] = {
                     "accuracy": spread([e["val_acc"] for e in last]),
                     "KL": spread([e["kl_base"] for e in last]),
                     "rollouts": spread([float(e["rollouts"]) for e in last]),
@@ -267,6 +272,7 @@ def command(line: dict) -> str:
     named = {"plasticity": "plasticity", "continual": "stream", "FST-distill": "distill", "reflector": "reflector"}
     only = next((experiment for start, experiment in named.items() if line["claim"].startswith(start)), "")
     only = f"domains {only}".strip() + (" kl" if "own KL" in line["where"] else "")
+    only += " gentle" if "lower rate" in line["where"] else ""
     return f"python experiments/run.py --only sweep {only} --seeds {' '.join(map(str, line['seeds']))}"
 
 
@@ -358,9 +364,9 @@ def main() -> None:
     if "base" not in runs:
         sys.exit("plot.py: there are no results yet: make them with python experiments/run.py")
     claims = [line for domain in DOMAINS for line in domain_claims(runs, domain)]
-    for domain in DOMAINS:
-        own = (line for line in domain_claims(runs, domain, "rlkl") if not line["claim"].startswith(("zero", "both")))
-        claims += [line | {"where": f"{domain}, rl with its own KL coefficient"} for line in own]
+    for what, names, kept in VARIANTS:
+        lines = (line for domain in DOMAINS for line in domain_claims(runs, domain, *names))
+        claims += [line | {"where": f"{line['where']}, {what}"} for line in lines if line["claim"].startswith(kept)]
     claims = [line | {"command": command(line)} for line in chain(claims, other_claims(runs))]
     result = {"sweep": sweep(runs), "kl_sweep": kl_sweep(runs), "claims": claims}
     result |= {"outcomes": outcomes(runs), "exercises": exercises(runs)}

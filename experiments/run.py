@@ -42,9 +42,10 @@ SWEEP = {"domain": "strings", "seed": 100, "steps": {"fst": 30, "rl": 40}}
 STEPS = {"fst": 60, "gepa": 60, "distill": 60, "rl": 80}
 PAIRS = (("strings", "numbers"), ("facts", "strings"))  # plasticity: trained on the first, then afresh on the second
 KL_COEFS = ("0", "0.001", "0.01", "0.1")  # rl as a second baseline: with the best of these, swept like the rates
+GENTLE = "0.0003"  # fst once more at a lower rate: what is forgotten less, and what that costs
 EXERCISES = ("population=1", "kl-coef=0.1", "passes=3", "no-prune", "cycle=30")  # one change to fst, on strings
 EXERCISE_STEPS = 30
-EXPERIMENTS = ("sweep", "domains", "kl", "plasticity", "stream", "distill", "reflector", "exercises")
+EXPERIMENTS = ("sweep", "domains", "kl", "plasticity", "stream", "distill", "reflector", "gentle", "exercises")
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,8 @@ def jobs_of(experiment: str, lr: dict[str, str], seeds: list[int], names: list[s
         elif experiment == "reflector":
             options = ("--reflector", "base")
             jobs += [job(f"frozen-{d}-{seed}", "fst", d, seed, lr["fst"], *options) for d in PAIRS[0]]
+        elif experiment == "gentle":
+            jobs += [job(f"gentle-{d}-{seed}", "fst", d, seed, GENTLE, skills=True) for d in names]
         elif experiment == "exercises":  # against the runs of `domains`, at the same step
             for change in EXERCISES:
                 options = f"--{change}".split("=")

@@ -139,6 +139,23 @@ def test_the_claims_of_a_domain_and_the_figures(tmp_path, monkeypatch):
     assert sorted(p.name for p in (tmp_path / "figures").iterdir()) == ["efficiency.png", "kl.png"]
 
 
+def test_variants_are_asked_what_they_are_there_for(monkeypatch, tmp_path, capsys):
+    runs = {"base": {"skills": {"strings": 1.0, "other": 1.0}, "corpus_loss": 0.1}}
+    accuracy = {"base weights": [0.0, 0.4], "trained weights": [0.1, 0.9]}
+    for seed in range(3):
+        runs |= {f"{name}-strings-{seed}": record(RL, accuracy, 0.9) for name in ("fst", "rl", "gentle", "rlkl")}
+    monkeypatch.setattr(plot, "load", lambda: runs)
+    monkeypatch.setattr(plot, "outcomes", lambda _: {})
+    monkeypatch.setattr(plot, "draw", lambda _: None)
+    monkeypatch.setattr(plot, "ROOT", tmp_path)
+    (tmp_path / "experiments" / "results").mkdir(parents=True)
+    plot.main()
+    claims = json.loads((tmp_path / "experiments" / "results" / "claims.json").read_text())["claims"]
+    gentle = [line["claim"] for line in claims if line["where"] == "strings, fst at a lower rate"]
+    assert gentle == ["data efficiency, rollouts", "asymptote", "forgets less: drop of base skills"]
+    assert len([line for line in claims if line["where"] == "strings, rl with its own KL coefficient"]) == 6
+
+
 def test_plasticity_compares_three_beginnings():
     def ending(accuracy):
         return {"evals": evals((0, 0, 0.0, 0.0), (80, 100, accuracy, 0.1))}
@@ -156,6 +173,7 @@ def test_plasticity_compares_three_beginnings():
 def test_outcomes_and_exercises_compare_ends_at_the_same_step():
     runs = {"base": {}}
     for seed in (0, 1):
+        runs[f"frozen-facts-{seed}"] = {"evals": evals((0, 0, 0.0, 0.0), (60, 500, 0.5, 0.1)), "seconds": 60}
         long = evals((0, 0, 0.0, 0.0), (30, 300, 0.4 + seed / 5, 0.1), (60, 600, 0.9, 0.2))
         short = evals((0, 0, 0.0, 0.0), (30, 250, 0.3, 0.4))
         runs[f"fst-strings-{seed}"] = {"evals": long, "seconds": 90}
@@ -163,7 +181,8 @@ def test_outcomes_and_exercises_compare_ends_at_the_same_step():
     table = plot.exercises(runs)
     assert list(table) == ["as it is", "--population 1"] and table["as it is"]["step"] == 30
     assert table["as it is"]["accuracy"]["values"] == [0.4, 0.6] and table["--population 1"]["rollouts"]["mean"] == 250
-    [(name, ended)] = plot.outcomes(runs).items()
+    (name, ended), (other, _) = plot.outcomes(runs).items()
+    assert other == "facts, fst, base reflects"
     assert (name, ended["steps"], ended["rollouts"]["mean"]) == ("strings, fst", 60, 600)
     assert ended["minutes"]["mean"] == 1.5 and ended["tokens"]["mean"] == 6000
 
@@ -173,6 +192,7 @@ def test_outcomes_and_exercises_compare_ends_at_the_same_step():
     [
         ("asymptote", "facts", "domains"),
         ("stays close", "facts, rl with its own KL coefficient", "domains kl"),
+        ("asymptote", "facts, fst at a lower rate", "domains gentle"),
         ("continual, stage 2", "numbers", "domains stream"),
     ],
 )
