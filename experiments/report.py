@@ -40,6 +40,39 @@ def base_table(base: dict) -> str:
     ])  # fmt: skip
 
 
+def in_short(claim: dict) -> str:
+    """The ratio of a claim, or the share saved, or else the mean of what is compared; and the verdict."""
+    figures = claim["figures"]
+    if "ratio" in figures:
+        said = f"{figures['ratio']['mean']:.1f} times"
+    elif "share saved" in figures:
+        said = "-" if (share := figures["share saved"]["mean"]) is None else f"{share:.0%}"
+    else:
+        compared = {name: f["mean"] for name, f in figures.items() if not name.startswith(("fst,", "rl,"))}
+        said = "; ".join(f"{name} {'-' if value is None else f'{value:.2f}'}" for name, value in compared.items())
+    return said + (f" (*{claim['verdict']}*)" if "verdict" in claim else "")
+
+
+def summary(claims: list[dict]) -> str:
+    """Claim by domain in short, then those that are of several domains, a row each."""
+    several = [c for c in claims if c["claim"].startswith(("plasticity", "continual"))]
+    table: dict[tuple, dict[str, str]] = {}
+    for claim in (c for c in claims if c not in several):
+        domain, *variant = claim["where"].split(", ")
+        table.setdefault((", ".join([claim["claim"], *variant]), claim["paper"], claim["bar"]), {})[domain] = in_short(
+            claim
+        )
+    domains = list(dict.fromkeys(domain for row in table.values() for domain in row))
+    lines = [f"| claim | the paper | bar | {' | '.join(domains)} |", "|---" * (3 + len(domains)) + "|"]
+    lines += [
+        f"| {' | '.join(about)} | {' | '.join(row.get(d, '') for d in domains)} |" for about, row in table.items()
+    ]
+    if several:
+        lines += ["", "| claim | where | the paper | bar | here |", "|---" * 5 + "|"]
+        lines += [f"| {c['claim']} | {c['where']} | {c['paper']} | {c['bar']} | {in_short(c)} |" for c in several]
+    return "\n".join(lines)
+
+
 def claims_table(claims: list[dict]) -> str:
     """The paper's claims beside what was measured."""
     lines = ["| claim | where | the paper | here, mean ± std | seeds | bar | verdict |", "|---" * 7 + "|"]
@@ -228,8 +261,11 @@ def section() -> str:
         images = [
             f"![{name}](experiments/figures/{name}.png)" for name in ("efficiency", "kl", "stream") if drawn(name)
         ]
-        if result["claims"]:
-            parts += [*images[:1], headline(result["claims"]), claims_table(result["claims"]), VERDICTS, *images[1:]]
+        if all_figures := claims_table(result["claims"]) if result["claims"] else "":
+            parts += [*images[:1], headline(result["claims"]), summary(result["claims"]), VERDICTS, *images[1:]]
+            parts.append(
+                f"<details><summary>All figures, mean ± std over the seeds</summary>\n\n{all_figures}\n\n</details>"
+            )
             parts += ["What the runs ended with:", outcome_table(result["outcomes"])]
         parts.append(
             "The learning rates of all these runs come from this sweep (`strings`, a seed of its own; validation "

@@ -40,6 +40,27 @@ def test_the_table_of_claims_says_where_a_method_never_got_there():
     assert "| fst 120 ± 3.25 (1 of 3 never); rl - (3 of 3 never) | 3 | >= 3x | holds |" in table
 
 
+def test_the_summary_has_a_column_for_every_domain_and_a_row_for_every_variant():
+    claim = {"claim": "asymptote", "where": "facts", "paper": "higher", "bar": "more", "verdict": "holds"}
+    claim["figures"] = {"fst": {"mean": 0.5}, "rl": {"mean": 0.25}, "fst, last evaluations": {"mean": 0.75}}
+    times = {"figures": {"fst": {"mean": 9.0}, "ratio": {"mean": 3.25}}, "claim": "steps", "where": "strings"}
+    never = {"figures": {"rl": {"mean": None}, "share saved": {"mean": None}}, "claim": "KL", "where": "strings"}
+    plasticity = {"claim": "plasticity", "where": "strings, then numbers"}
+    lines = report.summary([claim | more for more in ({}, times, never, {"where": "facts, gentle"}, plasticity)])
+    assert lines.split("\n") == [
+        "| claim | the paper | bar | facts | strings |",
+        "|---|---|---|---|---|",
+        "| asymptote | higher | more | fst 0.50; rl 0.25 (*holds*) |  |",
+        "| steps | higher | more |  | 3.2 times (*holds*) |",
+        "| KL | higher | more |  | - (*holds*) |",
+        "| asymptote, gentle | higher | more | fst 0.50; rl 0.25 (*holds*) |  |",
+        "",
+        "| claim | where | the paper | bar | here |",
+        "|---|---|---|---|---|",
+        "| plasticity | strings, then numbers | higher | more | fst 0.50; rl 0.25 (*holds*) |",
+    ]
+
+
 def test_the_table_of_the_base_has_a_row_for_every_domain():
     exams = [f"{level}/{kind}/{n}" for level in ("seen", "task") for kind in ("solve", "reflect") for n in (1, 2, 3)]
     exams += [f"{level}/reflect/2, one missing" for level in ("seen", "task")]
