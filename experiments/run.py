@@ -86,10 +86,10 @@ def best(tried: dict[str, list[Job]]) -> str:
 
 
 def best_rates() -> dict[str, str]:
-    """Method -> its rate after the sweep; methods with prompts share fst's. Raises OSError before it ran."""
+    """Method -> its rate after the sweep. Raises OSError before it ran."""
     jobs = sweep_jobs()
     rates = {method: best({lr: jobs[method, lr] for lr in RATES}) for method in ("fst", "rl")}
-    return rates | {"gepa": rates["fst"], "distill": rates["fst"]}
+    return rates | {"distill": rates["fst"], "gepa": rates["rl"]}  # that has no say where weights are frozen
 
 
 def kl_jobs(lr: dict[str, str]) -> dict[str, list[Job]]:
