@@ -24,8 +24,7 @@ DOMAINS = ("strings", "numbers", "facts", "star_graph")
 COLOURS = {"fst": "tab:orange", "rl": "tab:blue", "gepa": "tab:green"}
 VARIANTS = [  # of fst or rl: what they are called, the names of their runs, and which claims are asked of them
     ("rl with its own KL coefficient", ("fst", "rlkl"), ("data", "asymptote", "stays", "forgets")),
-    ("fst at the rate of rl", ("swapped-fst", "rl"), ("data efficiency, rollouts", "asymptote", "stays", "forgets")),
-    ("rl at the rate of fst", ("fst", "swapped-rl"), ("data efficiency, rollouts", "asymptote", "stays", "forgets")),
+    ("both at a rate of 0.001", ("fast-fst", "fast-rl"), ("data", "asymptote", "stays", "forgets")),
 ]
 ZERO = 0.02  # gain in validation accuracy that counts as one
 
@@ -238,10 +237,10 @@ def other_claims(runs: dict) -> Iterable[dict]:
 def outcomes(runs: dict) -> dict[str, dict]:
     """What the runs of a method on a domain ended with, "domain, method": accuracy, KL, and what they cost."""
     called = {"rlkl": "rl with its own KL coefficient", "frozen": "fst, base reflects"}
-    called |= {"swapped-fst": "fst at the rate of rl", "swapped-rl": "rl at the rate of fst"}
+    called |= {"fast-fst": "fst at a rate of 0.001", "fast-rl": "rl at a rate of 0.001"}
     table = {}
     for domain in DOMAINS:
-        for method in ("fst", "swapped-fst", "rl", "swapped-rl", "rlkl", "gepa", "distill", "frozen"):
+        for method in ("fst", "fast-fst", "rl", "fast-rl", "rlkl", "gepa", "distill", "frozen"):
             if group := pairs(runs, f"{method}-{domain}-{{}}"):
                 made = [run for _, [run] in group]
                 last = [run["evals"][-1] for run in made]
@@ -274,7 +273,7 @@ def command(line: dict) -> str:
     named = {"plasticity": "plasticity", "continual": "stream", "FST-distill": "distill", "reflector": "reflector"}
     only = next((experiment for start, experiment in named.items() if line["claim"].startswith(start)), "")
     only = f"domains {only}".strip() + (" kl" if "own KL" in line["where"] else "")
-    only += " swapped" if "the rate of" in line["where"] else ""
+    only += " rate" if "at a rate of" in line["where"] else ""
     return f"python experiments/run.py --only sweep {only} --seeds {' '.join(map(str, line['seeds']))}"
 
 

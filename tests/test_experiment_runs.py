@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from config import check_config, parse_config
+from config import Config, check_config, parse_config
 from tests import toy
 
 ROOT = Path(__file__).parent.parent
@@ -16,7 +16,7 @@ spec = importlib.util.spec_from_file_location("experiment_runs", ROOT / "experim
 runs = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(runs)
 
-LR = {"fst": "0.001", "rl": "0.003", "gepa": "0.001", "distill": "0.001"}
+LR = {"fst": "0.001", "rl": "0.003", "distill": "0.001", "gepa": ""}
 
 
 @pytest.fixture
@@ -56,16 +56,16 @@ def test_rl_is_not_run_twice_where_its_own_coefficient_is_that_of_all(results):
 def test_methods_are_compared_on_the_same_tasks_and_rl_has_its_own_rate():
     jobs = runs.jobs_of("domains", LR, [3], ["facts"])
     assert [job.name for job in jobs] == ["fst-facts-3", "rl-facts-3", "gepa-facts-3"]
-    for job, lr in zip(jobs, ("0.001", "0.003", "0.001"), strict=True):
+    for job, lr in zip(jobs, (0.001, 0.003, Config.lr), strict=True):
         cfg = parse_config([*job.options])
-        assert (cfg.seed, cfg.tasks, cfg.lr) == (3, ["facts"], float(lr))
+        assert (cfg.seed, cfg.tasks, cfg.lr) == (3, ["facts"], lr)
 
 
 def test_the_sweep_gives_every_method_its_best_rate_or_a_lower_one_that_is_as_good(results):
     note(
         runs.sweep_jobs(), {("fst", "0.001"): 0.41, ("fst", "0.0003"): 0.4, ("rl", "0.003"): 0.4, ("rl", "0.001"): 0.37}
     )
-    assert runs.best_rates() == {"fst": "0.0003", "rl": "0.003", "distill": "0.0003", "gepa": "0.003"}
+    assert runs.best_rates() == {"fst": "0.0003", "rl": "0.003", "distill": "0.0003", "gepa": ""}
 
 
 def test_reported_seeds_are_none_that_the_sweep_used():
@@ -73,13 +73,13 @@ def test_reported_seeds_are_none_that_the_sweep_used():
     assert {parse_config([*job.options]).seed for job in jobs} == {100, 101, 102}
 
 
-def test_methods_swap_their_rates_where_these_differ():
-    jobs = runs.jobs_of("swapped", LR, [0], ["facts"])
-    assert [(job.name, parse_config([*job.options]).lr) for job in jobs] == [
-        ("swapped-fst-facts-0", 0.003),
-        ("swapped-rl-facts-0", 0.001),
+def test_both_methods_run_once_more_at_a_higher_rate_but_not_gepa():
+    jobs = runs.jobs_of("rate", LR, [0], ["facts"])
+    assert [(j.name, parse_config([*j.options]).lr) for j in jobs] == [
+        ("fast-fst-facts-0", 0.001),
+        ("fast-rl-facts-0", 0.001),
     ]
-    assert runs.jobs_of("swapped", LR | {"fst": "0.003"}, [0], ["facts"]) == []
+    assert "--lr" not in runs.domain_job("gepa", "facts", 0, LR).options
 
 
 def test_finished_runs_are_not_repeated_unless_their_weights_are_needed_and_gone(results, tmp_path):
