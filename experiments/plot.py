@@ -24,7 +24,7 @@ DOMAINS = ("strings", "numbers", "facts", "star_graph")
 COLOURS = {"fst": "tab:orange", "rl": "tab:blue", "gepa": "tab:green"}
 VARIANTS = [  # of fst or rl: what they are called, the names of their runs, and which claims are asked of them
     ("rl with its own KL coefficient", ("fst", "rlkl"), ("data", "asymptote", "stays", "forgets")),
-    ("fst at a lower rate", ("gentle", "rl"), ("data efficiency, rollouts", "asymptote", "forgets")),
+    ("both at a rate of 0.001", ("fast-fst", "fast-rl"), ("data", "asymptote", "stays", "forgets")),
 ]
 ZERO = 0.02  # gain in validation accuracy that counts as one
 
@@ -236,10 +236,11 @@ def other_claims(runs: dict) -> Iterable[dict]:
 
 def outcomes(runs: dict) -> dict[str, dict]:
     """What the runs of a method on a domain ended with, "domain, method": accuracy, KL, and what they cost."""
-    called = {"gentle": "fst at a lower rate", "rlkl": "rl with its own KL coefficient", "frozen": "fst, base reflects"}
+    called = {"rlkl": "rl with its own KL coefficient", "frozen": "fst, base reflects"}
+    called |= {"fast-fst": "fst at a rate of 0.001", "fast-rl": "rl at a rate of 0.001"}
     table = {}
     for domain in DOMAINS:
-        for method in ("fst", "gentle", "rl", "rlkl", "gepa", "distill", "frozen"):
+        for method in ("fst", "fast-fst", "rl", "fast-rl", "rlkl", "gepa", "distill", "frozen"):
             if group := pairs(runs, f"{method}-{domain}-{{}}"):
                 made = [run for _, [run] in group]
                 last = [run["evals"][-1] for run in made]
@@ -272,25 +273,28 @@ def command(line: dict) -> str:
     named = {"plasticity": "plasticity", "continual": "stream", "FST-distill": "distill", "reflector": "reflector"}
     only = next((experiment for start, experiment in named.items() if line["claim"].startswith(start)), "")
     only = f"domains {only}".strip() + (" kl" if "own KL" in line["where"] else "")
-    only += " gentle" if "lower rate" in line["where"] else ""
+    only += " rate" if "at a rate of" in line["where"] else ""
     return f"python experiments/run.py --only sweep {only} --seeds {' '.join(map(str, line['seeds']))}"
 
 
 def sweep(runs: dict) -> dict[str, dict[str, float]]:
-    """Method -> learning rate -> validation accuracy over the last three evaluations."""
-    table: dict[str, dict[str, float]] = {}
+    """Method -> learning rate -> validation accuracy over the last three evaluations, the mean of the seeds."""
+    table: dict[str, dict[str, list]] = {}
     for name, run in runs.items():
         if name.startswith("sweep-"):
-            _, method, rate = name.split("-")
-            table.setdefault(method, {})[rate] = at_the_end(run["evals"])
-    return {method: {rate: row[rate] for rate in sorted(row, key=float)} for method, row in table.items()}
+            _, method, rate, _ = name.split("-")
+            table.setdefault(method, {}).setdefault(rate, []).append(at_the_end(run["evals"]))
+    return {method: {rate: mean(row[rate]) for rate in sorted(row, key=float)} for method, row in table.items()}
 
 
 def kl_sweep(runs: dict) -> dict[str, dict[str, float]]:
-    """KL coefficient of rl -> what it came to."""
-    ends = {name.removeprefix("klsweep-"): run["evals"] for name, run in runs.items() if name.startswith("klsweep-")}
-    table = {c: {"accuracy": at_the_end(ends[c]), "KL": ends[c][-1]["kl_base"]} for c in ends}
-    return {c: table[c] for c in sorted(table, key=float)}
+    """KL coefficient of rl -> what it came to, the mean of the seeds."""
+    table: dict[str, list] = {}
+    for name, run in runs.items():
+        if name.startswith("klsweep-"):
+            table.setdefault(name.split("-")[1], []).append((at_the_end(run["evals"]), run["evals"][-1]["kl_base"]))
+    means = {c: [mean(column) for column in zip(*table[c], strict=True)] for c in sorted(table, key=float)}
+    return {c: {"accuracy": accuracy, "KL": kl} for c, (accuracy, kl) in means.items()}
 
 
 def stage_ends(evals: list[dict]) -> list[tuple[float, float]]:

@@ -268,8 +268,9 @@ def section() -> str:
             )
             parts += ["What the runs ended with:", outcome_table(result["outcomes"])]
         parts.append(
-            "The learning rates of all these runs come from this sweep (`strings`, a seed of its own; validation "
-            "accuracy, the mean of the last three evaluations); `gepa` and `distill` have that of `fst`:"
+            "The learning rates of all these runs come from this sweep (`strings`, three seeds of its own; validation "
+            "accuracy, the mean of the last three evaluations): the best, or a lower one within 0.02 of it. `distill` "
+            "has that of `fst`, `gepa` needs none."
         )
         parts += [sweep_table(result["sweep"])]
         if result["kl_sweep"]:

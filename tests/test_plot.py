@@ -143,7 +143,9 @@ def test_variants_are_asked_what_they_are_there_for(monkeypatch, tmp_path, capsy
     runs = {"base": {"skills": {"strings": 1.0, "other": 1.0}, "corpus_loss": 0.1}}
     accuracy = {"base weights": [0.0, 0.4], "trained weights": [0.1, 0.9]}
     for seed in range(3):
-        runs |= {f"{name}-strings-{seed}": record(RL, accuracy, 0.9) for name in ("fst", "rl", "gentle", "rlkl")}
+        runs |= {
+            f"{name}-strings-{seed}": record(RL, accuracy, 0.9) for name in ("fst", "rl", "fast-fst", "fast-rl", "rlkl")
+        }
     monkeypatch.setattr(plot, "load", lambda: runs)
     monkeypatch.setattr(plot, "outcomes", lambda _: {})
     monkeypatch.setattr(plot, "draw", lambda _: None)
@@ -151,9 +153,9 @@ def test_variants_are_asked_what_they_are_there_for(monkeypatch, tmp_path, capsy
     (tmp_path / "experiments" / "results").mkdir(parents=True)
     plot.main()
     claims = json.loads((tmp_path / "experiments" / "results" / "claims.json").read_text())["claims"]
-    gentle = [line["claim"] for line in claims if line["where"] == "strings, fst at a lower rate"]
-    assert gentle == ["data efficiency, rollouts", "asymptote", "forgets less: drop of base skills"]
-    assert len([line for line in claims if line["where"] == "strings, rl with its own KL coefficient"]) == 6
+    for what in ("strings, both at a rate of 0.001", "strings, rl with its own KL coefficient"):
+        lines = [line["claim"] for line in claims if line["where"] == what]
+        assert len(lines) == 6 and lines[-1] == "forgets less: drop of base skills"
 
 
 def test_plasticity_compares_three_beginnings():
@@ -192,7 +194,7 @@ def test_outcomes_and_exercises_compare_ends_at_the_same_step():
     [
         ("asymptote", "facts", "domains"),
         ("stays close", "facts, rl with its own KL coefficient", "domains kl"),
-        ("asymptote", "facts, fst at a lower rate", "domains gentle"),
+        ("asymptote", "facts, both at a rate of 0.001", "domains rate"),
         ("continual, stage 2", "numbers", "domains stream"),
     ],
 )
