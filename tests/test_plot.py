@@ -128,6 +128,7 @@ def test_the_claims_of_a_domain_and_the_figures(tmp_path, monkeypatch):
     assert lines["data efficiency, rollouts"]["verdict"] == "short of the bar"
     assert lines["stays close: KL at rl's best"]["verdict"] == "holds"
     assert lines["forgets less: drop of base skills"]["figures"]["rl"]["mean"] == pytest.approx(0.3)
+    assert lines["forgets less: rise of the corpus loss"]["figures"]["fst"]["mean"] == 0.0
     assert lines["both channels"]["verdict"] == "holds" and lines["asymptote"]["figures"]["fst"]["mean"] > 0.85
     assert "zero-reward regime: steps to leave zero" not in lines and not [*plot.domain_claims(runs, "facts")]
     (tmp_path / "runs").mkdir()
@@ -155,7 +156,7 @@ def test_variants_are_asked_what_they_are_there_for(monkeypatch, tmp_path, capsy
     claims = json.loads((tmp_path / "experiments" / "results" / "claims.json").read_text())["claims"]
     for what in ("strings, both at a rate of 0.001", "strings, rl with its own KL coefficient"):
         lines = [line["claim"] for line in claims if line["where"] == what]
-        assert len(lines) == 6 and lines[-1] == "forgets less: drop of base skills"
+        assert len(lines) == 7 and lines[-1] == "forgets less: rise of the corpus loss"
 
 
 def test_plasticity_compares_three_beginnings():
