@@ -49,7 +49,10 @@ def in_short(claim: dict) -> str:
         said = "-" if (share := figures["share saved"]["mean"]) is None else f"{share:.0%}"
     else:
         compared = {name: f["mean"] for name, f in figures.items() if not name.startswith(("fst,", "rl,"))}
-        said = "; ".join(f"{name} {'-' if value is None else f'{value:.3g}'}" for name, value in compared.items())
+        said = "; ".join(
+            f"{name} {'-' if value is None else f'{value:.{2 if value >= 0.1 else 3}f}'}"
+            for name, value in compared.items()
+        )
     return said + (f" (*{claim['verdict']}*)" if "verdict" in claim else "")
 
 

@@ -50,14 +50,14 @@ def test_the_summary_has_a_column_for_every_domain_and_a_row_for_every_variant()
     assert lines.split("\n") == [
         "| claim | the paper | bar | facts | strings |",
         "|---|---|---|---|---|",
-        "| asymptote | higher | more | fst 0.5; rl 0.25 (*holds*) |  |",
+        "| asymptote | higher | more | fst 0.50; rl 0.25 (*holds*) |  |",
         "| steps | higher | more |  | 3.2 times (*holds*) |",
         "| KL | higher | more |  | - (*holds*) |",
-        "| asymptote, gentle | higher | more | fst 0.5; rl 0.25 (*holds*) |  |",
+        "| asymptote, gentle | higher | more | fst 0.50; rl 0.25 (*holds*) |  |",
         "",
         "| claim | where | the paper | bar | here |",
         "|---|---|---|---|---|",
-        "| plasticity | strings, then numbers | higher | more | fst 0.5; rl 0.25 (*holds*) |",
+        "| plasticity | strings, then numbers | higher | more | fst 0.50; rl 0.25 (*holds*) |",
     ]
 
 
