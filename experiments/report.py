@@ -48,7 +48,8 @@ def in_short(claim: dict) -> str:
     elif "share saved" in figures:
         said = "-" if (share := figures["share saved"]["mean"]) is None else f"{share:.0%}"
     else:
-        compared = {name: f["mean"] for name, f in figures.items() if not name.startswith(("fst,", "rl,"))}
+        beside = [name for name in figures if name.startswith(("fst,", "rl,")) and "of the peak" not in name]
+        compared = {name: f["mean"] for name, f in figures.items() if name not in beside}
         said = "; ".join(
             f"{name} {'-' if value is None else f'{value:.{2 if value >= 0.1 else 3}f}'}"
             for name, value in compared.items()
