@@ -129,6 +129,11 @@ def parse_config(argv: list[str] | None = None) -> Config:
     return cfg if "steps" in given else dataclasses.replace(cfg, steps=cfg.stage * len(cfg.tasks))
 
 
+def has_compiler() -> bool:
+    """Whether there is the C++ compiler that torch.compile calls."""
+    return shutil.which(os.environ.get("CXX", "g++")) is not None
+
+
 def check_config(cfg: Config) -> None:
     """Raises ValueError, with what would be right, for settings that cannot work."""
     for f in dataclasses.fields(cfg):
@@ -144,7 +149,7 @@ def check_config(cfg: Config) -> None:
         raise ValueError(f"tasks must be names of domains, not {cfg.tasks!r}")
     for name in cfg.tasks:
         make_task(name, cfg.seed)
-    if cfg.compile and not shutil.which(os.environ.get("CXX", "g++")):
+    if cfg.compile and not has_compiler():
         raise ValueError("--compile needs a C++ compiler: install g++, or name another in the environment variable CXX")
     if cfg.method == "fst" and cfg.group % cfg.population:
         raise ValueError(

@@ -335,10 +335,9 @@ def sample(
         room = own[0][0].new_zeros(H, len(rows), end - begin, D)
         own = [tuple(torch.cat([cache, room], dim=2) for cache in layer) for layer in own]
         own_bias = F.pad(own_bias, (0, end - begin), value=-torch.inf)
-        steps = []
+        steps, caches = [], (prefix, prefix_bias, own, own_bias)
         for t, step_noise in zip(range(begin, end), noise[rows, begin:end].unbind(1), strict=True):
             slot = torch.full((1,), width + t - 1, device=device)
-            caches = prefix, prefix_bias, own, own_bias
             steps.append(decode(model, token, positions, slot, *caches, step_noise, temperature))
             token, positions = steps[-1][0], positions + 1
         tokens, logprobs = (torch.stack(parts, dim=1) for parts in zip(*steps, strict=True))  # (live rows, steps)

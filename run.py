@@ -71,6 +71,12 @@ def prepare_base(cfg: Config) -> None:
         pretrain(path, pick_device(cfg.device), list(dict.fromkeys(cfg.tasks)), **settings)
 
 
+def compiled_step():
+    """What --compile makes of decode_step."""
+    torch._dynamo.config.suppress_errors = True  # what cannot be compiled runs as it is
+    return torch.compile(decode_step, dynamic=True)  # else compiled anew for every chunk
+
+
 class Run:
     """The state of a run between two gradient steps, and its folder."""
 
@@ -94,10 +100,7 @@ class Run:
                 )
         self.base_sum = zlib.crc32(Path(cfg.base).read_bytes())
         self.policy = copy.deepcopy(self.base).requires_grad_()
-        self.decode = decode_step
-        if cfg.compile:
-            torch._dynamo.config.suppress_errors = True  # what cannot be compiled runs as it is
-            self.decode = torch.compile(decode_step, dynamic=True)  # else once for every chunk
+        self.decode = compiled_step() if cfg.compile else decode_step
         self.optimizer = torch.optim.AdamW(self.policy.parameters(), lr=cfg.lr, betas=(0.9, 0.999), weight_decay=0.0)
         self.start = text.parse_prompt(cfg.prompt)  # the seed prompt; without --prompt it is empty
         self.population = Population(cfg.population, cfg.seed, [self.start])

@@ -15,7 +15,6 @@ import json
 import os
 import random
 import resource
-import shutil
 import statistics
 import subprocess
 import sys
@@ -33,9 +32,9 @@ sys.path.insert(0, str(ROOT))
 import pretrain  # noqa: E402
 import rl  # noqa: E402
 import train  # noqa: E402
-from config import parse_config  # noqa: E402
-from model import CHUNK, GPT, GPTConfig, decode_step, sample, sample_naive  # noqa: E402
-from run import Run  # noqa: E402
+from config import has_compiler, parse_config  # noqa: E402
+from model import CHUNK, GPT, GPTConfig, sample, sample_naive  # noqa: E402
+from run import Run, compiled_step  # noqa: E402
 from tasks import make_task, text  # noqa: E402
 from tasks.dialogue import tokens_of  # noqa: E402
 
@@ -101,10 +100,10 @@ def one_pass(model: GPT, tokens) -> None:
 
 
 @functools.cache
-def compiled_step():
+def compiled():
     """The sampler's step as --compile has it; None without a compiler."""
-    if shutil.which(os.environ.get("CXX", "g++")):
-        return torch.compile(decode_step, dynamic=True)
+    if has_compiler():
+        return compiled_step()
     print("there is no C++ compiler: the lines of --compile are left out")
 
 
@@ -118,7 +117,7 @@ def samplers(model: GPT, prompts, questions, samples, max_new=ANSWER) -> dict:
         "copied": lambda: sample(model, [p for p, _ in pairs], [[q] for _, q in pairs], 1, **settings),
         "shared": lambda: sample(model, prompts, questions, samples, **settings),
     }
-    if decode := compiled_step():
+    if decode := compiled():
         runners["compiled"] = lambda: sample(model, prompts, questions, samples, decode=decode, **settings)
     try:
         llama, tokens = llama_of(model), torch.tensor([p + q for p, q in pairs])
@@ -200,7 +199,7 @@ def bench_real_lengths(rounds: int) -> dict:
         counts.setdefault("transformers", []).append(((ends == 0).sum(1) + (ends[:, -1] > 0)).sum().item())
 
     runners = {"shared": lambda: ours("shared")}
-    if decode := compiled_step():
+    if decode := compiled():
         runners["compiled"] = lambda: ours("compiled", decode=decode)
     with contextlib.suppress(ImportError):  # said before
         llama, runners["transformers"] = llama_of(model), theirs
