@@ -57,9 +57,14 @@ def in_short(claim: dict) -> str:
     return said + (f" (*{claim['verdict']}*)" if "verdict" in claim else "")
 
 
+def of_several(claim: dict) -> bool:
+    """Whether a claim is of several domains, one after the other."""
+    return claim["claim"].startswith(("plasticity", "continual"))
+
+
 def summary(claims: list[dict]) -> str:
     """Claim by domain in short, then those that are of several domains, a row each."""
-    several = [c for c in claims if c["claim"].startswith(("plasticity", "continual"))]
+    several = [*filter(of_several, claims)]
     table: dict[tuple, dict[str, str]] = {}
     for claim in (c for c in claims if c not in several):
         domain, *variant = claim["where"].split(", ")
@@ -266,10 +271,13 @@ def section() -> str:
             f"![{name}](experiments/figures/{name}.png)" for name in ("efficiency", "kl", "stream") if drawn(name)
         ]
         if all_figures := claims_table(result["claims"]) if result["claims"] else "":
-            parts += [*images[:1], headline(result["claims"]), summary(result["claims"]), VERDICTS, *images[1:]]
-            parts.append(
-                f"<details><summary>All figures, mean ± std over the seeds</summary>\n\n{all_figures}\n\n</details>"
-            )
+            variants = [c for c in result["claims"] if ", " in c["where"] and not of_several(c)]
+            main = [c for c in result["claims"] if c not in variants]
+            parts += [*images[:1], headline(main), summary(main), VERDICTS, *images[1:]]
+            folded = {"All figures, mean ± std over the seeds": all_figures}
+            if variants:
+                folded = {"The same with other settings": summary(variants)} | folded
+            parts += [f"<details><summary>{what}</summary>\n\n{t}\n\n</details>" for what, t in folded.items()]
             parts += ["What the runs ended with:", outcome_table(result["outcomes"])]
         parts.append(
             "The learning rates of all these runs come from this sweep (`strings`, three seeds of its own; validation "
