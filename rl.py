@@ -20,8 +20,8 @@ What the KL estimators do as *losses*, with r = pi_base / pi and tokens drawn fr
     k3 = r - 1 - log r   the gradient of the forward KL(base, pi), though its *value* is an unbiased, low-variance
                          estimate of the reverse KL: what the log shows
 
-`update` does all of it for one batch of rollouts. Left out: value networks (the group is the baseline) and clipping
-as in PPO (one update per batch is on-policy).
+`update` does all of it for one batch of rollouts; `distill` learns from a teacher instead. Left out: value networks
+(the group is the baseline) and clipping as in PPO (one update per batch is on-policy).
 """
 
 import math
@@ -79,13 +79,10 @@ def kl_estimate(logprobs: Tensor, base_logprobs: Tensor, kind: str) -> Tensor:
     Which to train with and which to log: see the top of the file. Raises ValueError for another kind.
     """
     log_r = base_logprobs - logprobs
-    if kind == "k1":
-        return -log_r
-    if kind == "k2":
-        return log_r.square() / 2
-    if kind == "k3":
-        return log_r.expm1() - log_r
-    raise ValueError(f"unknown KL estimator '{kind}': known are k1, k2, k3")
+    estimates = {"k1": -log_r, "k2": log_r.square() / 2, "k3": log_r.expm1() - log_r}
+    if kind not in estimates:
+        raise ValueError(f"unknown KL estimator '{kind}': known are {', '.join(estimates)}")
+    return estimates[kind]
 
 
 def policy_loss(
@@ -108,22 +105,34 @@ def policy_loss(
     return (token_loss * mask * weights[:, None]).sum()
 
 
-def score(model: nn.Module, contexts: list[list[int]], completions: list[list[int]], temperature: float) -> Tensor:
+def score(model: nn.Module, contexts: list, completions: list, temperature: float, every_token: bool = False) -> Tensor:
     """Log-probability of each completion token after its context under a model -> (N, S), 0 beyond the completion.
 
-    `model` is a GPT; its head runs at the completions only.
+    `model` is a GPT; its head runs at the completions only. every_token: of all tokens that might follow, (N, S, V).
     """
     device = next(model.parameters()).device
-    width = max(map(len, completions))
     rows = [context + completion for context, completion in zip(contexts, completions, strict=True)]
-    longest = max(map(len, rows))
+    longest, width = max(map(len, rows)), max(map(len, completions))
     tokens = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=device)  # (N, T), padded right
-    first = torch.tensor([len(context) for context in contexts], device=device)
-    places = (first[:, None] + torch.arange(width, device=device)).clamp(max=longest - 1)  # (N, S)
+    first = torch.tensor([[len(context)] for context in contexts], device=device)  # (N, 1)
+    places = (first + torch.arange(width, device=device)).clamp(max=longest - 1)  # (N, S)
     places += longest * torch.arange(len(rows), device=device)[:, None]  # in all rows laid end to end
     before = model.hidden(tokens).flatten(0, 1).index_select(0, places.flatten() - 1)  # (N * S, C)
-    logprobs = token_logprobs(model.head(before).view(*places.shape, -1), tokens.take(places), temperature)
-    return logprobs * completion_mask(torch.tensor([len(c) for c in completions], device=device), width)
+    logits = model.head(before).view(*places.shape, -1)
+    mask = completion_mask(torch.tensor([len(c) for c in completions], device=device), width)
+    if every_token:
+        return (logits.float() / temperature).log_softmax(-1) * mask[..., None]
+    return token_logprobs(logits, tokens.take(places), temperature) * mask
+
+
+def step(policy: nn.Module, optimizer: torch.optim.Optimizer) -> float:
+    """Clip the gradients and apply them, if they are finite -> their norm before."""
+    parallel.sum_gradients(list(policy.parameters()))
+    norm = nn.utils.clip_grad_norm_(policy.parameters(), MAX_NORM).item()
+    if math.isfinite(norm):
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return norm
 
 
 def update(
@@ -133,29 +142,21 @@ def update(
     contexts: list[list[int]],
     completions: list[list[int]],
     sampled_logprobs: Tensor,
-    rewards: Tensor | None,
+    rewards: Tensor,
     groups: Tensor,
     *,
     temperature: float,
     kl_coef: float,
     substeps: int = 1,
-    base_contexts: list[list[int]] | None = None,
 ) -> dict:
     """One batch of R rollouts -> `substeps` updates of the policy, and figures for the log.
 
     contexts, completions: R token lists; sampled_logprobs (R, S) from sampling; rewards (R,); groups (Q, G): which
-    rollouts answer the same question. Groups without spread are not even scored, nor held to the base. A gradient that
-    is not finite is not applied.
+    rollouts answer the same question. Groups without spread are not even scored, nor held to the base.
     -> kl_base (k3, nats per scored token) and grad_norm, both None without an update; dropped_groups
-
-    Distillation is the penalty alone: without rewards, and with a base that reads other contexts (R token lists), the
-    gradient is that of the reverse KL from what the base says there.
     """
     lengths = torch.tensor([len(c) for c in completions])
-    if rewards is None:
-        advantages, keep = torch.zeros(groups.shape), torch.ones(len(groups), dtype=torch.bool)
-    else:
-        advantages, keep = group_advantages(rewards[groups])
+    advantages, keep = group_advantages(rewards[groups])
     weights = token_weights(lengths[groups], keep)
     rows, advantages, weights = groups[keep].flatten(), advantages[keep].flatten(), weights[keep].flatten()
     total = torch.tensor([len(contexts[i]) for i in rows.tolist()]) + lengths[rows]
@@ -165,13 +166,10 @@ def update(
     for micro in order.split(MICRO_ROWS) if len(order) else ():
         chosen = rows[micro].tolist()
         batch = [contexts[i] for i in chosen], [completions[i] for i in chosen], temperature
-        read = [(base_contexts or contexts)[i] for i in chosen]
-        with torch.no_grad():
-            base_logprobs = score(base, read, *batch[1:])  # (N, S), once for all updates
-        width = base_logprobs.size(1)
-        sampled = sampled_logprobs[chosen, :width]
+        base_logprobs = score(base, *batch).detach()  # (N, S), once for all updates
+        sampled = sampled_logprobs[chosen, : base_logprobs.size(1)]
         a, w, n = (part[micro].to(device) for part in (advantages, weights, lengths[rows]))
-        batches.append((batch, base_logprobs, sampled, a, w, completion_mask(n, width)))
+        batches.append((batch, base_logprobs, sampled, a, w, completion_mask(n, sampled.size(1))))
     for _ in range(substeps if len(rows) else 0):
         kl = torch.zeros((), device=device)
         for batch, base_logprobs, sampled, a, w, mask in batches:
@@ -180,10 +178,23 @@ def update(
             policy_loss(logprobs, base_logprobs, a, w, mask, kl_coef, old).backward()
             kl += (kl_estimate(logprobs.detach(), base_logprobs, "k3") * mask).sum()
         parallel.sum_over_processes(kl)
-        parallel.sum_gradients(list(policy.parameters()))
-        norm = nn.utils.clip_grad_norm_(policy.parameters(), MAX_NORM).item()
-        if math.isfinite(norm):
-            optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        figures |= {"kl_base": kl.item() / lengths[rows].sum().item(), "grad_norm": norm}
+        figures |= {"kl_base": kl.item() / lengths[rows].sum().item(), "grad_norm": step(policy, optimizer)}
     return figures
+
+
+def distill(policy, teacher, optimizer, contexts: list, taught: list, completions: list, temperature: float) -> dict:
+    """One update towards what a teacher says in other contexts (`taught`): the reverse KL(policy, teacher), per token.
+
+    contexts, taught, completions: R token lists; the completions are the policy's. -> figures as of `update`
+    The KL is exact, a sum over the vocabulary: estimates from drawn tokens do not say what the teacher would have drawn.
+    """
+    mean = torch.zeros((), device=next(policy.parameters()).device)  # over all tokens
+    for micro in torch.arange(parallel.rank(), len(completions), parallel.size()).split(MICRO_ROWS):
+        own, other, said = ([part[i] for i in micro.tolist()] for part in (contexts, taught, completions))
+        wanted = score(teacher, other, said, temperature, every_token=True).detach()  # (N, S, V)
+        logprobs = score(policy, own, said, temperature, every_token=True)
+        kl = (logprobs.exp() * (logprobs - wanted)).sum() / sum(map(len, completions))  # 0 beyond the completions
+        kl.backward()
+        mean += kl.detach()
+    parallel.sum_over_processes(mean)
+    return {"kl_base": mean.item(), "grad_norm": step(policy, optimizer), "dropped_groups": 0}

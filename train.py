@@ -74,7 +74,7 @@ def fast_phase(run: Run, questions: list) -> None:
 def slow_step(run: Run, questions: list) -> float:
     """One batch of rollouts under the seed prompt (`fst`: under the population's), one update -> mean reward.
 
-    `distill` does not learn from rewards, but to say without a prompt what these weights say under the best one.
+    `distill` does not learn from rewards, but to say without a prompt what the base says under the best one.
     """
     cfg, start, task = run.cfg, time.perf_counter(), run.task_at(run.step)
     prompts = run.population.prompts(cfg.population) if cfg.method == "fst" else [run.start]
@@ -85,15 +85,16 @@ def slow_step(run: Run, questions: list) -> float:
     groups = torch.arange(K * B * G).view(K, B, G).transpose(0, 1).reshape(B, K * G)  # a question's rows, all prompts
     for group in run.optimizer.param_groups:
         group["lr"] = cfg.lr * min(1.0, (run.step + 1) / max(cfg.warmup, 1))
-    settings = {"temperature": cfg.temperature, "kl_coef": cfg.kl_coef, "substeps": cfg.substeps}
-    base, learned_from = run.base, rewards
-    if cfg.method == "distill":
-        base, learned_from = run.policy, None
-        settings |= {"kl_coef": 1.0, "base_contexts": contexts_of([(run.best(), questions)], G)}
-    rollouts = answers.contexts, answers.completions, answers.logprobs, learned_from
+    models = run.policy, run.base, run.optimizer
     figures = {"kl_base": None, "grad_norm": math.nan, "dropped_groups": 0}  # of a step that is skipped
     if rewards.isfinite().all() and answers.logprobs.isfinite().all():
-        figures = rl.update(run.policy, base, run.optimizer, *rollouts, groups, **settings)
+        if cfg.method == "distill":
+            taught = contexts_of([(run.best(), questions)], G)
+            figures = rl.distill(*models, answers.contexts, taught, answers.completions, cfg.temperature)
+        else:
+            settings = {"temperature": cfg.temperature, "kl_coef": cfg.kl_coef, "substeps": cfg.substeps}
+            rollouts = answers.contexts, answers.completions, answers.logprobs, rewards
+            figures = rl.update(*models, *rollouts, groups, **settings)
     skipped = not math.isfinite(figures["grad_norm"] or 0.0)  # None: there was nothing to learn from
     run.skipped, run.streak = run.skipped + skipped, run.streak + 1 if skipped else 0
     entropy = -answers.logprobs.sum().item() / sum(map(len, answers.completions))  # estimated from the samples

@@ -268,19 +268,21 @@ def test_each_task_of_a_stream_closes_with_the_prompt_that_it_had(start):
 
 
 def test_distillation_learns_without_rewards_what_the_best_prompt_says(start, monkeypatch):
-    update, seen = rl.update, []
+    distill, seen, teachers = rl.distill, [], []
 
-    def spy(policy, base, optimizer, contexts, completions, sampled, rewards, groups, **settings):
-        seen.append((policy is base, rewards, contexts, settings["base_contexts"], settings["kl_coef"]))
-        return update(policy, base, optimizer, contexts, completions, sampled, rewards, groups, **settings)
+    def spy(policy, teacher, optimizer, contexts, taught, completions, temperature):
+        seen.append((contexts, taught))
+        teachers.append(next(teacher.parameters()).clone())
+        assert teacher is not policy
+        return distill(policy, teacher, optimizer, contexts, taught, completions, temperature)
 
-    monkeypatch.setattr(rl, "update", spy)
+    monkeypatch.setattr(rl, "distill", spy)
     out = start(method="distill", steps=20)
     bests = [line["population"][0][0] for line in toy.kinds(out, "fast")]
     assert len(seen) == 20 and any(bests)
-    for step, (own, rewards, contexts, prompted, coefficient) in enumerate(seen):
+    assert torch.equal(teachers[0], teachers[-1])  # a teacher that moves with its pupil leads it nowhere
+    for step, (contexts, prompted) in enumerate(seen):
         best = bests[step // 4]
-        assert own and rewards is None and coefficient == 1
         for plain, with_prompt in zip(contexts, prompted, strict=True):
             question = text.decode(plain[1:]).removeprefix("rules\n")
             assert text.decode(with_prompt[1:]) == text.prompt_text(best) + question
