@@ -186,7 +186,7 @@ def distill(policy, teacher, optimizer, contexts: list, taught: list, completion
     """One update towards what a teacher says in other contexts (`taught`): the reverse KL(policy, teacher), per token.
 
     contexts, taught, completions: R token lists; the completions are the policy's. -> figures as of `update`
-    The KL is exact, a sum over the vocabulary: estimates from drawn tokens do not say what the teacher would have drawn.
+    The KL is exact, a sum over the vocabulary: estimates from drawn tokens do not tell what a teacher would have said.
     """
     mean = torch.zeros((), device=next(policy.parameters()).device)  # over all tokens
     for micro in torch.arange(parallel.rank(), len(completions), parallel.size()).split(MICRO_ROWS):
