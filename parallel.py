@@ -7,6 +7,7 @@ are summed. What is drawn at random is a function of the run's seed and of a rol
 of the process. The first process writes the files.
 """
 
+import atexit
 import os
 
 import torch
@@ -20,6 +21,7 @@ def join() -> None:
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         dist.init_process_group()  # gloo for tensors on the CPU, nccl for CUDA
+        atexit.register(dist.destroy_process_group)  # gloo's threads, left running, may abort the process at its end
 
 
 def rank() -> int:
