@@ -1,4 +1,4 @@
-"""Write the README's figures from experiments/results, so that no figure is typed by hand.
+"""Write the README's figures and experiments/RESULTS.md from experiments/results, so that none is typed by hand.
 
 python experiments/report.py
 """
@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-BEGIN, END = "<!-- figures: written by experiments/report.py -->\n", "<!-- end of figures -->\n"
+PLOT = "python experiments/plot.py && python experiments/report.py"
 
 
 def base_table(base: dict) -> str:
@@ -40,21 +40,23 @@ def base_table(base: dict) -> str:
     ])  # fmt: skip
 
 
-def in_short(claim: dict) -> str:
-    """The ratio of a claim, or the share saved, or else the mean of what is compared; and the verdict."""
+def compared(claim: dict) -> dict[str, str]:
+    """What a claim compares, by name: shown instead is its ratio, or the share saved, if it has one (named "")."""
     figures = claim["figures"]
     if "ratio" in figures:
-        said = f"{figures['ratio']['mean']:.1f} times"
-    elif "share saved" in figures:
-        said = "-" if (share := figures["share saved"]["mean"]) is None else f"{share:.0%}"
-    else:
-        beside = [name for name in figures if name.startswith(("fst,", "rl,")) and "of the peak" not in name]
-        compared = {name: f["mean"] for name, f in figures.items() if name not in beside}
-        said = "; ".join(
-            f"{name} {'-' if value is None else f'{value:.{2 if value >= 0.1 else 3}f}'}"
-            for name, value in compared.items()
-        )
-    return said + (f" (*{claim['verdict']}*)" if "verdict" in claim else "")
+        return {"": f"{figures['ratio']['mean']:.1f} times"}
+    if "share saved" in figures:
+        return {"": "-" if (share := figures["share saved"]["mean"]) is None else f"{share:.0%}"}
+    means = {name: figure["mean"] for name, figure in figures.items()}
+    return {
+        name: "-" if value is None else f"{value:.{2 if value >= 0.1 else 3}f}"
+        for name, value in means.items()
+        if not name.startswith(("fst,", "rl,")) or "of the peak" in name  # those stand beside what is compared
+    }
+
+
+def verdict(claim: dict) -> str:
+    return f" (*{claim['verdict']}*)" if "verdict" in claim else ""
 
 
 def of_several(claim: dict) -> bool:
@@ -68,9 +70,10 @@ def summary(claims: list[dict]) -> str:
     table: dict[tuple, dict[str, str]] = {}
     for claim in (c for c in claims if c not in several):
         domain, *variant = claim["where"].split(", ")
-        table.setdefault((", ".join([claim["claim"], *variant]), claim["paper"], claim["bar"]), {})[domain] = in_short(
-            claim
-        )
+        shown = compared(claim)
+        title = ", ".join([claim["claim"], *variant]) + (f": {' / '.join(shown)}" if any(shown) else "")
+        row = table.setdefault((title, claim["paper"], claim["bar"]), {})
+        row[domain] = " / ".join(shown.values()) + verdict(claim)
     domains = list(dict.fromkeys(domain for row in table.values() for domain in row))
     lines = [f"| claim | the paper | bar | {' | '.join(domains)} |", "|---" * (3 + len(domains)) + "|"]
     lines += [
@@ -78,7 +81,9 @@ def summary(claims: list[dict]) -> str:
     ]
     if several:
         lines += ["", "| claim | where | the paper | bar | here |", "|---" * 5 + "|"]
-        lines += [f"| {c['claim']} | {c['where']} | {c['paper']} | {c['bar']} | {in_short(c)} |" for c in several]
+    for claim in several:
+        here = "; ".join(f"{name} {value}" for name, value in compared(claim).items()) + verdict(claim)
+        lines.append(f"| {claim['claim']} | {claim['where']} | {claim['paper']} | {claim['bar']} | {here} |")
     return "\n".join(lines)
 
 
@@ -262,59 +267,106 @@ def drawn(name: str) -> bool:
     return (ROOT / "experiments" / "figures" / f"{name}.png").exists()
 
 
-def section() -> str:
-    """The README's figures, between their two marks."""
-    results, parts = ROOT / "experiments" / "results", []
-    if (path := results / "claims.json").exists():
-        result = json.loads(path.read_text())
+def read(name: str) -> dict | None:
+    """Results by their name; None where they were not made."""
+    path = ROOT / "experiments" / "results" / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def is_variant(claim: dict) -> bool:
+    """Whether a claim is of runs with other settings."""
+    return ", " in claim["where"] and not of_several(claim)
+
+
+def claims_block() -> str:
+    """The paper's claims, and the base that they were measured with."""
+    parts = []
+    if (result := read("claims")) and result["claims"]:
         images = [
             f"![{name}](experiments/figures/{name}.png)" for name in ("efficiency", "kl", "stream") if drawn(name)
         ]
-        if all_figures := claims_table(result["claims"]) if result["claims"] else "":
-            variants = [c for c in result["claims"] if ", " in c["where"] and not of_several(c)]
-            main = [c for c in result["claims"] if c not in variants]
-            parts += [*images[:1], headline(main), summary(main), VERDICTS, *images[1:]]
-            folded = {"All figures, mean ± std over the seeds": all_figures}
-            if variants:
-                folded = {"The same with other settings": summary(variants)} | folded
-            parts += [f"<details><summary>{what}</summary>\n\n{t}\n\n</details>" for what, t in folded.items()]
-            parts += ["What the runs ended with:", outcome_table(result["outcomes"])]
-        parts.append(
-            "The learning rates of all these runs come from this sweep (`strings`, three seeds of its own; validation "
-            "accuracy, the mean of the last three evaluations): the best, or a lower one within 0.02 of it. `distill` "
-            "has that of `fst`, `gepa` needs none."
-        )
-        parts += [sweep_table(result["sweep"])]
-        if result["kl_sweep"]:
-            parts += [kl_sweep_table(result["kl_sweep"])]
-        if result["exercises"]:
-            parts += ["Five changes to `fst` on `strings` (the exercises below):", exercise_table(result["exercises"])]
-        made_by = dict.fromkeys(c["command"] for c in result["claims"]) or ["python experiments/run.py --only sweep"]
-        commands = [*made_by, "python experiments/plot.py && python experiments/report.py"]
+        main = [claim for claim in result["claims"] if not is_variant(claim)]
+        parts += [*images[:1], headline(main), summary(main), VERDICTS, *images[1:]]
+        commands = [*dict.fromkeys(claim["command"] for claim in result["claims"]), PLOT]
         parts.append("\n".join(f"    {command}" for command in commands))
-    if (path := results / "base.json").exists():
-        parts += [base_table(base := json.loads(path.read_text()))]
+        parts.append("[All figures](experiments/RESULTS.md): spread, costs, other settings, the sweeps, speed.")
+    if base := read("base"):
+        parts += [base_table(base)]
         parts.append(
             f"    python experiments/base.py --questions {base['questions']} --out experiments/results/base.json\n"
             "    python experiments/report.py"
         )
-    if (path := results / "bench.json").exists():
-        parts += [speed_table(bench := json.loads(path.read_text()))]
+    return "\n\n".join(filter(None, parts))
+
+
+def exercises_block() -> str:
+    """What came of the exercises."""
+    result = read("claims")
+    return exercise_table(result["exercises"]) if result and result["exercises"] else ""
+
+
+def faults_block() -> str:
+    """What runs survive."""
+    faults = {name: read(name) for name in ("kill", "faults", "fuzz", "soak")}
+    if not all(faults.values()):
+        return ""
+    scripts = (f"    python experiments/{name}.py --out experiments/results/{name}.json" for name in faults)
+    return fault_table(*faults.values()) + "\n\n" + "\n".join(scripts)
+
+
+BLOCKS = {"claims": claims_block, "exercises": exercises_block, "faults": faults_block}
+
+
+def marked(name: str, text: str) -> str:
+    """A block of the README, between its two marks."""
+    return f"{begin(name)}\n{text}\n\n{end(name)}"
+
+
+def begin(name: str) -> str:
+    return f"<!-- {name}: written by experiments/report.py -->\n"
+
+
+def end(name: str) -> str:
+    return f"<!-- end of {name} -->\n"
+
+
+def results_page() -> str:
+    """experiments/RESULTS.md: what is behind the README's figures."""
+    parts = [
+        "# All figures",
+        "Written by experiments/report.py from experiments/results. The README has the main ones.",
+    ]
+    if result := read("claims"):
+        parts += [
+            "## The sweeps",
+            "The learning rates of all runs come from this sweep (`strings`, three seeds of its own; validation "
+            "accuracy, the mean of the last three evaluations): the best, or a lower one within 0.02 of it. `distill` "
+            "has that of `fst`, `gepa` needs none.",
+            sweep_table(result["sweep"]),
+        ]
+        if result["kl_sweep"]:
+            parts += ["The same for the KL coefficient of `rl`:", kl_sweep_table(result["kl_sweep"])]
+        parts += ["    python experiments/run.py --only sweep kl\n    " + PLOT]
+    if result and (claims := result["claims"]):
+        if variants := [*filter(is_variant, claims)]:
+            parts += ["## Claims with other settings", summary(variants)]
+        parts += ["## What the runs ended with", outcome_table(result["outcomes"])]
+        parts += ["## Claims, mean ± std over the seeds", VERDICTS, claims_table(claims)]
+    if bench := read("bench"):
         quick = " --quick" if bench["quick"] else ""
-        parts.append(f"    python experiments/bench.py{quick} && python experiments/report.py")
-    faults = [results / f"{name}.json" for name in ("kill", "faults", "fuzz", "soak")]
-    if all(path.exists() for path in faults):
-        parts += ["What was done to runs of a tiny base, and what it cost:"]
-        parts.append(fault_table(*(json.loads(path.read_text()) for path in faults)))
-        scripts = (f"python experiments/{path.stem}.py --out experiments/results/{path.name}" for path in faults)
-        parts.append("\n".join(f"    {script}" for script in scripts))
-    return BEGIN + "\n" + "\n\n".join(filter(None, parts)) + "\n\n" + END
+        command = f"    python experiments/bench.py{quick} && python experiments/report.py"
+        parts += ["## Speed", speed_table(bench), command]
+    return "\n\n".join(parts) + "\n"
 
 
 def main() -> None:
     readme = ROOT / "README.md"
-    before, rest = readme.read_text().split(BEGIN)
-    readme.write_text(before + section() + rest.split(END)[1])
+    text = readme.read_text()
+    for name, write in BLOCKS.items():
+        before, rest = text.split(begin(name))
+        text = before + marked(name, write()) + rest.split(end(name))[1]
+    readme.write_text(text)
+    (ROOT / "experiments" / "RESULTS.md").write_text(results_page())
 
 
 if __name__ == "__main__":

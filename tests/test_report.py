@@ -11,8 +11,11 @@ import report  # noqa: E402
 
 def test_the_figures_of_the_readme_are_those_of_the_results():
     readme = (ROOT / "README.md").read_text()
-    assert readme.count(report.BEGIN) == readme.count(report.END) == 1
-    assert report.section() in readme, "run: python experiments/report.py"
+    for name, write in report.BLOCKS.items():
+        assert readme.count(report.begin(name)) == readme.count(report.end(name)) == 1
+        assert report.marked(name, write()) in readme, "run: python experiments/report.py"
+    page = (ROOT / "experiments" / "RESULTS.md").read_text()
+    assert page == report.results_page(), "run: python experiments/report.py"
 
 
 def test_the_table_of_faults_says_what_was_found():
@@ -50,10 +53,10 @@ def test_the_summary_has_a_column_for_every_domain_and_a_row_for_every_variant()
     assert lines.split("\n") == [
         "| claim | the paper | bar | facts | strings |",
         "|---|---|---|---|---|",
-        "| asymptote | higher | more | fst 0.50; rl 0.25 (*holds*) |  |",
+        "| asymptote: fst / rl | higher | more | 0.50 / 0.25 (*holds*) |  |",
         "| steps | higher | more |  | 3.2 times (*holds*) |",
         "| KL | higher | more |  | - (*holds*) |",
-        "| asymptote, gentle | higher | more | fst 0.50; rl 0.25 (*holds*) |  |",
+        "| asymptote, gentle: fst / rl | higher | more | 0.50 / 0.25 (*holds*) |  |",
         "",
         "| claim | where | the paper | bar | here |",
         "|---|---|---|---|---|",
