@@ -8,6 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PLOT = "python experiments/plot.py && python experiments/report.py"
+METHODS = ("rl", "gepa", "fst")
 
 
 def base_table(base: dict) -> str:
@@ -43,8 +44,9 @@ def base_table(base: dict) -> str:
 def compared(claim: dict) -> dict[str, str]:
     """What a claim compares, by name: shown instead is its ratio, or the share saved, if it has one (named "")."""
     figures = claim["figures"]
-    if "ratio" in figures:
-        return {"": f"{figures['ratio']['mean']:.1f} times"}
+    if "ratio" in figures:  # a lower bound where rl never got there, for it counts with all that it took
+        least = "at least " if None in figures["rl"]["values"] else ""
+        return {"": f"{least}{figures['ratio']['mean']:.1f} times"}
     if "share saved" in figures:
         return {"": "-" if (share := figures["share saved"]["mean"]) is None else f"{share:.0%}"}
     means = {name: figure["mean"] for name, figure in figures.items()}
@@ -93,7 +95,10 @@ def claims_table(claims: list[dict]) -> str:
     for claim in claims:
         cells = []
         for name, figure in claim["figures"].items():
+            known = [value for value in figure["values"] if value is not None]
             spread = "" if figure["std"] is None else f" ± {figure['std']:.3g}"
+            if name == "ratio":  # its mean is geometric
+                spread = f" ({min(known):.3g} to {max(known):.3g})"
             missing = figure["values"].count(None)
             never = f" ({missing} of {claim['n']} never)" if missing else ""
             cells.append(f"{name} " + ("-" if figure["mean"] is None else f"{figure['mean']:.4g}{spread}") + never)
@@ -127,25 +132,47 @@ def outcome_table(outcomes: dict) -> str:
 
 def exercise_table(exercises: dict) -> str:
     """What changes to fst on strings come to."""
-    lines = ["| change | steps | rollouts | validation accuracy | KL to the base | seeds |", "|---" * 6 + "|"]
+    titles = "change", "steps", "rollouts", "validation accuracy", "difference by seed", "KL to the base", "seeds"
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for name, e in exercises.items():
         change = f"`{name}`" if name.startswith("-") else name
-        cells = (number(e["rollouts"], 0), number(e["accuracy"], 2), number(e["KL"], 3))
+        figures = (("rollouts", 0), ("accuracy", 2), ("difference", 2), ("KL", 3))
+        cells = (number(e[key], digits) for key, digits in figures)
         lines.append(f"| {change} | {e['step']} | {' | '.join(cells)} | {len(e['accuracy']['values'])} |")
     return "\n".join(lines)
 
 
+def named(claims: list[dict], name: str) -> dict[str, dict]:
+    """Domain -> the claim of that name, of the runs as they are."""
+    return {c["where"]: c for c in claims if c["claim"] == name and not is_variant(c)}
+
+
+def ends_table(claims: list[dict], outcomes: dict) -> str:
+    """Where the methods end on each domain, and what they cost; "" before there are any."""
+    ends, cells = named(claims, "more than either method alone"), named(claims, "both channels")
+    if not ends:
+        return ""
+    lines = ["| validation accuracy at the end | base | `rl` | `gepa` | `fst` |", "|---" * 5 + "|"]
+    for domain, claim in ends.items():
+        figures = [cells[domain]["figures"]["base, seed prompt"], *(claim["figures"][m] for m in METHODS)]
+        lines.append(f"| {domain} | {' | '.join(number(figure, 2) for figure in figures)} |")
+    costs = [[o["rollouts"]["mean"] for name, o in outcomes.items() if name.endswith(f", {m}")] for m in METHODS]
+    return "\n".join([*lines, f"| rollouts | | {' | '.join(f'{sum(c) / len(c):,.0f}' for c in costs)} |"])
+
+
 def headline(claims: list[dict]) -> str:
-    """The sentence above all figures; "" before there are any."""
-    ratios = {c["where"]: c for c in claims if c["claim"] == "data efficiency, rollouts" and "," not in c["where"]}
-    said = ", ".join(f"{w} {c['figures']['ratio']['mean']:.1f} ({c['verdict']})" for w, c in ratios.items())
-    seeds = min((c["n"] for c in ratios.values()), default=0)
-    if not seeds:
+    """The sentences above all figures; "" before there are any."""
+
+    def times(name: str) -> str:
+        return ", ".join(f"{w} {' '.join(compared(c).values())}{verdict(c)}" for w, c in named(claims, name).items())
+
+    if not (ratios := named(claims, rollouts := "data efficiency, rollouts")):
         return ""
     return (
-        "**Rollouts that `rl` needs for its best validation accuracy, for each one that `fst` needs to get there: "
-        f"{said}** (geometric means over at least {seeds} seeds; all rollouts counted, those for scoring prompts and "
-        "for reflecting too, a reflection as one)."
+        f"**`fst` needs fewer rollouts than `rl` to get where `rl` is at its best: {times(rollouts)}.** Geometric "
+        f"means over {min(c['n'] for c in ratios.values())} seeds; all rollouts count, those that score prompts and "
+        "reflections too. Of `fst` it is the prompt that is so fast: `gepa`, which leaves the weights alone, needs "
+        f"fewer still ({times('data efficiency of gepa, rollouts')}), and ends lower."
     )
 
 
@@ -165,10 +192,11 @@ def kl_sweep_table(table: dict[str, dict[str, float]]) -> str:
 
 
 VERDICTS = (
-    "A claim *holds* where the difference, paired by seed, is more than two standard errors and the bar is met; it is "
+    "A claim *holds* where the difference, paired by seed, is beyond noise (t-test, 95%) and the bar is met; it is "
     "*short of the bar* where only the first is so. With so many lines one or two pass by chance. Where a method first "
-    "gets somewhere is read off means over three evaluations (every 5 steps); a run that never does counts with all "
-    "it took."
+    "gets somewhere is read off means over three evaluations (every 5 steps); a run of `rl` that never gains 0.02 "
+    "counts with all its rollouts, so its ratio is a lower bound (*at least*). Of the peak: of the best that either "
+    "method had in that stage."
 )
 
 
@@ -285,10 +313,10 @@ def claims_block() -> str:
         images = [
             f"![{name}](experiments/figures/{name}.png)" for name in ("efficiency", "kl", "stream") if drawn(name)
         ]
-        main = [claim for claim in result["claims"] if not is_variant(claim)]
-        parts += [*images[:1], headline(main), summary(main), VERDICTS, *images[1:]]
-        commands = [*dict.fromkeys(claim["command"] for claim in result["claims"]), PLOT]
-        parts.append("\n".join(f"    {command}" for command in commands))
+        main = [claim for claim in result["claims"] if not is_variant(claim) and claim["bar"] != "-"]
+        parts += [*images[:1], ends_table(result["claims"], result["outcomes"]), headline(result["claims"])]
+        parts += [summary(main), VERDICTS, *images[1:]]
+        parts.append(f"    python experiments/run.py\n    {PLOT}")
         parts.append("[All figures](experiments/RESULTS.md): spread, costs, other settings, the sweeps, speed.")
     if base := read("base"):
         parts += [base_table(base)]
@@ -352,6 +380,8 @@ def results_page() -> str:
             parts += ["## Claims with other settings", summary(variants)]
         parts += ["## What the runs ended with", outcome_table(result["outcomes"])]
         parts += ["## Claims, mean ± std over the seeds", VERDICTS, claims_table(claims)]
+        commands = [*dict.fromkeys(claim["command"] for claim in claims), PLOT]
+        parts.append("\n".join(f"    {command}" for command in commands))
     if bench := read("bench"):
         quick = " --quick" if bench["quick"] else ""
         command = f"    python experiments/bench.py{quick} && python experiments/report.py"

@@ -1,204 +1,41 @@
-"""experiments/plot.py: what the claims are made of."""
+"""experiments/plot.py: the table and the figures are written."""
 
 import json
-import random
 import sys
 from pathlib import Path
 
 import pytest
+from test_claims import RL, evals, record
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "experiments"))
 
+import claims  # noqa: E402
 import plot  # noqa: E402
 
 
-def evals(*rows, task=0):
-    names = ("step", "rollouts", "val_acc", "kl_base")
-    made = [{"task": task} | dict(zip(names, row, strict=True)) for row in rows]
-    return [e | {"tokens": 10 * e["rollouts"], "neutral_kl": 2 * e["kl_base"]} for e in made]
-
-
-# smoothed: 0, 0.45, 0.5, 0.5, 0.45
-RL = evals((0, 0, 0.0, 0.0), (10, 100, 0.3, 0.2), (20, 200, 0.6, 0.4), (30, 300, 0.6, 0.6), (40, 400, 0.3, 0.7))
-
-
-def test_fst_is_measured_where_it_first_reaches_the_best_of_rl():
-    fst = evals((0, 0, 0.0, 0.0), (10, 90, 0.5, 0.1), (20, 180, 0.9, 0.2))
-    found = plot.reach(fst, RL)
-    assert (found["target"], found["rl"]["rollouts"], found["fst"]["rollouts"]) == (pytest.approx(0.5), 200, 90)
-    assert found["learned"] and plot.reach(fst[:1], RL)["fst"] is None
-
-
-def test_who_never_gets_there_gains_nothing_by_stopping_early():
-    last, rl = {"rollouts": 300}, {"rollouts": 400}
-    assert plot.ratio(None, rl, "rollouts", last) == 1 and plot.ratio(None, {"rollouts": 60}, "rollouts", last) == 0.2
-    assert plot.ratio({"rollouts": 100}, rl, "rollouts", last) == 4
-
-
-def test_where_rl_never_leaves_zero_all_that_it_took_counts():
-    zero = evals((0, 0, 0.0, 0.0), (10, 100, 0.01, 0.2), (20, 200, 0.0, 0.4))
-    found = plot.reach(evals((0, 0, 0.0, 0.0), (10, 90, 0.05, 0.1)), zero)
-    assert (found["target"], found["rl"]["rollouts"], found["fst"]["rollouts"]) == (plot.ZERO, 200, 90)
-    assert not found["learned"]
-
-
-@pytest.mark.parametrize("height", [0.2, 0.55, 0.9])
-def test_the_asymptote_of_a_sigmoid_is_found_through_noise(height):
-    rng, start = random.Random(0), 0.05
-    curve = evals((0, 0, start, 0))
-    for cost in range(500, 20_001, 500):
-        rise = 1 / (1 + (4000 / cost) ** 3)
-        curve.append(curve[0] | {"rollouts": cost, "val_acc": start + (height - start) * rise + rng.gauss(0, 0.01)})
-    assert plot.asymptote(curve) == pytest.approx(height, abs=0.02)
-
-
-def test_an_asymptote_is_an_accuracy_and_a_flat_curve_has_its_own():
-    rising = evals((0, 0, 0.0, 0), (10, 100, 0.2, 0), (20, 200, 0.5, 0), (30, 300, 0.95, 0))
-    assert 0.95 < plot.asymptote(rising) <= 1
-    flat = evals((0, 0, 0.1, 0), (10, 100, 0.1, 0), (20, 200, 0.1, 0))
-    assert plot.asymptote(flat) == pytest.approx(0.1)
-
-
-@pytest.mark.parametrize(
-    ("difference", "met", "verdict"),
-    [
-        ([0.3, 0.4, 0.5], True, "holds"),
-        ([0.3, 0.4, 0.5], False, "short of the bar"),
-        ([0.5, -0.4, 0.2], True, "does not hold at this scale"),
-        ([0.5, 0.5], True, "too few seeds"),
-        ([-0.3, -0.4, -0.5], True, "does not hold at this scale"),
-    ],
-)
-def test_a_claim_holds_beyond_two_standard_errors(difference, met, verdict):
-    line = plot.row("c", "w", "p", "b", range(len(difference)), {"x": difference}, difference=difference, met=met)
-    assert line["verdict"] == verdict and line["n"] == len(difference)
-    assert "verdict" not in plot.row("c", "w", "p", "b", [0], {"x": [0.5]})
-
-
-def test_what_was_never_reached_is_kept_but_not_averaged():
-    figures = plot.row("c", "w", "p", "b", [0, 1, 2], {"x": [1.0, None, 3.0]})["figures"]["x"]
-    assert figures == {"mean": 2, "std": round(2**0.5, 4), "values": [1, None, 3]}
-
-
-def test_the_mean_of_ratios_is_geometric():
-    assert plot.row("c", "w", "p", "b", [0, 1], {"ratio": [0.5, 8.0]})["figures"]["ratio"]["mean"] == 2
-
-
-def test_where_rl_does_not_learn_no_kl_is_matched_and_nothing_breaks():
-    flat = evals(*((step, 10 * step, 0.03, 0.0) for step in (0, 10, 20)))
-    accuracy = {"base weights": [0.0, 0.4], "trained weights": [0.1, 0.9]}
-    runs = {"base": {"skills": {"star_graph": 1.0, "other": 1.0}, "corpus_loss": 0.1}}
-    for seed in range(3):
-        runs |= {f"{m}-star_graph-{seed}": record(flat, accuracy, 1.0, "star_graph") for m in ("fst", "rl")}
-    lines = {line["claim"].split(" (")[0]: line for line in plot.domain_claims(runs, "star_graph")}
-    kl = lines["stays close: KL at rl's best"]
-    assert kl["verdict"] == "too few seeds where rl learns" and kl["figures"]["share saved"]["values"] == [None] * 3
-    for claim in ("data efficiency, rollouts", "zero-reward regime: steps to leave zero"):
-        assert lines[claim]["verdict"] == "does not hold at this scale"
-
-
-def test_seeds_are_paired():
-    runs = dict.fromkeys(["fst-strings-0", "fst-strings-2", "fst-strings-10", "rl-strings-2", "rl-strings-10"], "run")
-    runs |= {"fst-strings-deep-2": "another", "base": "base"}
-    assert [seed for seed, _ in plot.pairs(runs, "fst-strings-{}", "rl-strings-{}")] == [2, 10]
-
-
-def test_the_end_of_a_stage_is_its_last_step():
-    stream = [
-        {"task": task, "step": step, "val_acc": round(0.1 * task + 0.01 * step, 3)}
-        for step in range(0, 61, 10) for task in range(3)
-    ]  # fmt: skip
-    assert plot.stage_ends(stream) == [pytest.approx((end, end)) for end in (0.15, 0.45, 0.75)]
-
-
-def record(curve, accuracy, skill, domain="strings"):
-    tasks = [{"task": domain, "accuracy": accuracy, "kl_base": [0.3, 0.1]}]
-    return {"evals": curve, "result": {"tasks": tasks}, "skills": {domain: skill, "other": skill}, "corpus_loss": 0.1}
-
-
-def test_the_claims_of_a_domain_and_the_figures(tmp_path, monkeypatch):
+def test_claims_and_figures_are_made_of_the_runs(tmp_path, monkeypatch, capsys):
+    results = tmp_path / "experiments" / "results"
+    (results / "runs").mkdir(parents=True)
     runs = {"base": {"skills": {"strings": 1.0, "other": 1.0}, "corpus_loss": 0.1}}
+    accuracy = {"base weights": [0.0, 0.4], "trained weights": [0.1, 0.9]}
     for seed in range(3):
-        fst = evals((0, 0, 0.0, 0.0), (10, 90, 0.5, 0.1 + seed / 100), (30, 300, 0.9, 0.2))
-        accuracy = {"base weights": [0.0, 0.4], "trained weights": [0.1, 0.9]}
-        runs |= {f"fst-strings-{seed}": record(fst, accuracy, 0.99), f"rl-strings-{seed}": record(RL, accuracy, 0.7)}
-    lines = {line["claim"]: line for line in plot.domain_claims(runs, "strings")}
-    assert lines["data efficiency, rollouts"]["figures"]["ratio"]["values"] == [round(200 / 90, 4)] * 3
-    assert lines["data efficiency, rollouts"]["verdict"] == "short of the bar"
-    assert lines["stays close: KL at rl's best"]["verdict"] == "holds"
-    assert lines["forgets less: drop of base skills"]["figures"]["rl"]["mean"] == pytest.approx(0.3)
-    assert lines["forgets less: rise of the corpus loss"]["figures"]["fst"]["mean"] == 0.0
-    assert lines["both channels"]["verdict"] == "holds" and lines["asymptote"]["figures"]["fst"]["mean"] > 0.85
-    assert "zero-reward regime: steps to leave zero" not in lines and not [*plot.domain_claims(runs, "facts")]
-    (tmp_path / "runs").mkdir()
+        fst = evals((0, 0, 0.0, 0.0), (10, 90, 0.5, 0.1), (30, 300, 0.9, 0.2))
+        runs |= {f"fst-strings-{seed}": record(fst, accuracy, 0.99) | {"seconds": 60}}
+        runs |= {f"rl-strings-{seed}": record(RL, accuracy, 0.7) | {"seconds": 30}}
     for name, run in runs.items():
-        (tmp_path / "runs" / f"{name}.json").write_text(json.dumps(run))
-    monkeypatch.setattr(plot, "RUNS", tmp_path / "runs")
-    monkeypatch.setattr(plot, "FIGURES", tmp_path / "figures")
-    plot.draw(plot.load())
-    assert sorted(p.name for p in (tmp_path / "figures").iterdir()) == ["efficiency.png", "kl.png"]
-
-
-def test_variants_are_asked_what_they_are_there_for(monkeypatch, tmp_path, capsys):
-    runs = {"base": {"skills": {"strings": 1.0, "other": 1.0}, "corpus_loss": 0.1}}
-    accuracy = {"base weights": [0.0, 0.4], "trained weights": [0.1, 0.9]}
-    for seed in range(3):
-        runs |= {
-            f"{name}-strings-{seed}": record(RL, accuracy, 0.9) for name in ("fst", "rl", "fast-fst", "fast-rl", "rlkl")
-        }
-    monkeypatch.setattr(plot, "load", lambda: runs)
-    monkeypatch.setattr(plot, "outcomes", lambda _: {})
-    monkeypatch.setattr(plot, "draw", lambda _: None)
+        (results / "runs" / f"{name}.json").write_text(json.dumps(run))
+    monkeypatch.setattr(claims, "RUNS", results / "runs")
     monkeypatch.setattr(plot, "ROOT", tmp_path)
-    (tmp_path / "experiments" / "results").mkdir(parents=True)
+    monkeypatch.setattr(plot, "FIGURES", tmp_path / "figures")
     plot.main()
-    claims = json.loads((tmp_path / "experiments" / "results" / "claims.json").read_text())["claims"]
-    for what in ("strings, both at a rate of 0.001", "strings, rl with its own KL coefficient"):
-        lines = [line["claim"] for line in claims if line["where"] == what]
-        assert len(lines) == 7 and lines[-1] == "forgets less: rise of the corpus loss"
+    assert sorted(p.name for p in (tmp_path / "figures").iterdir()) == ["efficiency.png", "kl.png"]
+    written = json.loads((results / "claims.json").read_text())
+    assert written["claims"] == claims.all_claims(runs) and set(written["outcomes"]) == {"strings, fst", "strings, rl"}
+    assert "data efficiency, rollouts" in capsys.readouterr().out
 
 
-def test_plasticity_compares_three_beginnings():
-    def ending(accuracy):
-        return {"evals": evals((0, 0, 0.0, 0.0), (80, 100, accuracy, 0.1))}
-
-    runs = {"base": {}}
-    for seed in (0, 1, 2):
-        runs[f"rl-numbers-{seed}"] = ending(0.4)
-        runs[f"plasticity-numbers-after-fst-strings-{seed}"] = ending(0.39 + seed / 100)
-        runs[f"plasticity-numbers-after-rl-strings-{seed}"] = ending(0.1)
-    [line] = plot.other_claims(runs)
-    assert (line["where"], line["verdict"]) == ("strings, then numbers", "holds")
-    assert [f["mean"] for f in line["figures"].values()] == pytest.approx([0.4, 0.4, 0.1])
-
-
-def test_outcomes_and_exercises_compare_ends_at_the_same_step():
-    runs = {"base": {}}
-    for seed in (0, 1):
-        runs[f"frozen-facts-{seed}"] = {"evals": evals((0, 0, 0.0, 0.0), (60, 500, 0.5, 0.1)), "seconds": 60}
-        long = evals((0, 0, 0.0, 0.0), (30, 300, 0.4 + seed / 5, 0.1), (60, 600, 0.9, 0.2))
-        short = evals((0, 0, 0.0, 0.0), (30, 250, 0.3, 0.4))
-        runs[f"fst-strings-{seed}"] = {"evals": long, "seconds": 90}
-        runs[f"exercise-population=1-{seed}"] = {"evals": short}
-    table = plot.exercises(runs)
-    assert list(table) == ["as it is", "--population 1"] and table["as it is"]["step"] == 30
-    assert table["as it is"]["accuracy"]["values"] == [0.4, 0.6] and table["--population 1"]["rollouts"]["mean"] == 250
-    (name, ended), (other, _) = plot.outcomes(runs).items()
-    assert other == "facts, fst, base reflects"
-    assert (name, ended["steps"], ended["rollouts"]["mean"]) == ("strings, fst", 60, 600)
-    assert ended["minutes"]["mean"] == 1.5 and ended["tokens"]["mean"] == 6000
-
-
-@pytest.mark.parametrize(
-    ("claim", "where", "only"),
-    [
-        ("asymptote", "facts", "domains"),
-        ("stays close", "facts, rl with its own KL coefficient", "domains kl"),
-        ("asymptote", "facts, both at a rate of 0.001", "domains rate"),
-        ("continual, stage 2", "numbers", "domains stream"),
-    ],
-)
-def test_a_claim_says_which_command_makes_its_runs(claim, where, only):
-    line = {"claim": claim, "where": where, "seeds": [0, 2]}
-    assert plot.command(line) == f"python experiments/run.py --only sweep {only} --seeds 0 2"
+def test_without_results_it_says_how_to_make_them(monkeypatch):
+    monkeypatch.setattr(plot, "load", dict)
+    with pytest.raises(SystemExit, match="there are no results yet"):
+        plot.main()

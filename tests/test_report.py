@@ -37,24 +37,26 @@ def test_the_table_of_faults_says_what_was_found():
 
 def test_the_table_of_claims_says_where_a_method_never_got_there():
     reached = {"mean": 120.0, "std": 3.25, "values": [117, None, 123]}
+    ratio = {"mean": 4.0, "std": 9.9, "values": [2.0, 8.0]}
     claim = {"claim": "data efficiency", "where": "facts", "paper": "3x", "bar": ">= 3x", "n": 3, "verdict": "holds"}
     never = {"mean": None, "std": None, "values": [None] * 3}
-    table = report.claims_table([claim | {"figures": {"fst": reached, "rl": never}}])
-    assert "| fst 120 ± 3.25 (1 of 3 never); rl - (3 of 3 never) | 3 | >= 3x | holds |" in table
+    table = report.claims_table([claim | {"figures": {"fst": reached, "rl": never, "ratio": ratio}}])
+    assert "| fst 120 ± 3.25 (1 of 3 never); rl - (3 of 3 never); ratio 4 (2 to 8) | 3 | >= 3x | holds |" in table
 
 
 def test_the_summary_has_a_column_for_every_domain_and_a_row_for_every_variant():
     claim = {"claim": "asymptote", "where": "facts", "paper": "higher", "bar": "more", "verdict": "holds"}
     claim["figures"] = {"fst": {"mean": 0.5}, "rl": {"mean": 0.25}, "fst, last evaluations": {"mean": 0.75}}
-    times = {"figures": {"fst": {"mean": 9.0}, "ratio": {"mean": 3.25}}, "claim": "steps", "where": "strings"}
+    times = {"figures": {"rl": {"values": [9.0]}, "ratio": {"mean": 3.25}}, "claim": "steps", "where": "strings"}
+    bound = times | {"figures": {"rl": {"values": [None]}, "ratio": {"mean": 3.25}}, "where": "facts"}
     never = {"figures": {"rl": {"mean": None}, "share saved": {"mean": None}}, "claim": "KL", "where": "strings"}
     plasticity = {"claim": "plasticity", "where": "strings, then numbers"}
-    lines = report.summary([claim | more for more in ({}, times, never, {"where": "facts, gentle"}, plasticity)])
+    lines = report.summary([claim | more for more in ({}, times, bound, never, {"where": "facts, gentle"}, plasticity)])
     assert lines.split("\n") == [
         "| claim | the paper | bar | facts | strings |",
         "|---|---|---|---|---|",
         "| asymptote: fst / rl | higher | more | 0.50 / 0.25 (*holds*) |  |",
-        "| steps | higher | more |  | 3.2 times (*holds*) |",
+        "| steps | higher | more | at least 3.2 times (*holds*) | 3.2 times (*holds*) |",
         "| KL | higher | more |  | - (*holds*) |",
         "| asymptote, gentle: fst / rl | higher | more | 0.50 / 0.25 (*holds*) |  |",
         "",
@@ -86,13 +88,31 @@ def test_the_sweep_of_the_kl_coefficient_shows_what_it_costs():
 
 def test_outcomes_exercises_and_the_headline_are_means_over_seeds():
     figure = {"mean": 1234.5, "std": 0.25, "values": [1, 2, 3]}
-    ended = {"steps": 60} | dict.fromkeys(("accuracy", "KL", "rollouts", "tokens", "minutes"), figure)
+    ended = {"steps": 60} | dict.fromkeys(("accuracy", "difference", "KL", "rollouts", "tokens", "minutes"), figure)
     row = "| facts, rl | 60 | 1,234 ± 0 | 1,234 ± 0 | 1,234.50 ± 0.25 | 1,234.500 ± 0.250 | 1,234.5 ± 0.2 | 3 |"
     assert row in report.outcome_table({"facts, rl": ended})
     table = report.exercise_table({"as it is": ended | {"step": 30}, "--cycle 30": ended | {"step": 30}})
     assert "| as it is | 30 |" in table and "| `--cycle 30` | 30 | 1,234 ± 0 |" in table
-    claim = {"claim": "data efficiency, rollouts", "where": "facts", "n": 3, "figures": {"ratio": {"mean": 4.25}}}
-    claim["verdict"] = "does not hold at this scale"
-    said = report.headline([claim, claim | {"where": "facts, other"}])
-    assert "facts 4.2 (does not hold at this scale)** (geometric means over at least 3 seeds" in said
-    assert report.headline([claim | {"claim": "asymptote"}]) == ""  # of a sweep alone there is none
+
+
+def test_the_readme_begins_with_where_the_methods_end_and_what_it_took_them():
+    def claim(name, where="facts", never=None, **means):
+        figures = {m: {"mean": v, "std": None, "values": [v, never or v]} for m, v in means.items()}
+        figures |= {"rl": figures.get("rl", {"values": [1, None]})}
+        return {"claim": name, "where": where, "n": 3, "figures": figures}
+
+    claims = [
+        claim("data efficiency, rollouts", ratio=4.25) | {"verdict": "does not hold at this scale"},
+        claim("data efficiency of gepa, rollouts", ratio=8.5),
+        claim("both channels", **{"base, seed prompt": 0.0}),
+        claim("more than either method alone", fst=0.5, rl=0.25, gepa=0.375),
+    ]
+    said = report.headline([*claims, claim("data efficiency, rollouts", where="facts, other", ratio=9.0)])
+    assert "best: facts at least 4.2 times (*does not hold at this scale*).** Geometric means over 3 seeds" in said
+    assert "(facts at least 8.5 times)" in said and "9.0" not in said
+    assert report.headline(claims[2:]) == report.ends_table(claims[:2], {}) == ""  # of a sweep alone there is none
+    outcomes = {
+        f"{d}, {m}": {"rollouts": {"mean": n}} for d in ("a", "b") for m, n in (("rl", 10), ("gepa", 2000), ("fst", 30))
+    }
+    table = report.ends_table(claims, outcomes)
+    assert "| facts | 0.00 | 0.25 | 0.38 | 0.50 |" in table and "| rollouts | | 10 | 2,000 | 30 |" in table

@@ -1,0 +1,362 @@
+"""What the claims are made of: figures of the finished runs that run.py left. plot.py writes them down.
+
+Every figure of a claim is one per seed, paired between methods by seed. A claim *holds* where the mean difference is
+beyond noise (a paired t-test at 95%) and the bar is met; with the first alone it is short of the bar. Where a method
+first reaches an accuracy is read off means over three evaluations, for a peak or a crossing of single ones is often
+noise.
+"""
+
+import json
+from collections.abc import Callable, Iterable
+from itertools import chain
+from math import log
+from pathlib import Path
+from statistics import geometric_mean, mean, stdev
+
+import numpy as np
+
+ROOT = Path(__file__).parent.parent
+RUNS = ROOT / "experiments" / "results" / "runs"
+DOMAINS = ("strings", "numbers", "facts", "star_graph")
+VARIANTS = [  # of fst or rl: what they are called, the names of their runs, and which claims are asked of them
+    ("rl with its own KL coefficient", ("fst", "rlkl"), ("data", "asymptote", "stays", "forgets")),
+    ("both at a rate of 0.001", ("fast-fst", "fast-rl"), ("data", "asymptote", "stays", "forgets", "zero")),
+    ("rl at a rate of 0.001", ("fst", "fast-rl"), ("data", "asymptote", "zero")),
+]
+ZERO = 0.02  # gain in validation accuracy that counts as one
+T = {3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}  # Student's t, 95%, two-sided, by seeds
+
+
+def load() -> dict[str, dict]:
+    """All finished runs by name."""
+    return {path.stem: json.loads(path.read_text()) for path in sorted(RUNS.glob("*.json"))}
+
+
+def pairs(runs: dict, *names: str) -> list[tuple[int, list[dict]]]:
+    """Names with {} for the seed -> (seed, the runs of that seed) for all seeds that have every one of them."""
+    head, tail = names[0].split("{}")
+    seeds = [n[len(head) : len(n) - len(tail)] for n in runs if n.startswith(head) and n.endswith(tail)]
+    seeds = sorted(int(seed) for seed in seeds if seed.isdigit())
+    found = ((seed, [runs.get(name.format(seed)) for name in names]) for seed in seeds)
+    return [(seed, group) for seed, group in found if all(group)]
+
+
+def first_at(evals: list[dict], target: float) -> dict | None:
+    """The first evaluation that reaches an accuracy."""
+    return next((e for e in evals if e["val_acc"] >= target), None)
+
+
+def at_the_end(evals: list[dict]) -> float:
+    """The mean accuracy of the last three evaluations after training began."""
+    return mean(e["val_acc"] for e in evals[1:][-3:])
+
+
+def beyond_noise(differences: list[float]) -> bool:
+    """Whether the mean of three differences or more is above zero by a t-test."""
+    n = len(differences)
+    return n > 2 and mean(differences) > T.get(n, 2.26) * stdev(differences) / n**0.5
+
+
+def smooth(evals: list[dict]) -> list[dict]:
+    """Evaluations with the mean accuracy of each and the two before. That of the base, before training, stays apart."""
+    near = [evals[max(i - 2, 1) : i + 1] for i in range(1, len(evals))]
+    means = [mean(e["val_acc"] for e in group) for group in near]
+    return evals[:1] + [e | {"val_acc": value} for e, value in zip(evals[1:], means, strict=True)]
+
+
+def reach(fst: list[dict], rl: list[dict], share: float = 1.0) -> dict:
+    """Where both first reach a share of the best of `rl`, or the least gain where `rl` makes none and counts with all
+    it took.
+
+    -> target; rl's evaluation, and whether it learned; fst's evaluation, or None where it never gets there
+    """
+    fst, rl = smooth(fst), smooth(rl)
+    target = max(share * max(e["val_acc"] for e in rl), rl[0]["val_acc"] + ZERO)
+    there = first_at(rl, target)
+    return {"target": target, "rl": there or rl[-1], "learned": there is not None, "fst": first_at(fst, target)}
+
+
+def ratio(fst: dict | None, rl: dict, unit: str, fst_last: dict) -> float:
+    """How many times as much `rl` took. Where `fst` never got there it took all it had, and no less than `rl`."""
+    return rl[unit] / fst[unit] if fst else min(1.0, rl[unit] / fst_last[unit])
+
+
+def saved(both: list[tuple[dict, dict]], met: list[dict], unit: str, ours: str = "fst") -> tuple[dict, list[float]]:
+    """Runs of ours and rl, and where they met -> what each took to get there, and how many times as much rl took."""
+    times = [ratio(r["fst"], r["rl"], unit, run["evals"][-1]) for r, (run, _) in zip(met, both, strict=True)]
+    cost = {ours: [r["fst"] and r["fst"][unit] for r in met]}
+    cost |= {"rl": [r["rl"][unit] if r["learned"] else None for r in met]}
+    return cost | {"ratio": times}, times
+
+
+def asymptote(evals: list[dict]) -> float:
+    """A of R = R0 + (A - R0) / (1 + (C_mid / C)^B), C in rollouts: the least squares fit with A <= 1.
+
+    R0 is what was measured before training. For every B from 1 on and C_mid of a grid within the run (beyond it A would
+    be a guess) the best A is in closed form.
+    """
+    cost, reward = (np.array([e[key] for e in evals], dtype=float) for key in ("rollouts", "val_acc"))
+    shape, middle = np.meshgrid(np.linspace(1, 8, 29), np.geomspace(cost[1] / 4, cost[-1], 60))
+    with np.errstate(divide="ignore"):
+        rise = 1 / (1 + (middle[..., None] / cost) ** shape[..., None])  # (60, 29, evaluations)
+    gained = reward - reward[0]
+    height = np.clip((rise * gained).sum(-1) / np.square(rise).sum(-1), -reward[0], 1 - reward[0])
+    errors = np.square(height[..., None] * rise - gained).sum(-1)
+    return float(reward[0] + height.flat[errors.argmin()])
+
+
+def forgotten(base: dict, run: dict, but: str = "") -> float:
+    """How much of the base's skills is gone: the drop of the share right, averaged over the domains `but` for one."""
+    return mean(share - run["skills"][domain] for domain, share in base["skills"].items() if domain != but)
+
+
+def spread(values: list[float | None], geometric: bool = False) -> dict:
+    """Mean, standard deviation and all values, one per seed; None, for never, is kept but not averaged."""
+    known = [v for v in values if v is not None]
+    centre = geometric_mean if geometric else mean
+    return {
+        "mean": round(centre(known), 4) if known else None,
+        "std": round(stdev(known), 4) if len(known) > 1 else None,
+        "values": [v if v is None else round(v, 4) for v in values],
+    }
+
+
+def row(claim: str, where: str, paper: str, bar: str, seeds: Iterable[int], figures: dict[str, list], **test) -> dict:
+    """A line of the table. figures: name -> one per seed; the mean of a "ratio" is the geometric one.
+
+    test: `difference` per seed where there is one, and `met`, for a verdict.
+    """
+    seeds = list(seeds)
+    row = {"claim": claim, "where": where, "paper": paper, "bar": bar, "seeds": seeds, "n": len(seeds)}
+    row["figures"] = {name: spread(values, name == "ratio") for name, values in figures.items()}
+    if test:
+        d = test["difference"]
+        if len(d) < 3:
+            row["verdict"] = "too few seeds" if len(seeds) < 3 else "too few seeds where rl learns"
+        elif not beyond_noise(d):
+            row["verdict"] = "does not hold at this scale"
+        else:
+            row["verdict"] = "holds" if test["met"] else "short of the bar"
+    return row
+
+
+def domain_claims(runs: dict, domain: str, ours: str = "fst", against: str = "rl") -> Iterable[dict]:
+    """What fst against rl on one domain says; of either there may be a variant, of another name."""
+    group = pairs(runs, f"{ours}-{domain}-{{}}", f"{against}-{domain}-{{}}")
+    if not group:
+        return
+    seeds, both = [seed for seed, _ in group], [pair for _, pair in group]
+
+    def each(figure: Callable[[dict], float]) -> dict[str, list]:  # method -> one figure per seed
+        return {m: [figure(pair[i]) for pair in both] for i, m in enumerate(("fst", "rl"))}
+
+    met = [reach(fst["evals"], rl["evals"]) for fst, rl in both]
+    for label, unit, paper in (("rollouts", "rollouts", "-"), ("steps", "step", "up to 3x fewer")):
+        figures, times = saved(both, met, unit)
+        yield row(
+            f"data efficiency, {label}", domain, paper, ">= 3x fewer", seeds, figures,
+            difference=[*map(log, times)], met=geometric_mean(times) >= 3,
+        )  # fmt: skip
+    nearly = [reach(fst["evals"], rl["evals"], share=0.9) for fst, rl in both]
+    yield row("data efficiency, tokens", domain, "-", "-", seeds, saved(both, met, "tokens")[0])
+    where = "data efficiency, rollouts to 0.9 of rl's best"
+    yield row(where, domain, "-", "-", seeds, saved(both, nearly, "rollouts")[0])
+    heights, ends = each(lambda run: asymptote(run["evals"])), each(lambda run: at_the_end(run["evals"]))
+    above, at_end = ([a - b for a, b in zip(*values.values(), strict=True)] for values in (heights, ends))
+    yield row(
+        "asymptote", domain, "higher", ">= 0.10 higher", seeds,
+        heights | {f"{m}, last evaluations": values for m, values in ends.items()},
+        difference=above, met=min(mean(above), mean(at_end)) >= 0.1,  # a fit may go beyond all that was measured
+    )  # fmt: skip
+    for label, key in (("", "kl_base"), (", neutral prompt", "neutral_kl")):
+        there = [r["learned"] and r["fst"] is not None for r in met]  # else there is no reward to match
+        kl = {m: [r[m][key] if ok else None for r, ok in zip(met, there, strict=True)] for m in ("fst", "rl")}
+        shares = [None if a is None else 1 - a / b for a, b in zip(*kl.values(), strict=True)]
+        known = [share for share in shares if share is not None]
+        test = {"difference": known, "met": bool(known) and mean(known) >= 0.7}
+        bar, test = ("reported", {}) if label else (">= 70% less", test)
+        yield row(
+            f"stays close: KL at rl's best{label}", domain, "up to 70% less", bar, seeds, kl | {"share saved": shares},
+            **test,
+        )  # fmt: skip
+    yield row(
+        "stays close: KL at the end, neutral prompt", domain, "-", "-", seeds,
+        each(lambda run: run["evals"][-1]["neutral_kl"]),
+    )  # fmt: skip
+    others = each(lambda run: forgotten(runs["base"], run, but=domain))
+    others = {f"{m}, other domains": values for m, values in others.items()}
+    drops = each(lambda run: forgotten(runs["base"], run))
+    rise = each(lambda run: run["corpus_loss"] - runs["base"]["corpus_loss"])
+    for label, lost, more in (("drop of base skills", drops, others), ("rise of the corpus loss", rise, {})):
+        yield row(
+            f"forgets less: {label}", domain, "no worse", "a third of rl's", seeds, lost | more,
+            difference=[b - a for a, b in zip(*lost.values(), strict=True)],
+            met=mean(lost["fst"]) <= mean(lost["rl"]) / 3,
+        )  # fmt: skip
+    if domain == "star_graph":
+        left = [[first_at(smooth(run["evals"]), run["evals"][0]["val_acc"] + ZERO) for run in pair] for pair in both]
+        cost = {m: [pair[i] and pair[i]["step"] for pair in left] for i, m in enumerate(("fst", "rl"))}
+        lasts = [[run["evals"][-1] for run in pair] for pair in both]
+        times = [ratio(a, b or end[1], "step", end[0]) for (a, b), end in zip(left, lasts, strict=True)]
+        yield row(
+            f"zero-reward regime: steps to leave zero (rl has {lasts[0][1]['step']})", domain, "about 50 against 250",
+            ">= 5x earlier", seeds, cost | {"ratio": times}, difference=[*map(log, times)],
+            met=geometric_mean(times) >= 5,
+        )  # fmt: skip
+    names = ("base, seed prompt", "base, evolved prompt", "trained, seed prompt", "trained, evolved prompt")
+    cells = [list(chain(*fst["result"]["tasks"][0]["accuracy"].values())) for fst, _ in both]
+    quadrants = {name: [cell[i] for cell in cells] for i, name in enumerate(names)}
+    yield row(
+        "both channels", domain, "joint best", "joint best, each alone above neither", seeds, quadrants,
+        difference=[cell[3] - max(cell[:3]) for cell in cells],
+        met=all(beyond_noise([cell[i] - cell[0] for cell in cells]) for i in (1, 2)),
+    )  # fmt: skip
+    names = f"{ours}-{domain}-{{}}", f"{against}-{domain}-{{}}", f"gepa-{domain}-{{}}"
+    if group := [made for _, made in pairs(runs, *names)]:
+        ends = {m: [at_the_end(made[i]["evals"]) for made in group] for i, m in enumerate(("fst", "rl", "gepa"))}
+        seeds = [seed for seed, _ in pairs(runs, *names)]
+        yield row(
+            "more than either method alone", domain, "-", "fst above both", seeds, ends,
+            difference=[fst - max(rl, gepa) for fst, rl, gepa in zip(*ends.values(), strict=True)], met=True,
+        )  # fmt: skip
+        both = [(gepa, rl) for _, rl, gepa in group]
+        met = [reach(gepa["evals"], rl["evals"]) for gepa, rl in both]
+        yield row("data efficiency of gepa, rollouts", domain, "-", "-", seeds, saved(both, met, "rollouts", "gepa")[0])
+
+
+def other_claims(runs: dict) -> Iterable[dict]:
+    """Plasticity, the stream, distillation, who reflects."""
+    for name in sorted({n.rsplit("-", 1)[0] for n in runs if n.startswith("plasticity") and "-after-fst-" in n}):
+        second, first = name.split("-")[1], name.split("-")[4]
+        triples = pairs(runs, f"rl-{second}-{{}}", f"{name}-{{}}", f"{name.replace('-fst-', '-rl-')}-{{}}")
+        if triples:
+            seeds, where = [seed for seed, _ in triples], f"{first}, then {second}"
+            begins = "the base", f"fst on {first}", f"rl on {first}"
+            final, whole = (
+                {f"rl from {what}": [figure(g[i]["evals"]) for _, g in triples] for i, what in enumerate(begins)}
+                for figure in (at_the_end, lambda evals: mean(e["val_acc"] for e in evals[1:]))
+            )
+            base, fst, rl = final.values()
+            yield row(
+                "plasticity", where, "kept; rl's collapses", ">= 0.95 of the base's", seeds, final,
+                difference=[a - b for a, b in zip(fst, rl, strict=True)], met=mean(fst) >= 0.95 * mean(base),
+            )  # fmt: skip
+            yield row("plasticity, mean over the run", where, "-", "-", seeds, whole)
+    if group := pairs(runs, "stream-fst-{}", "stream-rl-{}"):
+        stages = [[stage_ends(run["evals"]) for run in pair] for _, pair in group]
+        for i, task in enumerate(group[0][1][0]["result"]["tasks"]):
+            ends = {m: [pair[k][i][0] for pair in stages] for k, m in enumerate(("fst", "rl"))}
+            peaks = [max(pair[0][i][1], pair[1][i][1]) for pair in stages]
+            share = {
+                f"{m}, of the peak": [a / p if p >= ZERO else None for a, p in zip(v, peaks, strict=True)]
+                for m, v in ends.items()
+            }
+            known = [[a, b] for a, b in zip(*share.values(), strict=True) if a is not None]
+            yield row(
+                f"continual, stage {i + 1}", task["task"], "rl stalls", "fst >= 0.90 of the peak",
+                [seed for seed, _ in group], ends | share, difference=[a - b for a, b in known],
+                met=bool(known) and mean(a for a, _ in known) >= 0.9,
+            )  # fmt: skip
+        seeds, last = [seed for seed, _ in group], {}
+        for k, m in enumerate(("fst", "rl")):
+            final = [[e["val_acc"] for e in pair[k]["evals"][-len(stages[0][k]) :]] for _, pair in group]
+            last[f"{m} on the last task"] = [accuracies[-1] for accuracies in final]
+            last[f"{m} on those before"] = [mean(accuracies[:-1]) for accuracies in final]
+        own = [[t["accuracy"]["trained weights"][1] for t in fst["result"]["tasks"][:-1]] for _, (fst, _) in group]
+        last["fst on those before, each with the prompt it had"] = [*map(mean, own)]
+        yield row("continual, all tasks at the end", "the stream", "-", "reported", seeds, last)
+    for claim, paper, other in (("FST-distill", "between", "distill"), ("reflector", "frozen", "frozen")):
+        for domain in DOMAINS:
+            if group := pairs(runs, f"{other}-{domain}-{{}}", f"fst-{domain}-{{}}", f"rl-{domain}-{{}}"):
+                final = {m: [at_the_end(g[i]["evals"]) for _, g in group] for i, m in enumerate((other, "fst", "rl"))}
+                yield row(claim, domain, paper, "reported", [seed for seed, _ in group], final)
+
+
+def outcomes(runs: dict) -> dict[str, dict]:
+    """What the runs of a method on a domain ended with, "domain, method": accuracy, KL, and what they cost."""
+    called = {"rlkl": "rl with its own KL coefficient", "frozen": "fst, base reflects"}
+    called |= {"fast-fst": "fst at a rate of 0.001", "fast-rl": "rl at a rate of 0.001"}
+    table = {}
+    for domain in DOMAINS:
+        for method in ("fst", "fast-fst", "rl", "fast-rl", "rlkl", "gepa", "distill", "frozen"):
+            if group := pairs(runs, f"{method}-{domain}-{{}}"):
+                made = [run for _, [run] in group]
+                last = [run["evals"][-1] for run in made]
+                table[f"{domain}, {called.get(method, method)}"] = {
+                    "accuracy": spread([e["val_acc"] for e in last]),
+                    "KL": spread([e["kl_base"] for e in last]),
+                    "rollouts": spread([float(e["rollouts"]) for e in last]),
+                    "tokens": spread([float(e["tokens"]) for e in last]),
+                    "steps": last[0]["step"],
+                    "minutes": spread([run["seconds"] / 60 for run in made]),
+                }
+    return table
+
+
+def exercises(runs: dict) -> dict[str, dict]:
+    """A change to fst on strings -> what it has come to, beside fst as it is at the same step with the same seeds."""
+    names = ["fst-strings", *dict.fromkeys(n.rsplit("-", 1)[0] for n in runs if n.startswith("exercise-"))]
+    group, table = [made for _, made in pairs(runs, *(f"{name}-{{}}" for name in names))], {}
+    for name, made in zip(names, zip(*group, strict=True), strict=False) if len(names) > 1 else ():
+        step = group[0][-1]["evals"][-1]["step"]  # of an exercise; fst goes on for longer
+        ends = [next(e for e in run["evals"] if e["step"] == step) for run in made]
+        label = "as it is" if name == names[0] else "--" + name.removeprefix("exercise-").replace("=", " ")
+        figures = {"accuracy": "val_acc", "KL": "kl_base", "rollouts": "rollouts"}
+        table[label] = {title: spread([float(e[key]) for e in ends]) for title, key in figures.items()} | {"step": step}
+        as_it_is = table["as it is"]["accuracy"]["values"]
+        table[label]["difference"] = spread([e["val_acc"] - own for e, own in zip(ends, as_it_is, strict=True)])
+    return table
+
+
+def command(line: dict) -> str:
+    """What makes the runs of a claim, and the learning rates that they have."""
+    named = {"plasticity": "plasticity", "continual": "stream", "FST-distill": "distill", "reflector": "reflector"}
+    only = next((experiment for start, experiment in named.items() if line["claim"].startswith(start)), "")
+    only = f"domains {only}".strip() + (" kl" if "own KL" in line["where"] else "")
+    only += " rate" if "at a rate of" in line["where"] else ""
+    return f"python experiments/run.py --only sweep {only} --seeds {' '.join(map(str, line['seeds']))}"
+
+
+def sweep(runs: dict) -> dict[str, dict[str, float]]:
+    """Method -> learning rate -> validation accuracy over the last three evaluations, the mean of the seeds."""
+    table: dict[str, dict[str, list]] = {}
+    for name, run in runs.items():
+        if name.startswith("sweep-"):
+            _, method, rate, _ = name.split("-")
+            table.setdefault(method, {}).setdefault(rate, []).append(at_the_end(run["evals"]))
+    return {method: {rate: mean(row[rate]) for rate in sorted(row, key=float)} for method, row in table.items()}
+
+
+def kl_sweep(runs: dict) -> dict[str, dict[str, float]]:
+    """KL coefficient of rl -> what it came to, the mean of the seeds."""
+    table: dict[str, list] = {}
+    for name, run in runs.items():
+        if name.startswith("klsweep-"):
+            table.setdefault(name.split("-")[1], []).append((at_the_end(run["evals"]), run["evals"][-1]["kl_base"]))
+    means = {c: [mean(column) for column in zip(*table[c], strict=True)] for c in sorted(table, key=float)}
+    return {c: {"accuracy": accuracy, "KL": kl} for c, (accuracy, kl) in means.items()}
+
+
+def stage_ends(evals: list[dict]) -> list[tuple[float, float]]:
+    """Of a stream's run: for each task its accuracy at the end of its stage, and its best within it, both smoothed.
+
+    The last evaluation of a stage is the one at its last step, which the log counts to the next task's begin.
+    """
+    tasks, steps = {e["task"] for e in evals}, sorted({e["step"] for e in evals})
+    length = steps[-1] / len(tasks)
+    result = []
+    for task in sorted(tasks):
+        stage = [e for e in evals if e["task"] == task and task * length <= e["step"] <= (task + 1) * length]
+        own = [e["val_acc"] for e in smooth(stage)[1:]]
+        result.append((own[-1], max(own)))
+    return result
+
+
+def all_claims(runs: dict) -> list[dict]:
+    """The table: claims of every domain, of variants, of several domains; each with the command that makes its runs."""
+    claims = [line for domain in DOMAINS for line in domain_claims(runs, domain)]
+    for what, names, kept in VARIANTS:
+        lines = (line for domain in DOMAINS for line in domain_claims(runs, domain, *names))
+        lines = (line for line in lines if line["claim"].startswith(kept) and line["bar"] != "-")
+        claims += [line | {"where": f"{line['where']}, {what}"} for line in lines]
+    return [line | {"command": command(line)} for line in chain(claims, other_claims(runs))]

@@ -1,0 +1,242 @@
+"""experiments/claims.py: what the claims are made of."""
+
+import random
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "experiments"))
+
+import claims  # noqa: E402
+
+
+def evals(*rows, task=0):
+    names = ("step", "rollouts", "val_acc", "kl_base")
+    made = [{"task": task} | dict(zip(names, row, strict=True)) for row in rows]
+    return [e | {"tokens": 10 * e["rollouts"], "neutral_kl": 2 * e["kl_base"]} for e in made]
+
+
+# smoothed: 0, 0.3, 0.47, 0.5, 0.5
+RL = evals((0, 0, 0.0, 0.0), (10, 100, 0.3, 0.2), (20, 200, 0.64, 0.4), (30, 300, 0.56, 0.6), (40, 400, 0.3, 0.7))
+
+
+def test_fst_is_measured_where_it_first_reaches_the_best_of_rl():
+    fst = evals((0, 0, 0.0, 0.0), (10, 90, 0.5, 0.1), (20, 180, 0.9, 0.2))
+    found = claims.reach(fst, RL)
+    assert (found["target"], found["rl"]["rollouts"], found["fst"]["rollouts"]) == (pytest.approx(0.5), 300, 90)
+    nearly = claims.reach(fst, RL, share=0.9)
+    assert (nearly["target"], nearly["rl"]["rollouts"]) == (pytest.approx(0.45), 200)
+    assert found["learned"] and claims.reach(fst[:1], RL)["fst"] is None
+
+
+def test_no_accuracy_is_counted_before_it_is_reached():
+    late = evals((0, 0, 0.0, 0.0), (5, 10, 0.0, 0.0), (10, 20, 0.9, 0.0), (15, 30, 0.9, 0.0))
+    assert [e["val_acc"] for e in claims.smooth(late)] == pytest.approx([0, 0, 0.45, 0.6])
+
+
+def test_who_never_gets_there_gains_nothing_by_stopping_early():
+    last, rl = {"rollouts": 300}, {"rollouts": 400}
+    assert (
+        claims.ratio(None, rl, "rollouts", last) == 1 and claims.ratio(None, {"rollouts": 60}, "rollouts", last) == 0.2
+    )
+    assert claims.ratio({"rollouts": 100}, rl, "rollouts", last) == 4
+
+
+def test_where_rl_never_leaves_zero_all_that_it_took_counts():
+    zero = evals((0, 0, 0.0, 0.0), (10, 100, 0.01, 0.2), (20, 200, 0.0, 0.4))
+    found = claims.reach(evals((0, 0, 0.0, 0.0), (10, 90, 0.05, 0.1)), zero)
+    assert (found["target"], found["rl"]["rollouts"], found["fst"]["rollouts"]) == (claims.ZERO, 200, 90)
+    assert not found["learned"]
+
+
+@pytest.mark.parametrize("height", [0.2, 0.55, 0.9])
+def test_the_asymptote_of_a_sigmoid_is_found_through_noise(height):
+    rng, start = random.Random(0), 0.05
+    curve = evals((0, 0, start, 0))
+    for cost in range(500, 20_001, 500):
+        rise = 1 / (1 + (4000 / cost) ** 3)
+        curve.append(curve[0] | {"rollouts": cost, "val_acc": start + (height - start) * rise + rng.gauss(0, 0.01)})
+    assert claims.asymptote(curve) == pytest.approx(height, abs=0.02)
+
+
+def test_an_asymptote_is_an_accuracy_and_a_flat_curve_has_its_own():
+    rising = evals((0, 0, 0.0, 0), (10, 100, 0.2, 0), (20, 200, 0.5, 0), (30, 300, 0.95, 0))
+    assert 0.95 < claims.asymptote(rising) <= 1
+    flat = evals((0, 0, 0.1, 0), (10, 100, 0.1, 0), (20, 200, 0.1, 0))
+    assert claims.asymptote(flat) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("difference", "met", "verdict"),
+    [
+        ([0.3, 0.4, 0.5], True, "holds"),
+        ([0.3, 0.4, 0.5], False, "short of the bar"),
+        ([0.5, -0.4, 0.2], True, "does not hold at this scale"),
+        ([0.1, 0.2, 0.45], True, "does not hold at this scale"),  # 2.4 standard errors: of three, too few
+        ([0.5, 0.5], True, "too few seeds"),
+        ([-0.3, -0.4, -0.5], True, "does not hold at this scale"),
+    ],
+)
+def test_a_claim_holds_beyond_noise(difference, met, verdict):
+    line = claims.row("c", "w", "p", "b", range(len(difference)), {"x": difference}, difference=difference, met=met)
+    assert line["verdict"] == verdict and line["n"] == len(difference)
+    assert "verdict" not in claims.row("c", "w", "p", "b", [0], {"x": [0.5]})
+
+
+def test_what_was_never_reached_is_kept_but_not_averaged():
+    figures = claims.row("c", "w", "p", "b", [0, 1, 2], {"x": [1.0, None, 3.0]})["figures"]["x"]
+    assert figures == {"mean": 2, "std": round(2**0.5, 4), "values": [1, None, 3]}
+
+
+def test_the_mean_of_ratios_is_geometric():
+    assert claims.row("c", "w", "p", "b", [0, 1], {"ratio": [0.5, 8.0]})["figures"]["ratio"]["mean"] == 2
+
+
+def test_where_rl_does_not_learn_no_kl_is_matched_and_nothing_breaks():
+    flat = evals(*((step, 10 * step, 0.03, 0.0) for step in (0, 10, 20)))
+    accuracy = {"base weights": [0.0, 0.4], "trained weights": [0.1, 0.9]}
+    runs = {"base": {"skills": {"star_graph": 1.0, "other": 1.0}, "corpus_loss": 0.1}}
+    for seed in range(3):
+        runs |= {f"{m}-star_graph-{seed}": record(flat, accuracy, 1.0, "star_graph") for m in ("fst", "rl")}
+    lines = {line["claim"].split(" (")[0]: line for line in claims.domain_claims(runs, "star_graph")}
+    kl = lines["stays close: KL at rl's best"]
+    assert kl["verdict"] == "too few seeds where rl learns" and kl["figures"]["share saved"]["values"] == [None] * 3
+    for claim in ("data efficiency, rollouts", "zero-reward regime: steps to leave zero"):
+        assert lines[claim]["verdict"] == "does not hold at this scale"
+
+
+def test_seeds_are_paired():
+    runs = dict.fromkeys(["fst-strings-0", "fst-strings-2", "fst-strings-10", "rl-strings-2", "rl-strings-10"], "run")
+    runs |= {"fst-strings-deep-2": "another", "base": "base"}
+    assert [seed for seed, _ in claims.pairs(runs, "fst-strings-{}", "rl-strings-{}")] == [2, 10]
+
+
+def test_the_end_of_a_stage_is_its_last_step():
+    stream = [
+        {"task": task, "step": step, "val_acc": round(0.1 * task + 0.01 * step, 3)}
+        for step in range(0, 61, 10) for task in range(3)
+    ]  # fmt: skip
+    assert claims.stage_ends(stream) == [pytest.approx((end, end)) for end in (0.15, 0.45, 0.75)]
+
+
+def record(curve, accuracy, skill, domain="strings"):
+    tasks = [{"task": domain, "accuracy": accuracy, "kl_base": [0.3, 0.1]}]
+    return {"evals": curve, "result": {"tasks": tasks}, "skills": {domain: skill, "other": skill}, "corpus_loss": 0.1}
+
+
+def test_the_claims_of_a_domain():
+    runs = {"base": {"skills": {"strings": 1.0, "other": 1.0}, "corpus_loss": 0.1}}
+    for seed in range(3):
+        fst = evals((0, 0, 0.0, 0.0), (10, 90, 0.5, 0.1 + seed / 100), (30, 300, 0.9, 0.2))
+        accuracy = {"base weights": [0.0, 0.4], "trained weights": [0.1, 0.9]}
+        runs |= {f"fst-strings-{seed}": record(fst, accuracy, 0.99), f"rl-strings-{seed}": record(RL, accuracy, 0.7)}
+    lines = {line["claim"]: line for line in claims.domain_claims(runs, "strings")}
+    assert lines["data efficiency, rollouts"]["figures"]["ratio"]["values"] == [round(300 / 90, 4)] * 3
+    assert lines["data efficiency, rollouts"]["verdict"] == "holds"
+    assert lines["data efficiency, rollouts to 0.9 of rl's best"]["figures"]["ratio"]["values"] == [2.2222] * 3
+    assert lines["data efficiency, tokens"]["figures"]["rl"]["mean"] == 3000
+    assert lines["stays close: KL at rl's best"]["verdict"] == "holds"
+    assert lines["forgets less: drop of base skills"]["figures"]["rl"]["mean"] == pytest.approx(0.3)
+    assert lines["forgets less: rise of the corpus loss"]["figures"]["fst"]["mean"] == 0.0
+    assert lines["both channels"]["verdict"] == "holds" and "more than either method alone" not in lines
+    assert lines["asymptote"]["figures"]["fst"]["mean"] > 0.85
+    assert "zero-reward regime: steps to leave zero" not in lines and not [*claims.domain_claims(runs, "facts")]
+
+
+def test_variants_are_asked_what_they_are_there_for():
+    runs = {"base": {"skills": {"strings": 1.0, "other": 1.0}, "corpus_loss": 0.1}}
+    accuracy = {"base weights": [0.0, 0.4], "trained weights": [0.1, 0.9]}
+    for seed in range(3):
+        runs |= {
+            f"{name}-strings-{seed}": record(RL, accuracy, 0.9) for name in ("fst", "rl", "fast-fst", "fast-rl", "rlkl")
+        }
+    lines = [(line["where"], line["claim"]) for line in claims.all_claims(runs)]
+    for what, kinds in (
+        ("both at a rate of 0.001", {"data", "asymptote", "stays", "forgets"}),
+        ("rl with its own KL coefficient", {"data", "asymptote", "stays", "forgets"}),
+        ("rl at a rate of 0.001", {"data", "asymptote"}),
+    ):
+        assert {claim.split()[0].strip(":,") for where, claim in lines if where == f"strings, {what}"} == kinds
+
+
+def test_each_channel_alone_and_each_method_alone_are_tested_too():
+    runs = {"base": {"skills": {"strings": 1.0, "other": 1.0}, "corpus_loss": 0.1}}
+    for seed in range(3):
+        cells = {"base weights": [0.0, 0.4], "trained weights": [0.1 * seed, 0.9]}  # alone: 0, 0.1, 0.2
+        runs |= {f"{m}-strings-{seed}": record(RL, cells, 0.9) for m in ("fst", "rl")}
+        worse = [e | {"val_acc": e["val_acc"] / 2} for e in RL]
+        runs |= {f"gepa-strings-{seed}": record(worse, cells, 0.9)}
+    lines = {line["claim"]: line for line in claims.domain_claims(runs, "strings")}
+    assert lines["both channels"]["verdict"] == "short of the bar"
+    alone = lines["more than either method alone"]
+    gepa = lines["data efficiency of gepa, rollouts"]["figures"]
+    assert gepa["gepa"]["mean"] is None and gepa["ratio"]["mean"] == 0.75  # it took 400, and is not there; rl took 300
+    assert alone["verdict"] == "does not hold at this scale"  # fst is as good as rl
+    assert [f["mean"] for f in alone["figures"].values()] == pytest.approx([0.5, 0.5, 0.25])
+
+
+def test_the_end_of_the_stream_is_of_all_its_tasks():
+    def stream(*last):
+        made = [
+            e | {"task": t} for t in range(2) for e in evals((0, 0, 0.0, 0.0), (5, 9, 0.2, 0.0), (10, 20, 0.4, 0.0))
+        ]
+        made += [e for t in range(2) for e in evals((20, 40, last[t], 0.0), task=t)]
+        tasks = [{"task": name, "accuracy": {"trained weights": [0.0, 0.7]}} for name in ("strings", "facts")]
+        return {"evals": made, "result": {"tasks": tasks}}
+
+    runs = {f"stream-{m}-{s}": stream(*last) for s in range(3) for m, last in (("fst", (0.1, 0.8)), ("rl", (0.2, 0.3)))}
+    *_, line = claims.other_claims(runs)
+    figures = {name: f["mean"] for name, f in line["figures"].items()}
+    assert line["claim"] == "continual, all tasks at the end" and figures == {
+        "fst on the last task": 0.8, "fst on those before": 0.1, "rl on the last task": 0.3, "rl on those before": 0.2,
+        "fst on those before, each with the prompt it had": 0.7,
+    }  # fmt: skip
+
+
+def test_plasticity_compares_three_beginnings():
+    def ending(accuracy):
+        return {"evals": evals((0, 0, 0.0, 0.0), (80, 100, accuracy, 0.1))}
+
+    runs = {"base": {}}
+    for seed in (0, 1, 2):
+        runs[f"rl-numbers-{seed}"] = ending(0.4)
+        runs[f"plasticity-numbers-after-fst-strings-{seed}"] = ending(0.39 + seed / 100)
+        runs[f"plasticity-numbers-after-rl-strings-{seed}"] = ending(0.1)
+    line, whole = claims.other_claims(runs)
+    assert whole["claim"] == "plasticity, mean over the run" and "verdict" not in whole
+    assert (line["where"], line["verdict"]) == ("strings, then numbers", "holds")
+    assert [f["mean"] for f in line["figures"].values()] == pytest.approx([0.4, 0.4, 0.1])
+
+
+def test_outcomes_and_exercises_compare_ends_at_the_same_step():
+    runs = {"base": {}}
+    for seed in (0, 1):
+        runs[f"frozen-facts-{seed}"] = {"evals": evals((0, 0, 0.0, 0.0), (60, 500, 0.5, 0.1)), "seconds": 60}
+        long = evals((0, 0, 0.0, 0.0), (30, 300, 0.4 + seed / 5, 0.1), (60, 600, 0.9, 0.2))
+        short = evals((0, 0, 0.0, 0.0), (30, 250, 0.3, 0.4))
+        runs[f"fst-strings-{seed}"] = {"evals": long, "seconds": 90}
+        runs[f"exercise-population=1-{seed}"] = {"evals": short}
+    table = claims.exercises(runs)
+    assert list(table) == ["as it is", "--population 1"] and table["as it is"]["step"] == 30
+    assert table["--population 1"]["difference"]["values"] == [-0.1, -0.3]
+    assert table["as it is"]["accuracy"]["values"] == [0.4, 0.6] and table["--population 1"]["rollouts"]["mean"] == 250
+    (name, ended), (other, _) = claims.outcomes(runs).items()
+    assert other == "facts, fst, base reflects"
+    assert (name, ended["steps"], ended["rollouts"]["mean"]) == ("strings, fst", 60, 600)
+    assert ended["minutes"]["mean"] == 1.5 and ended["tokens"]["mean"] == 6000
+
+
+@pytest.mark.parametrize(
+    ("claim", "where", "only"),
+    [
+        ("asymptote", "facts", "domains"),
+        ("stays close", "facts, rl with its own KL coefficient", "domains kl"),
+        ("asymptote", "facts, both at a rate of 0.001", "domains rate"),
+        ("continual, stage 2", "numbers", "domains stream"),
+    ],
+)
+def test_a_claim_says_which_command_makes_its_runs(claim, where, only):
+    line = {"claim": claim, "where": where, "seeds": [0, 2]}
+    assert claims.command(line) == f"python experiments/run.py --only sweep {only} --seeds 0 2"
