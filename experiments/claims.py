@@ -194,14 +194,12 @@ def domain_claims(runs: dict, domain: str, ours: str = "fst", against: str = "rl
             met=mean(lost["fst"]) <= mean(lost["rl"]) / 3,
         )  # fmt: skip
     if domain == "star_graph":
-        left = [[first_at(smooth(run["evals"]), run["evals"][0]["val_acc"] + ZERO) for run in pair] for pair in both]
-        cost = {m: [pair[i] and pair[i]["step"] for pair in left] for i, m in enumerate(("fst", "rl"))}
-        lasts = [[run["evals"][-1] for run in pair] for pair in both]
-        times = [ratio(a, b or end[1], "step", end[0]) for (a, b), end in zip(left, lasts, strict=True)]
+        off_zero = [reach(fst["evals"], rl["evals"], share=0.0) for fst, rl in both]  # the least gain
+        figures, times = saved(both, off_zero, "step")
+        last = both[0][1]["evals"][-1]["step"]
         yield row(
-            f"zero-reward regime: steps to leave zero (rl has {lasts[0][1]['step']})", domain, "about 50 against 250",
-            ">= 5x earlier", seeds, cost | {"ratio": times}, difference=[*map(log, times)],
-            met=geometric_mean(times) >= 5,
+            f"zero-reward regime: steps to leave zero (rl has {last})", domain, "about 50 against 250", ">= 5x earlier",
+            seeds, figures, difference=[*map(log, times)], met=geometric_mean(times) >= 5,
         )  # fmt: skip
     names = ("base, seed prompt", "base, evolved prompt", "trained, seed prompt", "trained, evolved prompt")
     cells = [list(chain(*fst["result"]["tasks"][0]["accuracy"].values())) for fst, _ in both]
@@ -212,14 +210,14 @@ def domain_claims(runs: dict, domain: str, ours: str = "fst", against: str = "rl
         met=all(beyond_noise([cell[i] - cell[0] for cell in cells]) for i in (1, 2)),
     )  # fmt: skip
     names = f"{ours}-{domain}-{{}}", f"{against}-{domain}-{{}}", f"gepa-{domain}-{{}}"
-    if group := [made for _, made in pairs(runs, *names)]:
-        ends = {m: [at_the_end(made[i]["evals"]) for made in group] for i, m in enumerate(("fst", "rl", "gepa"))}
-        seeds = [seed for seed, _ in pairs(runs, *names)]
+    if group := pairs(runs, *names):
+        seeds = [seed for seed, _ in group]
+        ends = {m: [at_the_end(made[i]["evals"]) for _, made in group] for i, m in enumerate(("fst", "rl", "gepa"))}
         yield row(
             "more than either method alone", domain, "-", "fst above both", seeds, ends,
             difference=[fst - max(rl, gepa) for fst, rl, gepa in zip(*ends.values(), strict=True)], met=True,
         )  # fmt: skip
-        both = [(gepa, rl) for _, rl, gepa in group]
+        both = [(gepa, rl) for _, (_, rl, gepa) in group]
         met = [reach(gepa["evals"], rl["evals"]) for gepa, rl in both]
         yield row("data efficiency of gepa, rollouts", domain, "-", "-", seeds, saved(both, met, "rollouts", "gepa")[0])
 

@@ -31,6 +31,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
+from claims import DOMAINS, at_the_end  # noqa: E402
 
 from config import Config, parse_config  # noqa: E402
 from model import write_file  # noqa: E402
@@ -38,7 +39,6 @@ from pretrain import base_skills, load_base  # noqa: E402
 from tasks import domains  # noqa: E402
 
 RESULTS = ROOT / "experiments" / "results" / "runs"
-DOMAINS = ("strings", "numbers", "facts", "star_graph")
 RATES = ("0.0001", "0.0003", "0.001", "0.003")
 SWEEP, SWEEP_SEEDS, EQUAL = "strings", (100, 101, 102), 0.02  # the domain; validation accuracies that count as equal
 STEPS = {"fst": 60, "gepa": 60, "distill": 60, "rl": 80}
@@ -84,9 +84,7 @@ def best(tried: dict[str, list[Job]]) -> str:
 
     Raises OSError before they have run.
     """
-    did = {
-        setting: mean(e["val_acc"] for j in jobs for e in finished(j)["evals"][-3:]) for setting, jobs in tried.items()
-    }
+    did = {setting: mean(at_the_end(finished(j)["evals"]) for j in jobs) for setting, jobs in tried.items()}
     return next(setting for setting, accuracy in did.items() if accuracy >= max(did.values()) - EQUAL)
 
 

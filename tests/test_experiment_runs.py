@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import sys
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
@@ -12,6 +13,7 @@ from config import Config, check_config, parse_config
 from tests import toy
 
 ROOT = Path(__file__).parent.parent
+sys.path.append(str(ROOT / "experiments"))  # as for a script there
 spec = importlib.util.spec_from_file_location("experiment_runs", ROOT / "experiments" / "run.py")  # not the run.py here
 runs = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(runs)
