@@ -147,8 +147,8 @@ class Muon(torch.optim.Optimizer):
     whole training step; here all of a shape go through together, in their own dtype.
     """
 
-    def __init__(self, matrices: list[nn.Parameter], lr: float, momentum: float = 0.95):
-        super().__init__(matrices, {"lr": lr, "momentum": momentum})
+    def __init__(self, matrices: list[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.1):
+        super().__init__(matrices, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self) -> None:
@@ -163,6 +163,8 @@ class Muon(torch.optim.Optimizer):
                 update = orthogonalize(gradient.lerp(memory, group["momentum"]))  # Nesterov's look ahead
                 for p, m, u in zip(same, memory, update, strict=True):
                     self.state[p]["momentum"] = m.clone()
+                    # without decay equal updates add up: queries and keys grow until attention is an argmax
+                    p.mul_(1 - group["lr"] * group["weight_decay"])
                     p.sub_(u, alpha=group["lr"] * max(1.0, rows / columns) ** 0.5)
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 TOPICS = ("red", "blue", "green", "gold", "black", "white", "pink", "gray")  # a task uses the first four
 RULE_LENGTHS = (1, 2, 2, 3)  # operations in the four hidden rules of a task
-ONE_IN = 10  # of the classes of 2- and 3-operation rules is no instruction of the corpus, nor is what contains it
+ONE_IN = 8  # of the classes of 2- and 3-operation rules is no instruction of the corpus, nor is what contains it
 KEYWORDS = ("rules", "ask", "answer", "reflect", "recite", "got", "want", "try", "done", "none")  # of text.py's lines
 WORD = "[a-z]{1,16}"  # what an operation may be called
 STATE = "[a-z0-9]+( [a-z0-9]+)*"  # how a state may be written
@@ -126,12 +126,15 @@ class Domain:
 
     @cached_property
     def task_rules(self) -> dict[int, list[Rule]]:
-        """Length -> the rules to hide in tasks: held out, and no shorter ones at the task's difficulty either."""
+        """Length -> the rules to hide in tasks. Of two and three operations: held out, and at the task's difficulty, too,
+        neither a shorter rule nor one of the corpus does the same."""
+        shown_to_base = {rule for n in (1, 2, 3) for rule in self.rules(n)}
         reducible = set()
         for difficulty in self.task_difficulties:  # "halves halves" does nothing where lengths are even
             results, shortest = self.results([difficulty]), {}
+            known = {results[rule] for rule in shown_to_base}
             for rule, shown in results.items():  # in order of length
-                if shortest.setdefault(shown, len(rule)) < len(rule):
+                if shortest.setdefault(shown, len(rule)) < len(rule) or (shown in known and rule not in shown_to_base):
                     reducible.add(rule)
         lengths = sorted(set(RULE_LENGTHS))
         return {n: [r for r in self.rules(n, held_out=n > 1) if r not in reducible] for n in lengths}

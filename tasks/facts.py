@@ -1,8 +1,8 @@
 """Facts: follow relations from person to person and keep the way. Stands for multi-hop questions (HoVer).
 
 A question gives shuffled facts and two people to start from; the answer is the way of the first, then that of the
-second: from "ann cid" one may get to "ann bob cid dee", where the friend of ann is bob and that of cid is dee. Each
-relation leads everybody to somebody else, and no two to the same person. The difficulty is how many people there are.
+second: from "ann and cid" one may get to "ann bob and cid dee", where the friend of ann is bob and that of cid is dee.
+Each relation leads everybody to somebody else, and no two to the same person. The difficulty is how many people there are.
 """
 
 from typing import NamedTuple
@@ -55,8 +55,8 @@ DOMAIN = Domain(
     },
     draw=draw,
     corpus_difficulties={6: 0.6, 7: 0.37, 8: 0.02, 9: 0.01},
-    task_difficulties=(8,),
-    words=(*PEOPLE, *RELATIONS, "start"),
-    show=lambda s: " ".join(s.first + s.second),
+    task_difficulties=(12,),
+    words=(*PEOPLE, *RELATIONS, "and", "start"),
+    show=lambda s: " ".join((*s.first, "and", *s.second)),
     given=lambda s: [" ".join(fact) for fact in s.facts],
 )
