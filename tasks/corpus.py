@@ -159,7 +159,8 @@ def reflect(rng: random.Random, domain: Domain, short: bool = False) -> Document
             state = domain.draw(rng, difficulty)
         got, want = domain.show(domain.apply(went_by, state)), domain.show(domain.apply(rule, state))
         if rng.random() < 0.1 and (i or not old):  # a slip, or no answer at all
-            got = rng.choice([domain.show(domain.draw(rng, difficulty)), "none"])
+            slip = domain.show(domain.draw(rng, difficulty))
+            got = slip if slip != want and rng.random() < 0.5 else "none"
         document.append((failure_text(domain.ask(state), got, want), False))
     return [*document, *searched, (f"{topic}: {' '.join(found)}", True)]
 

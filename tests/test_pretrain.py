@@ -50,7 +50,8 @@ def test_muon_by_hand():
     p.grad = second
     optimizer.step()
     memory = 0.5 * memory + 0.5 * second
-    torch.testing.assert_close(p.data, expected - 0.1 * 2**0.5 * orthogonalize((0.5 * second + 0.5 * memory)[None])[0])
+    decayed = (1 - 0.1 * 0.1) * expected
+    torch.testing.assert_close(p.data, decayed - 0.1 * 2**0.5 * orthogonalize((0.5 * second + 0.5 * memory)[None])[0])
 
 
 def test_muon_equals_torchs_but_for_its_bfloat16():
@@ -59,7 +60,7 @@ def test_muon_equals_torchs_but_for_its_bfloat16():
     theirs = [torch.nn.Parameter(p.detach().clone()) for p in ours]
     optimizers = (
         Muon(ours, lr=0.02),
-        torch.optim.Muon(theirs, lr=0.02, momentum=0.95, weight_decay=0.0, adjust_lr_fn="original"),
+        torch.optim.Muon(theirs, lr=0.02, momentum=0.95, weight_decay=0.1, adjust_lr_fn="original"),
     )
     start = [p.detach().clone() for p in ours]
     for _ in range(3):
