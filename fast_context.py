@@ -10,7 +10,8 @@ The model is not known here. It comes as two functions:
     evaluate(jobs)       jobs: [(rules, questions)], equally many questions each; one rollout per question.
                          -> one list of outcomes per job; an outcome has `.score` and `.answer`
     reflect(requests)    requests: [(topic, instruction or "", [(question, outcome), ...])]; one rollout each.
-                         -> one proposed instruction per request, untrusted text; "" for nothing usable
+                         -> per request the proposed instruction, untrusted text ("" for nothing usable), and how
+                         it came about, for people to read
 
 A question is opaque but for `.topic`. Every rollout is a call, and a phase never spends more calls than its budget.
 
@@ -71,7 +72,7 @@ class Population:
                 todo += self.lineage[id][1]
         return found
 
-    def prune(self, scored: list[Candidate], unscored: list[Candidate]) -> None:
+    def keep_best(self, scored: list[Candidate], unscored: list[Candidate]) -> None:
         """Keep the best by mean anchor score, older first where equal; unscored ones only where there is room."""
         self.candidates = (sorted(scored, key=lambda c: (-c.mean, c.id)) + unscored)[: self.size]
         above = [self.ancestors(c.id) for c in self.candidates]
@@ -149,6 +150,7 @@ def merge(a: Candidate, b: Candidate, population: Population, anchor: list) -> t
     """The rules of two candidates combined, and the score to hope for; None if one descends from the other.
 
     Per topic: the side that changed since their youngest common ancestor; where both did, the one that scores higher.
+    Where both say the same their scores differ by luck alone, so the hope is for the mean of them.
     """
     above_a, above_b = population.ancestors(a.id), population.ancestors(b.id)
     if a.id in above_b or b.id in above_a:
@@ -163,7 +165,8 @@ def merge(a: Candidate, b: Candidate, population: Population, anchor: list) -> t
         take_a = theirs == old if mine != theirs and old in (mine, theirs) else a_is_better
         if (chosen := mine if take_a else theirs) is not None:
             rules[topic] = chosen
-        hope += sum(q.topic == topic for q in anchor) / len(anchor) * (score_a if take_a else score_b)
+        expected = fmean((score_a, score_b)) if mine == theirs else score_a if take_a else score_b
+        hope += sum(q.topic == topic for q in anchor) / len(anchor) * expected
     return rules, hope
 
 
@@ -181,6 +184,7 @@ class Change:
     new: str
     mean_before: float
     mean_after: float
+    how: str = ""  # the reflection that it came from
 
 
 @dataclass
@@ -259,23 +263,24 @@ def evolve(
 
         # run the children that are new on the same questions
         children, known = [], [c.rules for c in scored + unscored]
-        for (parent, topic, questions, before), proposal in zip(failing, proposals, strict=True):
+        for (parent, topic, questions, before), (proposal, how) in zip(failing, proposals, strict=True):
             rules = parent.rules | {topic: clean_instruction(proposal)}
             if rules[topic] and rules not in known:
                 known.append(rules)
-                children.append((parent, topic, questions, before, rules))
+                children.append((parent, topic, questions, before, rules, how))
         report.proposed += len(children)
-        outcomes = run([(rules, questions) for _, _, questions, _, rules in children])
+        outcomes = run([(child[4], child[2]) for child in children])
 
         # accept what is strictly better, the largest gains first where not all can be scored
         gains = [sum(o.score for o in results) - child[3] for child, results in zip(children, outcomes, strict=True)]
         order = sorted((i for i, gain in enumerate(gains) if gain > 0), key=lambda i: -gains[i])
         accepted = [children[i] for i in order[: left() // len(anchor)]]
-        for (parent, topic, _, _, rules), scores in zip(accepted, score([c[4] for c in accepted]), strict=True):
+        for (parent, topic, _, _, rules, how), scores in zip(accepted, score([c[4] for c in accepted]), strict=True):
             child = population.add(rules, (parent.id,), scores)
             scored.append(child)
             report.accepted += 1
-            report.changes.append(Change(topic, parent.rules.get(topic, ""), rules[topic], parent.mean, child.mean))
+            old = parent.rules.get(topic, "")
+            report.changes.append(Change(topic, old, rules[topic], parent.mean, child.mean, how))
 
         # merge the most promising pairs, as long as they promise more than either
         while accepted and left() >= len(anchor):
@@ -296,5 +301,5 @@ def evolve(
             known.append(rules)
             report.merged += 1
             report.changes.append(Change("", f"{a.rules}", f"{rules}", max(a.mean, b.mean), child.mean))
-    population.prune(scored, unscored)
+    population.keep_best(scored, unscored)
     return report

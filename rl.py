@@ -30,6 +30,7 @@ import torch
 from torch import Tensor, nn
 
 import parallel
+from model import padded
 
 MICRO_ROWS = 64  # rollouts per forward and backward pass
 MAX_NORM = 1.0  # gradients are clipped to this norm
@@ -112,14 +113,14 @@ def score(model: nn.Module, contexts: list, completions: list, temperature: floa
     """
     device = next(model.parameters()).device
     rows = [context + completion for context, completion in zip(contexts, completions, strict=True)]
-    longest, width = max(map(len, rows)), max(map(len, completions))
-    tokens = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=device)  # (N, T), padded right
+    width = max(map(len, completions))
+    tokens, totals = padded(rows, device)  # (N, T), (N,)
     first = torch.tensor([[len(context)] for context in contexts], device=device)  # (N, 1)
-    places = (first + torch.arange(width, device=device)).clamp(max=longest - 1)  # (N, S)
-    places += longest * torch.arange(len(rows), device=device)[:, None]  # in all rows laid end to end
+    places = (first + torch.arange(width, device=device)).clamp(max=tokens.size(1) - 1)  # (N, S)
+    places += tokens.size(1) * torch.arange(len(rows), device=device)[:, None]  # in all rows laid end to end
     before = model.hidden(tokens).flatten(0, 1).index_select(0, places.flatten() - 1)  # (N * S, C)
     logits = model.head(before).view(*places.shape, -1)
-    mask = completion_mask(torch.tensor([len(c) for c in completions], device=device), width)
+    mask = completion_mask(totals - first[:, 0], width)
     if every_token:
         return (logits.float() / temperature).log_softmax(-1) * mask[..., None]
     return token_logprobs(logits, tokens.take(places), temperature) * mask
@@ -185,7 +186,8 @@ def update(
 def distill(policy, teacher, optimizer, contexts: list, taught: list, completions: list, temperature: float) -> dict:
     """One update towards what a teacher says in other contexts (`taught`): the reverse KL(policy, teacher), per token.
 
-    contexts, taught, completions: R token lists; the completions are the policy's. -> figures as of `update`
+    contexts, taught, completions: R token lists; the completions are the policy's. -> kl_teacher (exact, nats per
+    token), grad_norm, dropped_groups (none)
     The KL is exact, a sum over the vocabulary: estimates from drawn tokens do not tell what a teacher would have said.
     """
     mean = torch.zeros((), device=next(policy.parameters()).device)  # over all tokens
@@ -197,4 +199,4 @@ def distill(policy, teacher, optimizer, contexts: list, taught: list, completion
         kl.backward()
         mean += kl.detach()
     parallel.sum_over_processes(mean)
-    return {"kl_base": mean.item(), "grad_norm": step(policy, optimizer), "dropped_groups": 0}
+    return {"kl_teacher": mean.item(), "grad_norm": step(policy, optimizer), "dropped_groups": 0}

@@ -126,8 +126,11 @@ class Domain:
 
     @cached_property
     def task_rules(self) -> dict[int, list[Rule]]:
-        """Length -> the rules to hide in tasks. Of two and three operations: held out, and at the task's difficulty, too,
-        neither a shorter rule nor one of the corpus does the same."""
+        """Length -> the rules to hide in tasks.
+
+        Those of two and three operations are held out, and at the task's difficulty, too, no shorter rule and none of
+        the corpus does the same.
+        """
         shown_to_base = {rule for n in (1, 2, 3) for rule in self.rules(n)}
         reducible = set()
         for difficulty in self.task_difficulties:  # "halves halves" does nothing where lengths are even

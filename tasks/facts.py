@@ -2,7 +2,8 @@
 
 A question gives shuffled facts and two people to start from; the answer is the way of the first, then that of the
 second: from "ann and cid" one may get to "ann bob and cid dee", where the friend of ann is bob and that of cid is dee.
-Each relation leads everybody to somebody else, and no two to the same person. The difficulty is how many people there are.
+Each relation leads everybody to somebody else, and no two to the same person. The difficulty is how many people there
+are.
 """
 
 from typing import NamedTuple

@@ -2,8 +2,8 @@
 
 The edges come shuffled, each told from both ends ("out a b in b a"); the nodes' names are random. Walking out from the
 centre one must guess an arm: the first one listed (`walk`, the habit of the base) or the last (`roam`), and the goal is
-on neither. So with the seed prompt the base earns next to nothing. Walking back from the goal there is nothing to guess,
-and the way back only has to be flipped.
+on neither. So with the seed prompt the base earns next to nothing. Walking back from the goal there is nothing to
+guess, and the way back only has to be flipped.
 The difficulty is the length of the arms: on long ones the base slips, but hardly ever onto the goal's.
 """
 
@@ -29,7 +29,7 @@ def draw(rng, length):
     ways = [[centre, *names[i::ARMS]] for i in range(ARMS)]
     edges = [edge for way in ways for edge in itertools.pairwise(way)]
     rng.shuffle(edges)
-    first, *middle, last = (to for start, to in edges if start == centre)
+    _first, *middle, _last = (to for start, to in edges if start == centre)
     goal = rng.choice([way[-1] for way in ways if way[1] in middle])
     return Star(tuple(edges), (centre, goal))
 
