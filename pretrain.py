@@ -30,6 +30,11 @@ MAX_WASTE = 1.15  # padded tokens of a batch over its tokens; three batches of e
 LOOK_EVERY = 300  # steps between checkpoints and looks at what the base can do
 
 
+def beside(path: Path, ending: str) -> Path:
+    """The file of a base's training that lies beside it: base.pt.partial, say."""
+    return path.with_name(path.name + ending)
+
+
 def lock(path: Path, taken: str):
     """Open a file and keep it locked until it is closed. Raises ValueError(taken) where another process has it."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -195,17 +200,22 @@ def pretrain(path: Path, device: str, names: list[str], *, minutes: float, batch
     path: in a folder that exists, and no other process writes there. names: the domains of the corpus.
     batch: documents per step, split over the processes. In the first fifth of the time (two fifths of it for three
     domains or more) they are easy, and the domains join in one after the other. 50 steps of warm-up; the learning rate
-    falls to zero over the second half.
+    falls to zero over the second half. Raises ValueError where what was left is of another training.
     """
     torch.manual_seed(seed)
-    partial, worlds = path.with_suffix(".partial"), [domains()[name] for name in names]
+    partial, worlds = beside(path, ".partial"), [domains()[name] for name in names]
     cfg = GPTConfig(text.encoding().n_vocab)
     model = GPT(cfg).to(device)
     optimizers = optimizers_of(model)
     step, elapsed, failed, rates = 0, 0.0, 0, ""
     saved = load_checkpoint(partial) if partial.exists() else {}
     writes = parallel.rank() == 0  # the files are the first process's
-    if (saved.get("vocabulary"), saved.get("domains")) == (text.fingerprint(), names):
+    if saved and (saved.get("vocabulary"), saved.get("domains")) != (text.fingerprint(), names):
+        raise ValueError(
+            f"{partial} is of a training with other domains or another vocabulary: move it away, or choose another "
+            "--base"
+        )
+    if saved:
         model.load_state_dict(saved["model"])
         for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
             optimizer.load_state_dict(state)
