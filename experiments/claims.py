@@ -18,11 +18,7 @@ import numpy as np
 ROOT = Path(__file__).parent.parent
 RUNS = ROOT / "experiments" / "results" / "runs"
 DOMAINS = ("strings", "numbers", "facts", "star_graph")
-VARIANTS = [  # of fst or rl: what they are called, the names of their runs, and which claims are asked of them
-    ("rl with its own KL coefficient", ("fst", "rlkl"), ("data", "asymptote", "stays", "forgets")),
-    ("both at a rate of 0.001", ("fast-fst", "fast-rl"), ("data", "asymptote", "stays", "forgets", "zero")),
-    ("rl at a rate of 0.001", ("fst", "fast-rl"), ("data", "asymptote", "zero")),
-]
+OWN_KL = "rl with its own KL coefficient"  # the second baseline
 ZERO = 0.02  # gain in validation accuracy that counts as one
 T = {3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}  # Student's t, 95%, two-sided, by seeds
 
@@ -140,9 +136,9 @@ def row(claim: str, where: str, paper: str, bar: str, seeds: Iterable[int], figu
     return row
 
 
-def domain_claims(runs: dict, domain: str, ours: str = "fst", against: str = "rl") -> Iterable[dict]:
-    """What fst against rl on one domain says; of either there may be a variant, of another name."""
-    group = pairs(runs, f"{ours}-{domain}-{{}}", f"{against}-{domain}-{{}}")
+def domain_claims(runs: dict, domain: str, against: str = "rl") -> Iterable[dict]:
+    """What fst against rl on one domain says; there may be runs of rl under another name."""
+    group = pairs(runs, f"fst-{domain}-{{}}", f"{against}-{domain}-{{}}")
     if not group:
         return
     seeds, both = [seed for seed, _ in group], [pair for _, pair in group]
@@ -209,7 +205,7 @@ def domain_claims(runs: dict, domain: str, ours: str = "fst", against: str = "rl
         difference=[cell[3] - max(cell[:3]) for cell in cells],
         met=all(beyond_noise([cell[i] - cell[0] for cell in cells]) for i in (1, 2)),
     )  # fmt: skip
-    names = f"{ours}-{domain}-{{}}", f"{against}-{domain}-{{}}", f"gepa-{domain}-{{}}"
+    names = f"fst-{domain}-{{}}", f"{against}-{domain}-{{}}", f"gepa-{domain}-{{}}"
     if group := pairs(runs, *names):
         seeds = [seed for seed, _ in group]
         ends = {m: [at_the_end(made[i]["evals"]) for _, made in group] for i, m in enumerate(("fst", "rl", "gepa"))}
@@ -226,9 +222,11 @@ def other_claims(runs: dict) -> Iterable[dict]:
     """Plasticity, the stream, distillation, who reflects."""
     for name in sorted({n.rsplit("-", 1)[0] for n in runs if n.startswith("plasticity") and "-after-fst-" in n}):
         second, first = name.split("-")[1], name.split("-")[4]
-        triples = pairs(runs, f"rl-{second}-{{}}", f"{name}-{{}}", f"{name.replace('-fst-', '-rl-')}-{{}}")
+        fresh = name.replace("-fst-", "-base-") if first == second else f"rl-{second}"
+        triples = pairs(runs, f"{fresh}-{{}}", f"{name}-{{}}", f"{name.replace('-fst-', '-rl-')}-{{}}")
         if triples:
-            seeds, where = [seed for seed, _ in triples], f"{first}, then {second}"
+            then = "other rules" if first == second else second
+            seeds, where = [seed for seed, _ in triples], f"{first}, then {then}"
             begins = "the base", f"fst on {first}", f"rl on {first}"
             final, whole = (
                 {f"rl from {what}": [figure(g[i]["evals"]) for _, g in triples] for i, what in enumerate(begins)}
@@ -272,11 +270,10 @@ def other_claims(runs: dict) -> Iterable[dict]:
 
 def outcomes(runs: dict) -> dict[str, dict]:
     """What the runs of a method on a domain ended with, "domain, method": accuracy, KL, and what they cost."""
-    called = {"rlkl": "rl with its own KL coefficient", "frozen": "fst, base reflects"}
-    called |= {"fast-fst": "fst at a rate of 0.001", "fast-rl": "rl at a rate of 0.001"}
+    called = {"rlkl": OWN_KL, "frozen": "fst, base reflects"}
     table = {}
     for domain in DOMAINS:
-        for method in ("fst", "fast-fst", "rl", "fast-rl", "rlkl", "gepa", "distill", "frozen"):
+        for method in ("fst", "rl", "rlkl", "gepa", "distill", "frozen"):
             if group := pairs(runs, f"{method}-{domain}-{{}}"):
                 made = [run for _, [run] in group]
                 last = [run["evals"][-1] for run in made]
@@ -311,7 +308,6 @@ def command(line: dict) -> str:
     named = {"plasticity": "plasticity", "continual": "stream", "FST-distill": "distill", "reflector": "reflector"}
     only = next((experiment for start, experiment in named.items() if line["claim"].startswith(start)), "")
     only = f"domains {only}".strip() + (" kl" if "own KL" in line["where"] else "")
-    only += " rate" if "at a rate of" in line["where"] else ""
     return f"python experiments/run.py --only sweep {only} --seeds {' '.join(map(str, line['seeds']))}"
 
 
@@ -353,8 +349,8 @@ def stage_ends(evals: list[dict]) -> list[tuple[float, float]]:
 def all_claims(runs: dict) -> list[dict]:
     """The table: claims of every domain, of variants, of several domains; each with the command that makes its runs."""
     claims = [line for domain in DOMAINS for line in domain_claims(runs, domain)]
-    for what, names, kept in VARIANTS:
-        lines = (line for domain in DOMAINS for line in domain_claims(runs, domain, *names))
-        lines = (line for line in lines if line["claim"].startswith(kept) and line["bar"] != "-")
-        claims += [line | {"where": f"{line['where']}, {what}"} for line in lines]
+    lines = (line for domain in DOMAINS for line in domain_claims(runs, domain, "rlkl"))
+    kept = ("data", "asymptote", "stays", "forgets")
+    lines = (line for line in lines if line["claim"].startswith(kept) and line["bar"] != "-")
+    claims += [line | {"where": f"{line['where']}, {OWN_KL}"} for line in lines]
     return [line | {"command": command(line)} for line in chain(claims, other_claims(runs))]

@@ -59,9 +59,7 @@ def draw(runs: dict) -> None:
                 for name, r in runs.items()
                 if "evals" in r
             }
-            panel(
-                ax, own, lambda method: f"stream-{method}-{{}}", "step", "gradient steps", f"{tasks[i]}, stage {i + 1}"
-            )
+            panel(ax, own, lambda method: f"stream-{method}-{{}}", "rollouts", "rollouts", f"{tasks[i]}, stage {i + 1}")
         axes[0][0].legend(frameon=False)
         figure.tight_layout()
         figure.savefig(FIGURES / "stream.png", dpi=110)
