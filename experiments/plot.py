@@ -38,6 +38,8 @@ def draw(runs: dict) -> None:
     import matplotlib.pyplot as plt
 
     FIGURES.mkdir(parents=True, exist_ok=True)
+    for old in FIGURES.glob("*.png"):  # of other runs
+        old.unlink()
     there = [domain for domain in DOMAINS if pairs(runs, f"fst-{domain}-{{}}")]
     kinds = {
         "efficiency": ("rollouts", "rollouts, all kinds counted"),

@@ -31,7 +31,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
-from claims import DOMAINS, at_the_end  # noqa: E402
+from claims import DOMAINS, EXERCISES, at_the_end  # noqa: E402
 
 from config import Config, parse_config  # noqa: E402
 from model import write_file  # noqa: E402
@@ -48,16 +48,9 @@ PAIRS = (  # plasticity: trained on the first, then afresh on the second; where 
     ("strings", "strings"),
     ("facts", "facts"),
 )
-LATER = 50  # what is added to the seed for those other rules
-STAGES = {"fst": 40, "rl": 50}  # steps for each task of the stream: about as many rollouts
-KL_COEFS = (
-    "1",
-    "0.1",
-    "0.01",
-    "0.001",
-    "0",
-)  # rl as a second baseline: swept like the rates; the nearest to the base first
-EXERCISES = ("method=gepa", "passes=3", "passes=0", "batch=8", "lr=0.003")  # one change to fst, on strings
+LATER = 77  # what is added to the seed for those other rules
+STAGES = {"fst": 40, "rl": 55}  # steps for each task of the stream: `rl` gets a few more rollouts than `fst`
+KL_COEFS = ("1", "0.1", "0.01", "0.001", "0")  # rl as a second baseline: swept like the rates, from the base outwards
 EXERCISE_STEPS = 30
 EXPERIMENTS = ("sweep", "domains", "kl", "plasticity", "stream", "distill", "reflector", "exercises")
 
@@ -148,7 +141,7 @@ def jobs_of(experiment: str, lr: dict[str, str], seeds: list[int], names: list[s
             jobs += [job(f"frozen-{d}-{seed}", "fst", d, seed, lr["fst"], *options) for d in PAIRS[0]]
         elif experiment == "exercises":  # against the runs of `domains`, at the same step
             for change in EXERCISES:
-                options = f"--{change}".split("=")
+                options = [word for setting in change.split("+") for word in f"--{setting}".split("=")]
                 name = f"exercise-{change}-{seed}"
                 jobs.append(job(name, "fst", "strings", seed, lr["fst"], *options, steps=EXERCISE_STEPS))
     return list(dict.fromkeys(jobs))
@@ -192,9 +185,13 @@ def execute(j: Job, out: Path) -> None:
     if ended.returncode:
         raise RuntimeError(f"{' '.join(command)}\n{ended.stderr[-2000:]}")
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    if not (folder / "result.json").exists():
+        raise RuntimeError(f"{j.name} was stopped: the same command goes on from there")
     slow = [line for line in lines if line["kind"] == "slow"]
     record = {"command": command_of(j), "begins_with": j.base}
-    record |= {key: [round(line[key], 3) for line in slow] for key in ("reward", "entropy", "dropped_groups")}
+    record |= {
+        key: [line[key] and round(line[key], 3) for line in slow] for key in ("reward", "entropy", "dropped_groups")
+    }
     record["seconds"] = round(sum(line.get("seconds", 0) for line in lines))  # of learning, without evaluations
     record["evals"] = [line for line in lines if line["kind"] == "eval"]
     record |= {"result": json.loads((folder / "result.json").read_text())}
@@ -237,10 +234,13 @@ def run_all(jobs: list[Job], out: Path, label: str) -> None:
             execute(j, out)
             bar.update()
 
-        for j in order:
-            running[j.name] = pool.submit(work, j)
-        for future in running.values():
-            future.result()
+        try:
+            for j in order:
+                running[j.name] = pool.submit(work, j)
+            for future in running.values():
+                future.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # those that have not begun, where one failed or Ctrl-C came
 
 
 def main() -> None:

@@ -210,11 +210,14 @@ def test_outcomes_and_exercises_compare_ends_at_the_same_step():
         long = evals((0, 0, 0.0, 0.0), (30, 300, 0.4 + seed / 5, 0.1), (60, 600, 0.9, 0.2))
         short = evals((0, 0, 0.0, 0.0), (30, 250, 0.3, 0.4))
         runs[f"fst-strings-{seed}"] = {"evals": long, "seconds": 90}
-        runs[f"exercise-population=1-{seed}"] = {"evals": short}
+        runs[f"exercise-method=gepa+passes=45-{seed}"] = {"evals": short}
     table = claims.exercises(runs)
-    assert list(table) == ["as it is", "--population 1"] and table["as it is"]["step"] == 30
-    assert table["--population 1"]["difference"]["values"] == [-0.1, -0.3]
-    assert table["as it is"]["accuracy"]["values"] == [0.4, 0.6] and table["--population 1"]["rollouts"]["mean"] == 250
+    assert list(table) == ["as it is", "--method gepa --passes 45"] and table["as it is"]["step"] == 30
+    assert table["--method gepa --passes 45"]["difference"]["values"] == [-0.1, -0.3]
+    assert (
+        table["as it is"]["accuracy"]["values"] == [0.4, 0.6]
+        and table["--method gepa --passes 45"]["rollouts"]["mean"] == 250
+    )
     (name, ended), (other, _) = claims.outcomes(runs).items()
     assert other == "facts, fst, base reflects"
     assert (name, ended["steps"], ended["rollouts"]["mean"]) == ("strings, fst", 60, 600)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from config import Config, check_config, parse_config
+from tasks import make_task
 from tests import toy
 
 ROOT = Path(__file__).parent.parent
@@ -88,9 +89,15 @@ def test_in_the_stream_both_methods_spend_about_as_many_rollouts():
 def test_a_second_task_of_the_same_domain_hides_other_rules():
     jobs = {job.name: parse_config([*job.options]) for job in runs.jobs_of("plasticity", LR, [1], runs.DOMAINS)}
     later = {name: cfg.seed for name, cfg in jobs.items() if name.startswith("plasticity-facts-after")}
-    assert later == dict.fromkeys((f"plasticity-facts-after-{m}-facts-1" for m in ("base", "rl", "fst")), 51)
+    assert later == dict.fromkeys(
+        (f"plasticity-facts-after-{m}-facts-1" for m in ("base", "rl", "fst")), 1 + runs.LATER
+    )
     assert jobs["fst-facts-1"].seed == jobs["plasticity-numbers-after-rl-strings-1"].seed == 1
     assert "--lr" not in runs.domain_job("gepa", "facts", 0, LR).options
+    for domain in (first for first, second in runs.PAIRS if first == second):
+        for seed in range(5):
+            one, other = make_task(domain, seed), make_task(domain, seed + runs.LATER)
+            assert not any(one.domain.same(rule, other.rules[topic]) for topic, rule in one.rules.items())
 
 
 def test_finished_runs_are_not_repeated_unless_their_weights_are_needed_and_gone(results, tmp_path):
