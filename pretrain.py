@@ -210,10 +210,11 @@ def pretrain(path: Path, device: str, names: list[str], *, minutes: float, batch
     step, elapsed, failed, rates = 0, 0.0, 0, ""
     saved = load_checkpoint(partial) if partial.exists() else {}
     writes = parallel.rank() == 0  # the files are the first process's
-    if saved and (saved.get("vocabulary"), saved.get("domains")) != (text.fingerprint(), names):
+    about = {"vocabulary": text.fingerprint(), "domains": names, "seed": seed, "batch": batch}
+    if saved and any(saved.get(key) != value for key, value in about.items()):
         raise ValueError(
-            f"{partial} is of a training with other domains or another vocabulary: move it away, or choose another "
-            "--base"
+            f"{partial} is of a training with other domains, another vocabulary, --seed or --documents: move it away, "
+            "or choose another --base"
         )
     if saved:
         model.load_state_dict(saved["model"])
@@ -228,13 +229,8 @@ def pretrain(path: Path, device: str, names: list[str], *, minutes: float, batch
     easy_seconds = min(0.4, 0.1 + 0.1 * len(worlds)) * 60 * minutes
 
     def contents() -> dict:
-        plain = {
-            "vocabulary": text.fingerprint(),
-            "domains": names,
-            "model_config": dataclasses.asdict(cfg),
-            "minutes": minutes,
-        }
-        return plain | {"model": model.state_dict(), "step": step, "elapsed": elapsed}
+        done = {"minutes": minutes, "step": step, "elapsed": elapsed}
+        return about | done | {"model_config": dataclasses.asdict(cfg), "model": model.state_dict()}
 
     layout = "{desc} {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s{postfix}"
     bar = tqdm(total=60 * minutes, initial=elapsed, desc="pretraining", bar_format=layout, disable=not writes)

@@ -157,21 +157,20 @@ def update(
     -> kl_base (k3, nats per scored token) and grad_norm, both None without an update; dropped_groups
     """
     lengths = torch.tensor([len(c) for c in completions])
-    advantages, keep = group_advantages(rewards[groups])
-    weights = token_weights(lengths[groups], keep)
-    rows, advantages, weights = groups[keep].flatten(), advantages[keep].flatten(), weights[keep].flatten()
-    total = torch.tensor([len(contexts[i]) for i in rows.tolist()]) + lengths[rows]
-    order = total.argsort(stable=True)[parallel.rank() :: parallel.size()]  # this process's share, like beside like
+    of_groups, keep = group_advantages(rewards[groups])
+    advantages, weights = torch.zeros(len(completions)), torch.zeros(len(completions))
+    advantages[groups], weights[groups] = of_groups, token_weights(lengths[groups], keep)
+    rows = sorted(groups[keep].flatten().tolist(), key=lambda i: len(contexts[i]) + len(completions[i]))
+    own = rows[parallel.rank() :: parallel.size()]  # this process's share, like beside like
     figures = {"kl_base": None, "grad_norm": None, "dropped_groups": int((~keep).sum())}
     device, batches = next(policy.parameters()).device, []
-    for micro in order.split(MICRO_ROWS) if len(order) else ():
-        chosen = rows[micro].tolist()
+    for chosen in (own[i : i + MICRO_ROWS] for i in range(0, len(own), MICRO_ROWS)):
         batch = [contexts[i] for i in chosen], [completions[i] for i in chosen], temperature
         base_logprobs = score(base, *batch).detach()  # (N, S), once for all updates
         sampled = sampled_logprobs[chosen, : base_logprobs.size(1)]
-        a, w, n = (part[micro].to(device) for part in (advantages, weights, lengths[rows]))
+        a, w, n = (part[chosen].to(device) for part in (advantages, weights, lengths))
         batches.append((batch, base_logprobs, sampled, a, w, completion_mask(n, sampled.size(1))))
-    for _ in range(substeps if len(rows) else 0):
+    for _ in range(substeps if rows else 0):
         kl = torch.zeros((), device=device)
         for batch, base_logprobs, sampled, a, w, mask in batches:
             logprobs = score(policy, *batch)  # (N, S)

@@ -120,10 +120,12 @@ class Run:
         """Find or make the run's folder, and lock it until this process ends. Raises ValueError where it is taken."""
         cfg = self.cfg
         self.out, stem = Path(cfg.out), f"out/{cfg.method}-{'-'.join(cfg.tasks)}-seed{cfg.seed}"
+        if not cfg.out:
+            Path("out").mkdir(exist_ok=True)
         for i in () if cfg.out else itertools.count(1):
             self.out = Path(f"{stem}-{i}")
             with suppress(FileExistsError):  # of another run, which may be just beginning
-                self.out.mkdir(parents=True)
+                self.out.mkdir()
                 break
         if not cfg.resume and any((self.out / file).exists() for file in ("config.json", "checkpoint.pt")):
             raise ValueError(f"--out {cfg.out} holds another run: choose another, or go on with --resume {cfg.out}")

@@ -85,7 +85,7 @@ def slow_step(run: Run, questions: list) -> float:
         group["lr"] = cfg.lr * min(1.0, (run.step + 1) / max(cfg.warmup, 1))
     models = run.policy, run.base, run.optimizer
     towards = "kl_teacher" if cfg.method == "distill" else "kl_base"
-    figures = {towards: None, "grad_norm": math.nan, "dropped_groups": 0}  # of a step that is skipped
+    figures = {towards: None, "grad_norm": math.nan, "dropped_groups": 0}  # of rollouts that cannot be learned from
     if rewards.isfinite().all() and answers.logprobs.isfinite().all():
         if cfg.method == "distill":
             taught = contexts_of([(run.best(), questions)], G)
@@ -94,7 +94,8 @@ def slow_step(run: Run, questions: list) -> float:
             settings = {"temperature": cfg.temperature, "kl_coef": cfg.kl_coef, "substeps": cfg.substeps}
             rollouts = answers.contexts, answers.completions, answers.logprobs, rewards
             figures = rl.update(*models, *rollouts, groups, **settings)
-    skipped = not math.isfinite(figures["grad_norm"] or 0.0)  # None: there was nothing to learn from
+    norm = figures["grad_norm"]  # None: all groups were without spread
+    skipped = norm is not None and not math.isfinite(norm)
     run.skipped, run.streak = run.skipped + skipped, run.streak + 1 if skipped else 0
     entropy = -answers.logprobs.sum().item() / sum(map(len, answers.completions))  # estimated from the samples
     run.step += 1

@@ -129,18 +129,20 @@ class Domain:
         """Length -> the rules to hide in tasks.
 
         Those of two and three operations are held out, and at the task's difficulty, too, no shorter rule and none of
-        the corpus does the same.
+        the corpus does the same. A search as the corpus shows it, which goes on from no held-out pair, can find them.
         """
         shown_to_base = {rule for n in (1, 2, 3) for rule in self.rules(n)}
-        reducible = set()
-        for difficulty in self.task_difficulties:  # "halves halves" does nothing where lengths are even
-            results, shortest = self.results([difficulty]), {}
-            known = {results[rule] for rule in shown_to_base}
-            for rule, shown in results.items():  # in order of length
-                if shortest.setdefault(shown, len(rule)) < len(rule) or (shown in known and rule not in shown_to_base):
-                    reducible.add(rule)
+        held_out_pairs = self.rules(2, held_out=True)
+        unfit = {r for r in self.rules(3, held_out=True) if all(s[:2] in held_out_pairs for s in self.equivalents(r))}
+        for difficulty in self.task_difficulties:
+            alike: dict[tuple[str, ...], list[Rule]] = {}  # results at this difficulty -> rules, shortest first
+            for rule, shown in self.results([difficulty]).items():
+                alike.setdefault(shown, []).append(rule)
+            for rules in alike.values():
+                known = any(rule in shown_to_base for rule in rules)
+                unfit |= {r for r in rules if len(r) > len(rules[0]) or (known and r not in shown_to_base)}
         lengths = sorted(set(RULE_LENGTHS))
-        return {n: [r for r in self.rules(n, held_out=n > 1) if r not in reducible] for n in lengths}
+        return {n: [r for r in self.rules(n, held_out=n > 1) if r not in unfit] for n in lengths}
 
 
 @dataclass(frozen=True)

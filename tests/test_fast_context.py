@@ -209,8 +209,8 @@ def family(*rules_and_parents, scores=None):
 
 def test_merge_takes_from_each_side_what_it_changed():
     population, (_, a, b) = family(({}, ()), ({"red": "reverse"}, (0,)), ({"blue": "sort raise"}, (0,)))
-    rules, hope = merge(a, b, population, ANCHOR)
-    assert rules == {"red": "reverse", "blue": "sort raise"} and hope == pytest.approx(0.5)
+    rules, gain = merge(a, b, population, ANCHOR)
+    assert rules == {"red": "reverse", "blue": "sort raise"} and gain == pytest.approx(0.25)
 
 
 def test_merge_keeps_the_change_and_not_the_common_ancestors_text():
@@ -226,12 +226,20 @@ def test_merge_takes_the_better_side_where_both_changed():
 
 
 def test_merge_hopes_for_no_luck_where_both_sides_say_the_same():
-    # the same instruction, scored twice: 1 and 0 by luck. What to expect of it is neither
+    # the same instruction, scored twice: 1 and 0 by luck. Taking it from the lucky side is no gain over the other
     population, (_, a, b) = family(({"red": "x"}, ()), ({"red": "x", "gold": "y"}, (0,)), ({"red": "x"}, (0,)))
     a.scores = [float(q.topic == "red") for q in ANCHOR]
-    share = sum(q.topic == "red" for q in ANCHOR) / len(ANCHOR)
     for one, other in ((a, b), (b, a)):
-        assert merge(one, other, population, ANCHOR)[1] == pytest.approx(share / 2)
+        assert merge(one, other, population, ANCHOR) == ({"red": "x", "gold": "y"}, 0.0)
+
+
+def test_merge_gains_over_each_side_what_it_takes_from_the_other():
+    population, (_, a, b) = family(({}, ()), ({"red": "x"}, (0,)), ({"blue": "y"}, (0,)))
+    a.scores = [float(q.topic == "red") for q in ANCHOR]
+    b.scores = [float(q.topic == "blue" and i % 8 < 4) for i, q in enumerate(ANCHOR)]
+    gains = [sum(c.scores) / len(ANCHOR) for c in (a, b)]
+    assert gains[0] != gains[1]
+    assert merge(a, b, population, ANCHOR)[1] == merge(b, a, population, ANCHOR)[1] == pytest.approx(min(gains))
 
 
 def test_an_ancestor_is_not_merged_with_its_descendant():

@@ -203,16 +203,17 @@ def test_an_interrupted_pretraining_goes_on_with_its_own_schedule(tiny, tmp_path
     assert load_checkpoint(path)["minutes"] == 0.05
 
 
-@pytest.mark.parametrize("of", ["another vocabulary", "other domains"])
+@pytest.mark.parametrize("of", ["another vocabulary", "other domains", "another seed"])
 def test_what_another_training_left_is_not_overwritten(tiny, tmp_path, monkeypatch, of):
     path = tmp_path / "base.pt"
     with monkeypatch.context() as another:
         if of == "another vocabulary":
             another.setattr(text, "fingerprint", lambda: "another")
-        pretrain(path, "cpu", WORLDS[: 1 if of == "other domains" else None], minutes=0.005, batch=2, seed=0)
+        names, seed = WORLDS[: 1 if of == "other domains" else None], int(of == "another seed")
+        pretrain(path, "cpu", names, minutes=0.005, batch=2, seed=seed)
     path.rename(left := beside(path, ".partial"))
     before = left.read_bytes()
-    with pytest.raises(ValueError, match=r"base.pt.partial is of a training with other domains or another vocabulary"):
+    with pytest.raises(ValueError, match=r"base.pt.partial is of a training with other domains, another vocab"):
         pretrain(path, "cpu", WORLDS, minutes=0.02, batch=2, seed=0)
     assert left.read_bytes() == before and not path.exists()
 
