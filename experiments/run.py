@@ -9,7 +9,8 @@ Runs take one thread each, two side by side. plot.py makes the figures and the t
 
 One protocol for all methods: learning rates are swept on one domain, with three seeds that are not reported, in runs as
 long as the reported ones. Every method has the rate that did best there, or a lower one that is within EQUAL of it, for
-that stays nearer to the base. `rl` has more steps, since it spends no rollouts on prompts.
+that stays nearer to the base; where `rl` gets a lower one, it is also run at its best.
+`rl` has more steps, since it spends no rollouts on prompts.
 """
 
 import argparse
@@ -52,7 +53,7 @@ LATER = 77  # what is added to the seed for those other rules
 STAGES = {"fst": 40, "rl": 55}  # steps for each task of the stream: `rl` gets a few more rollouts than `fst`
 KL_COEFS = ("1", "0.1", "0.01", "0.001", "0")  # rl as a second baseline: swept like the rates, from the base outwards
 EXERCISE_STEPS = 30
-EXPERIMENTS = ("sweep", "domains", "kl", "plasticity", "stream", "distill", "reflector", "exercises")
+EXPERIMENTS = ("sweep", "domains", "kl", "rate", "plasticity", "stream", "distill", "reflector", "exercises")
 
 
 @dataclass(frozen=True)
@@ -84,19 +85,24 @@ def sweep_jobs() -> dict[tuple, list[Job]]:
     }
 
 
-def best(tried: dict[str, list[Job]]) -> str:
+def best(tried: dict[str, list[Job]], equal: float = EQUAL) -> str:
     """The first of the settings that did as well as the best, by the last three evaluations of their runs.
 
     Raises OSError before they have run.
     """
     did = {setting: mean(at_the_end(finished(j)["evals"]) for j in jobs) for setting, jobs in tried.items()}
-    return next(setting for setting, accuracy in did.items() if accuracy >= max(did.values()) - EQUAL)
+    return next(setting for setting, accuracy in did.items() if accuracy >= max(did.values()) - equal)
+
+
+def tried_rates(method: str) -> dict[str, list[Job]]:
+    """Learning rate -> the runs of the sweep that try it out."""
+    jobs = sweep_jobs()
+    return {lr: jobs[method, lr] for lr in RATES}
 
 
 def best_rates() -> dict[str, str]:
     """Method -> its rate after the sweep. Raises OSError before it ran."""
-    jobs = sweep_jobs()
-    rates = {method: best({lr: jobs[method, lr] for lr in RATES}) for method in ("fst", "rl")}
+    rates = {method: best(tried_rates(method)) for method in ("fst", "rl")}
     return rates | {"distill": rates["fst"], "gepa": ""}  # where weights are frozen it has no say
 
 
@@ -118,6 +124,8 @@ def jobs_of(experiment: str, lr: dict[str, str], seeds: list[int], names: list[s
         elif experiment == "kl" and float(chosen := best(kl_jobs(lr))) != Config.kl_coef:  # else the runs of `domains`
             options = ("--kl-coef", chosen)
             jobs += [job(f"rlkl-{d}-{seed}", "rl", d, seed, lr["rl"], *options, skills=True) for d in names]
+        elif experiment == "rate" and (top := best(tried_rates("rl"), equal=0)) != lr["rl"]:
+            jobs += [job(f"rlrate-{d}-{seed}", "rl", d, seed, top, skills=True) for d in names]
         elif experiment == "plasticity":
             for first, second in PAIRS:
                 later = seed + LATER if first == second else seed

@@ -42,6 +42,7 @@ def test_every_job_is_a_run_that_train_py_accepts(results):
     jobs = [*chain(*runs.sweep_jobs().values())]
     note(runs.kl_jobs(LR), {"0": 0.4})
     assert runs.best(runs.kl_jobs(LR)) == "0"
+    note(runs.sweep_jobs(), {("rl", "0.001"): 0.4})
     jobs += chain(*runs.kl_jobs(LR).values())
     for experiment in runs.EXPERIMENTS[1:]:
         found = runs.jobs_of(experiment, LR, [0, 1], runs.DOMAINS)
@@ -68,7 +69,13 @@ def test_the_sweep_gives_every_method_its_best_rate_or_a_lower_one_that_is_as_go
     note(
         runs.sweep_jobs(), {("fst", "0.001"): 0.41, ("fst", "0.0003"): 0.4, ("rl", "0.003"): 0.4, ("rl", "0.001"): 0.37}
     )
-    assert runs.best_rates() == {"fst": "0.0003", "rl": "0.003", "distill": "0.0003", "gepa": ""}
+    lr = {"fst": "0.0003", "rl": "0.003", "distill": "0.0003", "gepa": ""}
+    assert runs.best_rates() == lr and runs.jobs_of("rate", lr, [0], ["facts"]) == []
+    note(runs.sweep_jobs(), {("rl", "0.003"): 0.41, ("rl", "0.001"): 0.4})
+    lr = runs.best_rates()
+    assert lr["rl"] == "0.001"
+    [at_its_best] = runs.jobs_of("rate", lr, [0], ["facts"])
+    assert at_its_best.name == "rlrate-facts-0" and parse_config([*at_its_best.options]).lr == 0.003
 
 
 def test_reported_seeds_are_none_that_the_sweep_used():
