@@ -211,7 +211,7 @@ def domain_claims(runs: dict, domain: str, against: str = "rl") -> Iterable[dict
         seeds = [seed for seed, _ in group]
         ends = {m: [at_the_end(made[i]["evals"]) for _, made in group] for i, m in enumerate(("fst", "rl", "gepa"))}
         yield row(
-            "more than either method alone", domain, "-", "fst above both", seeds, ends,
+            "more than either method alone", domain, "-", "fst above both, in equally many steps", seeds, ends,
             difference=[fst - max(rl, gepa) for fst, rl, gepa in zip(*ends.values(), strict=True)], met=True,
         )  # fmt: skip
         both = [(gepa, rl) for _, (_, rl, gepa) in group]
