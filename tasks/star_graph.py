@@ -59,7 +59,7 @@ DOMAIN = Domain(
     },
     draw=draw,
     corpus_difficulties={2: 0.5, 3: 0.47, 4: 0.02, 5: 0.01},
-    task_difficulties=(4,),
+    task_difficulties=(5, 6),
     words=(*LETTERS, "out", "in", "start"),
     show=lambda s: " ".join(s.nodes),
     given=lambda s: [fact for a, b in s.edges for fact in (f"out {a} {b}", f"in {b} {a}")],

@@ -39,6 +39,6 @@ DOMAIN = Domain(
     },
     draw=lambda rng, length: tuple(rng.sample(LETTERS, length)),
     corpus_difficulties={5: 0.6, 6: 0.37, 7: 0.02, 8: 0.01},
-    task_difficulties=(7,),
+    task_difficulties=(8,),
     words=tuple(LETTERS),
 )
