@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from tasks.facts import DOMAIN, RELATIONS, Facts
+from tasks.facts import DOMAIN, PEOPLE, RELATIONS, Facts
 
 STATE = Facts(
     (
@@ -49,3 +49,8 @@ def test_ways_of_one_person_have_nothing_to_drop():
     state = DOMAIN.draw(random.Random(0), 6)
     for rule in (("swap", "swap"), ("flip", "swap"), ("last",), ("stay", "last"), ("cross", "last", "swap")):
         assert DOMAIN.apply(rule, state) == state
+
+
+def test_beyond_all_people_facts_are_told_twice():
+    state = DOMAIN.draw(random.Random(0), len(PEOPLE) + 7)
+    assert len(state.facts) == len(RELATIONS) * len(PEOPLE) + 7 and len(set(state.facts)) == len(state.facts) - 7

@@ -98,12 +98,11 @@ def test_a_task_hides_rules_that_differ_and_that_the_base_has_never_seen(domain)
 
 
 @DOMAINS
-def test_tasks_are_harder_than_most_of_the_corpus_but_not_than_all_of_it(domain):
+def test_tasks_are_harder_than_most_of_the_corpus(domain):
     hardest = max(domain.task_difficulties)
     easier = sum(weight for d, weight in domain.corpus_difficulties.items() if d < hardest)
     assert easier > 0.9 * sum(domain.corpus_difficulties.values())
-    assert max(domain.seen_difficulties) <= min(domain.task_difficulties)
-    assert max(domain.seen_difficulties) < hardest <= max(domain.corpus_difficulties)
+    assert max(domain.seen_difficulties) < min(domain.task_difficulties)
 
 
 def test_seeds_give_different_tasks():
