@@ -372,8 +372,8 @@ def results_page() -> str:
         parts += [
             "## The sweeps",
             "The learning rates of all runs come from this sweep (`strings`, three seeds of its own; validation "
-            "accuracy, the mean of the last three evaluations): the best, or a lower one within 0.02 of it. `distill` "
-            "has that of `fst`, `gepa` needs none.",
+            "accuracy, the mean of the last three evaluations): the best. `distill` has that of `fst`, `gepa` none. "
+            "Where a lower one is within 0.02 of the best for `rl`, `rl` is also run with the lowest of these.",
             sweep_table(result["sweep"]),
         ]
         if result["kl_sweep"]:

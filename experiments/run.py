@@ -8,9 +8,8 @@ A finished run leaves a small file in experiments/results/runs/ and is not repea
 Runs take one thread each, two side by side. plot.py makes the figures and the table of claims of these files.
 
 One protocol for all methods: learning rates are swept on one domain, with three seeds that are not reported, in runs as
-long as the reported ones. Every method has the rate that did best there, or a lower one that is within EQUAL of it, for
-that stays nearer to the base; where `rl` gets a lower one, it is also run at its best.
-`rl` has more steps, since it spends no rollouts on prompts.
+long as the reported ones. Every method has the rate that did best there. A lower one stays nearer to the base: where
+`rl` did as well with one, it is run with that, too. `rl` has more steps, since it spends no rollouts on prompts.
 """
 
 import argparse
@@ -102,7 +101,7 @@ def tried_rates(method: str) -> dict[str, list[Job]]:
 
 def best_rates() -> dict[str, str]:
     """Method -> its rate after the sweep. Raises OSError before it ran."""
-    rates = {method: best(tried_rates(method)) for method in ("fst", "rl")}
+    rates = {method: best(tried_rates(method), equal=0) for method in ("fst", "rl")}
     return rates | {"distill": rates["fst"], "gepa": ""}  # where weights are frozen it has no say
 
 
@@ -124,8 +123,8 @@ def jobs_of(experiment: str, lr: dict[str, str], seeds: list[int], names: list[s
         elif experiment == "kl" and float(chosen := best(kl_jobs(lr))) != Config.kl_coef:  # else the runs of `domains`
             options = ("--kl-coef", chosen)
             jobs += [job(f"rlkl-{d}-{seed}", "rl", d, seed, lr["rl"], *options, skills=True) for d in names]
-        elif experiment == "rate" and (top := best(tried_rates("rl"), equal=0)) != lr["rl"]:
-            jobs += [job(f"rlrate-{d}-{seed}", "rl", d, seed, top, skills=True) for d in names]
+        elif experiment == "rate" and (lower := best(tried_rates("rl"))) != lr["rl"]:
+            jobs += [job(f"rlrate-{d}-{seed}", "rl", d, seed, lower, skills=True) for d in names]
         elif experiment == "plasticity":
             for first, second in PAIRS:
                 later = seed + LATER if first == second else seed
