@@ -165,10 +165,10 @@ def test_without_locks_all_else_works(start, monkeypatch):
 
 def test_new_runs_get_new_folders(monkeypatch, tmp_path, base):
     monkeypatch.chdir(tmp_path)
-    os.makedirs("out/fst-strings-seed4-2")  # of a run that is just beginning
+    os.makedirs("out/fst-strings-seed0-2")  # of a run that is just beginning
     for _ in range(2):
-        train.main([*toy.SIZES, "--base", str(base), "--steps", "0"])
-    made = {int(path.parent.name.removeprefix("fst-strings-seed4-")) for path in Path("out").glob("*/config.json")}
+        train.main([*toy.SIZES, "--seed", "0", "--base", str(base), "--steps", "0"])
+    made = {int(path.parent.name.removeprefix("fst-strings-seed0-")) for path in Path("out").glob("*/config.json")}
     assert made == {1, 3}
 
 
