@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import parallel
 from tasks import domains, make_task, text
 
 ABOUT = "Fast-slow training: a tiny GPT learns a hidden task in its weights and in its prompt."
@@ -123,7 +124,7 @@ def parse_config(argv: list[str] | None = None) -> Config:
                 )
         given = saved | given
     elif given.get("smoke"):
-        out = tempfile.mkdtemp(prefix="fast-slow-")
+        out = parallel.tell(tempfile.mkdtemp(prefix="fast-slow-") if parallel.rank() == 0 else None)
         given = SMOKE | {"out": out, "base": f"{out}/base.pt"} | given
     cfg = Config(**given)
     return cfg if "steps" in given else dataclasses.replace(cfg, steps=cfg.stage * len(cfg.tasks))

@@ -10,7 +10,8 @@ The model is not known here. It comes as two functions:
     evaluate(jobs)       jobs: [(rules, questions)], equally many questions each; one rollout per question.
                          -> one list of outcomes per job; an outcome has `.score` and `.answer`
     reflect(requests)    requests: [(topic, instruction or "", [(question, outcome), ...])]; one rollout each.
-                         -> one proposed instruction per request, untrusted text; "" for nothing usable
+                         -> per request the proposed instruction, untrusted text ("" for nothing usable), and how
+                         it came about, for people to read
 
 A question is opaque but for `.topic`. Every rollout is a call, and a phase never spends more calls than its budget.
 
@@ -71,7 +72,7 @@ class Population:
                 todo += self.lineage[id][1]
         return found
 
-    def prune(self, scored: list[Candidate], unscored: list[Candidate]) -> None:
+    def keep_best(self, scored: list[Candidate], unscored: list[Candidate]) -> None:
         """Keep the best by mean anchor score, older first where equal; unscored ones only where there is room."""
         self.candidates = (sorted(scored, key=lambda c: (-c.mean, c.id)) + unscored)[: self.size]
         above = [self.ancestors(c.id) for c in self.candidates]
@@ -146,25 +147,30 @@ def topic_mean(candidate: Candidate, topic: str, anchor: list) -> float:
 
 
 def merge(a: Candidate, b: Candidate, population: Population, anchor: list) -> tuple[Rules, float] | None:
-    """The rules of two candidates combined, and the score to hope for; None if one descends from the other.
+    """The rules of two candidates combined, and the gain to hope for over either; None if one descends from the other.
 
     Per topic: the side that changed since their youngest common ancestor; where both did, the one that scores higher.
+    Where both say the same there is nothing to gain: there their scores differ by luck alone.
     """
     above_a, above_b = population.ancestors(a.id), population.ancestors(b.id)
     if a.id in above_b or b.id in above_a:
         return None
     common = above_a & above_b
     origin = population.lineage[max(common)][0] if common else {}
-    rules, hope = {}, 0.0
+    rules, over_a, over_b = {}, 0.0, 0.0  # gains in mean score
     for topic in sorted({q.topic for q in anchor} | set(a.rules) | set(b.rules)):
         old, mine, theirs = origin.get(topic), a.rules.get(topic), b.rules.get(topic)
-        score_a, score_b = topic_mean(a, topic, anchor), topic_mean(b, topic, anchor)
-        a_is_better = (score_a, a.mean, -a.id) >= (score_b, b.mean, -b.id)
-        take_a = theirs == old if mine != theirs and old in (mine, theirs) else a_is_better
-        if (chosen := mine if take_a else theirs) is not None:
+        chosen, gain = mine, 0.0
+        if mine != theirs:
+            score_a, score_b = topic_mean(a, topic, anchor), topic_mean(b, topic, anchor)
+            a_is_better = (score_a, a.mean, -a.id) >= (score_b, b.mean, -b.id)
+            take_a = theirs == old or (mine != old and a_is_better)
+            chosen = mine if take_a else theirs
+            gain = sum(q.topic == topic for q in anchor) / len(anchor) * (score_a - score_b)
+            over_a, over_b = (over_a, over_b + gain) if take_a else (over_a - gain, over_b)
+        if chosen is not None:
             rules[topic] = chosen
-        hope += sum(q.topic == topic for q in anchor) / len(anchor) * (score_a if take_a else score_b)
-    return rules, hope
+    return rules, min(over_a, over_b)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -181,6 +187,19 @@ class Change:
     new: str
     mean_before: float
     mean_after: float
+    how: str = ""  # the reflection that it came from
+
+
+@dataclass
+class Trial:
+    """A parent that answers a few questions of one topic, and the child that its failures lead to."""
+
+    parent: Candidate
+    topic: str
+    questions: list
+    before: float = 0.0  # the parent's summed score on them
+    rules: Rules | None = None  # the child's
+    how: str = ""
 
 
 @dataclass
@@ -245,45 +264,48 @@ def evolve(
         for i in select_parents(population.rng, [c.scores for c in scored], n, prune):
             topic = list(by_topic)[population.turn % len(by_topic)]
             population.turn += 1
-            trials.append((scored[i], topic, population.rng.sample(by_topic[topic], minibatch)))
-        outcomes = run([(parent.rules, questions) for parent, _, questions in trials])
+            trials.append(Trial(scored[i], topic, population.rng.sample(by_topic[topic], minibatch)))
+        outcomes = run([(trial.parent.rules, trial.questions) for trial in trials])
 
         # reflect where something went wrong
         requests, failing = [], []
-        for (parent, topic, questions), results in zip(trials, outcomes, strict=True):
-            if failures := [(q, o) for q, o in zip(questions, results, strict=True) if o.score < 1]:
-                requests.append((topic, parent.rules.get(topic, ""), failures))
-                failing.append((parent, topic, questions, sum(o.score for o in results)))
+        for trial, results in zip(trials, outcomes, strict=True):
+            trial.before = sum(o.score for o in results)
+            if failures := [(q, o) for q, o in zip(trial.questions, results, strict=True) if o.score < 1]:
+                requests.append((trial.topic, trial.parent.rules.get(trial.topic, ""), failures))
+                failing.append(trial)
         report.reflections += len(requests)
         proposals = reflect(requests) if requests else []
 
         # run the children that are new on the same questions
         children, known = [], [c.rules for c in scored + unscored]
-        for (parent, topic, questions, before), proposal in zip(failing, proposals, strict=True):
-            rules = parent.rules | {topic: clean_instruction(proposal)}
-            if rules[topic] and rules not in known:
-                known.append(rules)
-                children.append((parent, topic, questions, before, rules))
+        for trial, (proposal, how) in zip(failing, proposals, strict=True):
+            trial.how, trial.rules = how, trial.parent.rules | {trial.topic: clean_instruction(proposal)}
+            if trial.rules[trial.topic] and trial.rules not in known:
+                known.append(trial.rules)
+                children.append(trial)
         report.proposed += len(children)
-        outcomes = run([(rules, questions) for _, _, questions, _, rules in children])
+        outcomes = run([(trial.rules, trial.questions) for trial in children])
 
         # accept what is strictly better, the largest gains first where not all can be scored
-        gains = [sum(o.score for o in results) - child[3] for child, results in zip(children, outcomes, strict=True)]
+        gains = [sum(o.score for o in results) - t.before for t, results in zip(children, outcomes, strict=True)]
         order = sorted((i for i, gain in enumerate(gains) if gain > 0), key=lambda i: -gains[i])
         accepted = [children[i] for i in order[: left() // len(anchor)]]
-        for (parent, topic, _, _, rules), scores in zip(accepted, score([c[4] for c in accepted]), strict=True):
+        for trial, scores in zip(accepted, score([t.rules for t in accepted]), strict=True):
+            parent, topic, rules = trial.parent, trial.topic, trial.rules
             child = population.add(rules, (parent.id,), scores)
             scored.append(child)
             report.accepted += 1
-            report.changes.append(Change(topic, parent.rules.get(topic, ""), rules[topic], parent.mean, child.mean))
+            old = parent.rules.get(topic, "")
+            report.changes.append(Change(topic, old, rules[topic], parent.mean, child.mean, trial.how))
 
         # merge the most promising pairs, as long as they promise more than either
         while accepted and left() >= len(anchor):
             pairs = []
             for a, b in combinations(scored, 2):
                 merged = merge(a, b, population, anchor)
-                if merged and merged[1] > max(a.mean, b.mean) and merged[0] not in known + hopeless:
-                    pairs.append((merged[1], a, b, merged[0]))
+                if merged and merged[1] > 0 and merged[0] not in known + hopeless:
+                    pairs.append((max(a.mean, b.mean) + merged[1], a, b, merged[0]))
             if not pairs:
                 break
             _, a, b, rules = max(pairs, key=lambda pair: pair[0])
@@ -296,5 +318,5 @@ def evolve(
             known.append(rules)
             report.merged += 1
             report.changes.append(Change("", f"{a.rules}", f"{rules}", max(a.mean, b.mean), child.mean))
-    population.prune(scored, unscored)
+    population.keep_best(scored, unscored)
     return report

@@ -30,6 +30,11 @@ MAX_WASTE = 1.15  # padded tokens of a batch over its tokens; three batches of e
 LOOK_EVERY = 300  # steps between checkpoints and looks at what the base can do
 
 
+def beside(path: Path, ending: str) -> Path:
+    """The file of a base's training that lies beside it: base.pt.partial, say."""
+    return path.with_name(path.name + ending)
+
+
 def lock(path: Path, taken: str):
     """Open a file and keep it locked until it is closed. Raises ValueError(taken) where another process has it."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -147,8 +152,8 @@ class Muon(torch.optim.Optimizer):
     whole training step; here all of a shape go through together, in their own dtype.
     """
 
-    def __init__(self, matrices: list[nn.Parameter], lr: float, momentum: float = 0.95):
-        super().__init__(matrices, {"lr": lr, "momentum": momentum})
+    def __init__(self, matrices: list[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.1):
+        super().__init__(matrices, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self) -> None:
@@ -163,6 +168,8 @@ class Muon(torch.optim.Optimizer):
                 update = orthogonalize(gradient.lerp(memory, group["momentum"]))  # Nesterov's look ahead
                 for p, m, u in zip(same, memory, update, strict=True):
                     self.state[p]["momentum"] = m.clone()
+                    # without decay equal updates add up: queries and keys grow until attention is an argmax
+                    p.mul_(1 - group["lr"] * group["weight_decay"])
                     p.sub_(u, alpha=group["lr"] * max(1.0, rows / columns) ** 0.5)
 
 
@@ -193,17 +200,23 @@ def pretrain(path: Path, device: str, names: list[str], *, minutes: float, batch
     path: in a folder that exists, and no other process writes there. names: the domains of the corpus.
     batch: documents per step, split over the processes. In the first fifth of the time (two fifths of it for three
     domains or more) they are easy, and the domains join in one after the other. 50 steps of warm-up; the learning rate
-    falls to zero over the second half.
+    falls to zero over the second half. Raises ValueError where what was left is of another training.
     """
     torch.manual_seed(seed)
-    partial, worlds = path.with_suffix(".partial"), [domains()[name] for name in names]
+    partial, worlds = beside(path, ".partial"), [domains()[name] for name in names]
     cfg = GPTConfig(text.encoding().n_vocab)
     model = GPT(cfg).to(device)
     optimizers = optimizers_of(model)
     step, elapsed, failed, rates = 0, 0.0, 0, ""
     saved = load_checkpoint(partial) if partial.exists() else {}
     writes = parallel.rank() == 0  # the files are the first process's
-    if (saved.get("vocabulary"), saved.get("domains")) == (text.fingerprint(), names):
+    about = {"vocabulary": text.fingerprint(), "domains": names, "seed": seed, "batch": batch}
+    if saved and any(saved.get(key) != value for key, value in about.items()):
+        raise ValueError(
+            f"{partial} is of a training with other domains, another vocabulary, --seed or --documents: move it away, "
+            "or choose another --base"
+        )
+    if saved:
         model.load_state_dict(saved["model"])
         for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
             optimizer.load_state_dict(state)
@@ -216,13 +229,8 @@ def pretrain(path: Path, device: str, names: list[str], *, minutes: float, batch
     easy_seconds = min(0.4, 0.1 + 0.1 * len(worlds)) * 60 * minutes
 
     def contents() -> dict:
-        plain = {
-            "vocabulary": text.fingerprint(),
-            "domains": names,
-            "model_config": dataclasses.asdict(cfg),
-            "minutes": minutes,
-        }
-        return plain | {"model": model.state_dict(), "step": step, "elapsed": elapsed}
+        done = {"minutes": minutes, "step": step, "elapsed": elapsed}
+        return about | done | {"model_config": dataclasses.asdict(cfg), "model": model.state_dict()}
 
     layout = "{desc} {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s{postfix}"
     bar = tqdm(total=60 * minutes, initial=elapsed, desc="pretraining", bar_format=layout, disable=not writes)

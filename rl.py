@@ -30,6 +30,7 @@ import torch
 from torch import Tensor, nn
 
 import parallel
+from model import padded
 
 MICRO_ROWS = 64  # rollouts per forward and backward pass
 MAX_NORM = 1.0  # gradients are clipped to this norm
@@ -112,14 +113,14 @@ def score(model: nn.Module, contexts: list, completions: list, temperature: floa
     """
     device = next(model.parameters()).device
     rows = [context + completion for context, completion in zip(contexts, completions, strict=True)]
-    longest, width = max(map(len, rows)), max(map(len, completions))
-    tokens = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=device)  # (N, T), padded right
+    width = max(map(len, completions))
+    tokens, totals = padded(rows, device)  # (N, T), (N,)
     first = torch.tensor([[len(context)] for context in contexts], device=device)  # (N, 1)
-    places = (first + torch.arange(width, device=device)).clamp(max=longest - 1)  # (N, S)
-    places += longest * torch.arange(len(rows), device=device)[:, None]  # in all rows laid end to end
+    places = (first + torch.arange(width, device=device)).clamp(max=tokens.size(1) - 1)  # (N, S)
+    places += tokens.size(1) * torch.arange(len(rows), device=device)[:, None]  # in all rows laid end to end
     before = model.hidden(tokens).flatten(0, 1).index_select(0, places.flatten() - 1)  # (N * S, C)
     logits = model.head(before).view(*places.shape, -1)
-    mask = completion_mask(torch.tensor([len(c) for c in completions], device=device), width)
+    mask = completion_mask(totals - first[:, 0], width)
     if every_token:
         return (logits.float() / temperature).log_softmax(-1) * mask[..., None]
     return token_logprobs(logits, tokens.take(places), temperature) * mask
@@ -156,21 +157,20 @@ def update(
     -> kl_base (k3, nats per scored token) and grad_norm, both None without an update; dropped_groups
     """
     lengths = torch.tensor([len(c) for c in completions])
-    advantages, keep = group_advantages(rewards[groups])
-    weights = token_weights(lengths[groups], keep)
-    rows, advantages, weights = groups[keep].flatten(), advantages[keep].flatten(), weights[keep].flatten()
-    total = torch.tensor([len(contexts[i]) for i in rows.tolist()]) + lengths[rows]
-    order = total.argsort(stable=True)[parallel.rank() :: parallel.size()]  # this process's share, like beside like
+    of_groups, keep = group_advantages(rewards[groups])
+    advantages, weights = torch.zeros(len(completions)), torch.zeros(len(completions))
+    advantages[groups], weights[groups] = of_groups, token_weights(lengths[groups], keep)
+    rows = sorted(groups[keep].flatten().tolist(), key=lambda i: len(contexts[i]) + len(completions[i]))
+    own = rows[parallel.rank() :: parallel.size()]  # this process's share, like beside like
     figures = {"kl_base": None, "grad_norm": None, "dropped_groups": int((~keep).sum())}
     device, batches = next(policy.parameters()).device, []
-    for micro in order.split(MICRO_ROWS) if len(order) else ():
-        chosen = rows[micro].tolist()
+    for chosen in (own[i : i + MICRO_ROWS] for i in range(0, len(own), MICRO_ROWS)):
         batch = [contexts[i] for i in chosen], [completions[i] for i in chosen], temperature
         base_logprobs = score(base, *batch).detach()  # (N, S), once for all updates
         sampled = sampled_logprobs[chosen, : base_logprobs.size(1)]
-        a, w, n = (part[micro].to(device) for part in (advantages, weights, lengths[rows]))
+        a, w, n = (part[chosen].to(device) for part in (advantages, weights, lengths))
         batches.append((batch, base_logprobs, sampled, a, w, completion_mask(n, sampled.size(1))))
-    for _ in range(substeps if len(rows) else 0):
+    for _ in range(substeps if rows else 0):
         kl = torch.zeros((), device=device)
         for batch, base_logprobs, sampled, a, w, mask in batches:
             logprobs = score(policy, *batch)  # (N, S)
@@ -185,7 +185,8 @@ def update(
 def distill(policy, teacher, optimizer, contexts: list, taught: list, completions: list, temperature: float) -> dict:
     """One update towards what a teacher says in other contexts (`taught`): the reverse KL(policy, teacher), per token.
 
-    contexts, taught, completions: R token lists; the completions are the policy's. -> figures as of `update`
+    contexts, taught, completions: R token lists; the completions are the policy's. -> kl_teacher (exact, nats per
+    token), grad_norm, dropped_groups (none)
     The KL is exact, a sum over the vocabulary: estimates from drawn tokens do not tell what a teacher would have said.
     """
     mean = torch.zeros((), device=next(policy.parameters()).device)  # over all tokens
@@ -197,4 +198,4 @@ def distill(policy, teacher, optimizer, contexts: list, taught: list, completion
         kl.backward()
         mean += kl.detach()
     parallel.sum_over_processes(mean)
-    return {"kl_base": mean.item(), "grad_norm": step(policy, optimizer), "dropped_groups": 0}
+    return {"kl_teacher": mean.item(), "grad_norm": step(policy, optimizer), "dropped_groups": 0}

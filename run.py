@@ -13,7 +13,7 @@ import os
 import random
 import shutil
 import zlib
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import torch
@@ -23,7 +23,7 @@ import parallel
 from config import Config
 from fast_context import Population
 from model import GPT, decode_step, load_checkpoint, save_checkpoint, write_file
-from pretrain import generator_of, load_base, lock, pretrain
+from pretrain import beside, generator_of, load_base, lock, pretrain
 from tasks import domains, make_task, text
 from tasks.dialogue import ANSWER_TOKENS, REFLECTION_TOKENS, tokens_of
 
@@ -62,7 +62,7 @@ def prepare_base(cfg: Config) -> None:
     settings = {"minutes": minutes, "batch": cfg.documents, "seed": cfg.seed}
     taken, locked = f"another process is training {path}: wait, or choose another --base", nullcontext()
     if first:
-        locked = lock(path.with_suffix(".lock"), taken)
+        locked = lock(beside(path, ".lock"), taken)
     with locked:
         if first and path.exists():
             kept = path.with_name(f"{path.stem}-{zlib.crc32(path.read_bytes()):08x}{path.suffix}")
@@ -119,13 +119,15 @@ class Run:
     def open_folder(self) -> None:
         """Find or make the run's folder, and lock it until this process ends. Raises ValueError where it is taken."""
         cfg = self.cfg
-        stem = f"out/{cfg.method}-{'-'.join(cfg.tasks)}-seed{cfg.seed}"
-        names = [cfg.out] if cfg.out else (f"{stem}-{i}" for i in itertools.count(1))
-        for name in names:
-            self.out = Path(name)
-            if cfg.resume or not any((self.out / file).exists() for file in ("config.json", "checkpoint.pt")):
+        self.out, stem = Path(cfg.out), f"out/{cfg.method}-{'-'.join(cfg.tasks)}-seed{cfg.seed}"
+        if not cfg.out:
+            Path("out").mkdir(exist_ok=True)
+        for i in () if cfg.out else itertools.count(1):
+            self.out = Path(f"{stem}-{i}")
+            with suppress(FileExistsError):  # of another run, which may be just beginning
+                self.out.mkdir()
                 break
-        else:
+        if not cfg.resume and any((self.out / file).exists() for file in ("config.json", "checkpoint.pt")):
             raise ValueError(f"--out {cfg.out} holds another run: choose another, or go on with --resume {cfg.out}")
         self.lock = lock(self.out / "lock", f"another process is at work in {self.out}: wait, or choose another --out")
 

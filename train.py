@@ -40,7 +40,7 @@ from tasks.dialogue import answer, contexts_of, reflect
 
 def fast_phase(run: Run, questions: list) -> None:
     """Evolve the prompts on the questions that the coming gradient steps train on; their head is the anchor set."""
-    cfg, start, turns, reflections = run.cfg, time.perf_counter(), itertools.count(), {}
+    cfg, start, turns = run.cfg, time.perf_counter(), itertools.count()
 
     def run_jobs(jobs):
         outcomes = answer(run.generate(run.policy, "fast", next(turns)), jobs).outcomes
@@ -49,16 +49,14 @@ def fast_phase(run: Run, questions: list) -> None:
 
     def run_reflections(requests):
         reflector = run.policy if cfg.reflector == "self" else run.base
-        found = reflect(run.generate(reflector, "fast", next(turns)), requests)
-        for (topic, old, _), (new, words) in zip(requests, found, strict=True):
-            reflections.setdefault((topic, old, new), words)  # a child is accepted for the first of equal proposals
-        return [new for new, _ in found]
+        return reflect(run.generate(reflector, "fast", next(turns)), requests)
 
     anchor, settings = questions[: cfg.anchor], {"width": cfg.width, "prune": cfg.prune}
     report = evolve(run.population, anchor, run_jobs, run_reflections, cfg.passes * len(anchor), **settings)
     run.rollouts += report.calls
     population = [[c.rules, round(c.mean, 4)] for c in run.population.candidates]
-    figures = {"calls": report.calls, "proposed": report.proposed, "accepted": report.accepted}
+    figures = {"calls": report.calls, "reflections": report.reflections, "proposed": report.proposed}
+    figures |= {"accepted": report.accepted, "merged": report.merged}
     figures |= {"population": population, "seconds": time.perf_counter() - start}
     run.log("fast", run.task_at(run.step), **figures)
     for topic in sorted(set(run.best()) | set(run.shown)):
@@ -66,7 +64,7 @@ def fast_phase(run: Run, questions: list) -> None:
         if old != new:
             change = next((c for c in report.changes if (c.topic, c.new) == (topic, new)), None)
             gain = f"   (anchor score {change.mean_before:.2f} -> {change.mean_after:.2f})" if change else ""
-            how = text.abridged(reflections[topic, change.old, new]).replace("\n", "\n    ") if change else ""
+            how = text.abridged(change.how).replace("\n", "\n    ") if change else ""
             run.say(f"{topic}: {old}  ->  {new}{gain}" + (f"\n    {how}" if how else ""))
     run.shown = run.evolved[run.task_at(run.step)] = dict(run.best())
 
@@ -86,7 +84,8 @@ def slow_step(run: Run, questions: list) -> float:
     for group in run.optimizer.param_groups:
         group["lr"] = cfg.lr * min(1.0, (run.step + 1) / max(cfg.warmup, 1))
     models = run.policy, run.base, run.optimizer
-    figures = {"kl_base": None, "grad_norm": math.nan, "dropped_groups": 0}  # of a step that is skipped
+    towards = "kl_teacher" if cfg.method == "distill" else "kl_base"
+    figures = {towards: None, "grad_norm": math.nan, "dropped_groups": 0}  # of rollouts that cannot be learned from
     if rewards.isfinite().all() and answers.logprobs.isfinite().all():
         if cfg.method == "distill":
             taught = contexts_of([(run.best(), questions)], G)
@@ -95,7 +94,8 @@ def slow_step(run: Run, questions: list) -> float:
             settings = {"temperature": cfg.temperature, "kl_coef": cfg.kl_coef, "substeps": cfg.substeps}
             rollouts = answers.contexts, answers.completions, answers.logprobs, rewards
             figures = rl.update(*models, *rollouts, groups, **settings)
-    skipped = not math.isfinite(figures["grad_norm"] or 0.0)  # None: there was nothing to learn from
+    norm = figures["grad_norm"]  # None: all groups were without spread
+    skipped = norm is not None and not math.isfinite(norm)
     run.skipped, run.streak = run.skipped + skipped, run.streak + 1 if skipped else 0
     entropy = -answers.logprobs.sum().item() / sum(map(len, answers.completions))  # estimated from the samples
     run.step += 1

@@ -3,15 +3,18 @@
     python experiments/base.py [--base checkpoints/base.pt] [--questions 500] [--out experiments/results/base.json]
 
 Every figure is a share of at least `--questions` random questions, all under prompts with an instruction for every
-topic that is asked (but for "seed prompt"). Rules of two and three operations are held-out ones, except under
-"seen/solve". Decoding is greedy; only whole tasks ("seed prompt", "right prompt") are sampled at temperature 1.
+topic that is asked, but for "seed prompt", which has at least SEED_QUESTIONS. Rules of two and three operations are
+held-out ones, except under "seen/solve". Decoding is greedy; only whole tasks ("seed prompt", "right prompt") are
+sampled at temperature 1.
 """
 
 import argparse
 import json
 import random
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -19,19 +22,23 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import torch
 from tqdm import tqdm
 
-from model import GPT
 from pretrain import generator_of, load_base
 from tasks import domains, exams, make_task, text
 from tasks.dialogue import ANSWER_TOKENS, REFLECTION_TOKENS, answer, pass_rate
 
 BATCH = 250  # questions that go through the model at once
+SEED_QUESTIONS = 1000  # so many should not earn anything
 
 
-def measure(model: GPT, names: list[str], n: int) -> dict[str, float]:
-    """All exams of the domains named -> figures by name, "domain/exam/..."."""
+def measure(path: Path, name: str, n: int, place: int) -> dict[str, float]:
+    """All exams of a domain -> figures by name, "domain/exam/...". Its bar is the one at `place`."""
+    torch.set_num_threads(1)
+    model, _ = load_base(path)
     greedy, figures = generator_of(model, temperature=0), {}
     sampled = generator_of(model, temperature=1, rng=torch.Generator().manual_seed(0))
-    bar = tqdm(total=len(names) * (6 + 21 + 8 + 2), desc="examining", unit="exam")
+    domain = domains()[name]
+    levels = {"seen": domain.seen_difficulties, "task": domain.task_difficulties}
+    bar = tqdm(total=6 + 21 + 8 + 2, desc=f"examining {name}", unit="exam", position=place)
 
     def share(name: str, draw, max_new: int = ANSWER_TOKENS) -> None:  # draw: a random generator -> an exam's item
         rng, rates = random.Random(name), []
@@ -41,37 +48,31 @@ def measure(model: GPT, names: list[str], n: int) -> dict[str, float]:
         bar.update()
 
     share_long = partial(share, max_new=REFLECTION_TOKENS)
-    for name in names:
-        domain = domains()[name]
-        levels = {"seen": domain.seen_difficulties, "task": domain.task_difficulties}
 
-        def solving(rng, level, length, domain=domain, levels=levels):
-            return exams.solving(rng, domain, rng.choice(levels[level]), length, level == "task" and length > 1)
+    def solving(rng, level, length):
+        return exams.solving(rng, domain, rng.choice(levels[level]), length, level == "task" and length > 1)
 
-        def reflecting(rng, level, length, old=0, domain=domain, levels=levels):
-            return exams.reflecting(rng, domain, rng.choice(levels[level]), length, length > 1, old)
+    def reflecting(rng, level, length, old=0):
+        return exams.reflecting(rng, domain, rng.choice(levels[level]), length, length > 1, old)
 
-        def looking_up(rng, position, lines, domain=domain):
-            return exams.looking_up(rng, domain, position, lines)
-
-        for level in levels:
-            for length in (1, 2, 3):
-                share(f"{name}/{level}/solve/{length}", partial(solving, level=level, length=length))
-                share_long(f"{name}/{level}/reflect/{length}", partial(reflecting, level=level, length=length))
-            share_long(f"{name}/{level}/reflect/2, one missing", partial(reflecting, level=level, length=2, old=1))
-        for lines in range(1, 7):
-            for position in range(lines):
-                key = f"{name}/look up/line {position + 1} of {lines}"
-                share(key, partial(looking_up, position=position, lines=lines))
-        for prompt in ("seed prompt", "right prompt"):
-            right = total = 0
-            for seed in range(-(-n // 25)):
-                task = make_task(name, 1000 + seed)
-                rules = task.instructions if prompt == "right prompt" else {}
-                outcomes = answer(sampled, [(rules, task.questions(random.Random(seed), 25))]).outcomes
-                right, total = right + sum(outcome.score for outcome in outcomes), total + len(outcomes)
-            figures[f"{name}/task/{prompt}"] = right / total
-            bar.update()
+    for level in levels:
+        for length in (1, 2, 3):
+            share(f"{name}/{level}/solve/{length}", partial(solving, level=level, length=length))
+            share_long(f"{name}/{level}/reflect/{length}", partial(reflecting, level=level, length=length))
+        share_long(f"{name}/{level}/reflect/2, one missing", partial(reflecting, level=level, length=2, old=1))
+    for lines in range(1, 7):
+        for position in range(lines):
+            key = f"{name}/look up/line {position + 1} of {lines}"
+            share(key, partial(exams.looking_up, domain=domain, position=position, lines=lines))
+    for prompt in ("seed prompt", "right prompt"):
+        right = total = 0
+        for seed in range(-(-(max(n, SEED_QUESTIONS) if prompt == "seed prompt" else n) // 25)):
+            task = make_task(name, 1000 + seed)
+            rules = task.instructions if prompt == "right prompt" else {}
+            outcomes = answer(sampled, [(rules, task.questions(random.Random(seed), 25))]).outcomes
+            right, total = right + sum(outcome.score for outcome in outcomes), total + len(outcomes)
+        figures[f"{name}/task/{prompt}"] = right / total
+        bar.update()
     bar.close()
     return figures
 
@@ -83,15 +84,20 @@ def main() -> None:
     parser.add_argument("--out", default="", help="JSON file to write the figures to")
     args = parser.parse_args()
     try:
-        model, contents = load_base(Path(args.base))
+        _, contents = load_base(Path(args.base))
     except ValueError as error:
         sys.exit(f"base.py: {error}")
-    figures = measure(model, contents["domains"], args.questions)
+    about = {"base": args.base, "questions": args.questions, "vocabulary": text.fingerprint()}
+    about |= {key: contents[key] for key in ("step", "minutes", "elapsed")}
+    with ProcessPoolExecutor(2, get_context("spawn")) as pool:  # two domains at a time, a thread each
+        made = [
+            pool.submit(measure, Path(args.base), name, args.questions, place)
+            for place, name in enumerate(contents["domains"])
+        ]
+        figures = {name: value for exam in made for name, value in exam.result().items()}
     for name, value in figures.items():
         print(f"{name:44}{value:.3f}")
     if args.out:
-        about = {"base": args.base, "questions": args.questions, "vocabulary": text.fingerprint()}
-        about |= {key: contents[key] for key in ("step", "minutes", "elapsed")}
         Path(args.out).write_text(json.dumps(about | {"figures": figures}, indent=1) + "\n")
 
 

@@ -38,6 +38,8 @@ def draw(runs: dict) -> None:
     import matplotlib.pyplot as plt
 
     FIGURES.mkdir(parents=True, exist_ok=True)
+    for old in FIGURES.glob("*.png"):  # of other runs
+        old.unlink()
     there = [domain for domain in DOMAINS if pairs(runs, f"fst-{domain}-{{}}")]
     kinds = {
         "efficiency": ("rollouts", "rollouts, all kinds counted"),
@@ -59,9 +61,7 @@ def draw(runs: dict) -> None:
                 for name, r in runs.items()
                 if "evals" in r
             }
-            panel(
-                ax, own, lambda method: f"stream-{method}-{{}}", "step", "gradient steps", f"{tasks[i]}, stage {i + 1}"
-            )
+            panel(ax, own, lambda method: f"stream-{method}-{{}}", "rollouts", "rollouts", f"{tasks[i]}, stage {i + 1}")
         axes[0][0].legend(frameon=False)
         figure.tight_layout()
         figure.savefig(FIGURES / "stream.png", dpi=110)

@@ -44,9 +44,10 @@ def base_table(base: dict) -> str:
 def compared(claim: dict) -> dict[str, str]:
     """What a claim compares, by name: shown instead is its ratio, or the share saved, if it has one (named "")."""
     figures = claim["figures"]
-    if "ratio" in figures:  # a lower bound where rl never got there, for it counts with all that it took
-        least = "at least " if None in figures["rl"]["values"] else ""
-        return {"": f"{least}{figures['ratio']['mean']:.1f} times"}
+    if "ratio" in figures:  # a bound where one never got there, for it counts with all that it took
+        never = {name for name, figure in figures.items() if name != "ratio" and None in figure["values"]}
+        bound = "at least " if never == {"rl"} else "about " if "rl" in never else "at most " if never else ""
+        return {"": f"{bound}{figures['ratio']['mean']:.1f} times"}
     if "share saved" in figures:
         return {"": "-" if (share := figures["share saved"]["mean"]) is None else f"{share:.0%}"}
     means = {name: figure["mean"] for name, figure in figures.items()}
@@ -168,19 +169,22 @@ def headline(claims: list[dict]) -> str:
 
     if not (ratios := named(claims, rollouts := "data efficiency, rollouts")):
         return ""
+    alone = times("data efficiency of gepa, rollouts")
     return (
-        f"**`fst` needs fewer rollouts than `rl` to get where `rl` is at its best: {times(rollouts)}.** Geometric "
-        f"means over {min(c['n'] for c in ratios.values())} seeds; all rollouts count, those that score prompts and "
-        "reflections too. Of `fst` it is the prompt that is so fast: `gepa`, which leaves the weights alone, needs "
-        f"fewer still ({times('data efficiency of gepa, rollouts')}), and ends lower."
+        f"**Where `rl` is at its best it has taken many times the rollouts that `fst` takes to get there: "
+        f"{times(rollouts)}.** Geometric means over {min(c['n'] for c in ratios.values())} seeds; all rollouts count, "
+        "those that score prompts and reflections too."
+        + (f" The same of `gepa`, which leaves the weights alone: {alone}." if alone else "")
     )
 
 
 def sweep_table(table: dict[str, dict[str, float]]) -> str:
     """What the sweep came to, for every method and learning rate."""
-    rates = list(next(iter(table.values())))
+    rates = sorted({rate for row in table.values() for rate in row}, key=float)
     lines = ["| learning rate | " + " | ".join(rates) + " |", "|---" * (1 + len(rates)) + "|"]
-    return "\n".join(lines + [f"| {m} | {' | '.join(f'{row[r]:.3f}' for r in rates)} |" for m, row in table.items()])
+    for method, row in table.items():
+        lines.append(f"| {method} | {' | '.join(f'{row[r]:.3f}' if r in row else '-' for r in rates)} |")
+    return "\n".join(lines)
 
 
 def kl_sweep_table(table: dict[str, dict[str, float]]) -> str:
@@ -194,9 +198,9 @@ def kl_sweep_table(table: dict[str, dict[str, float]]) -> str:
 VERDICTS = (
     "A claim *holds* where the difference, paired by seed, is beyond noise (t-test, 95%) and the bar is met; it is "
     "*short of the bar* where only the first is so. With so many lines one or two pass by chance. Where a method first "
-    "gets somewhere is read off means over three evaluations (every 5 steps); a run of `rl` that never gains 0.02 "
-    "counts with all its rollouts, so its ratio is a lower bound (*at least*). Of the peak: of the best that either "
-    "method had in that stage."
+    "gets somewhere is read off means over up to three evaluations (every 5 steps, without the one before training); a "
+    "run that never gets there counts with all that it took, so the ratio is a bound: *at least* where that is `rl`, "
+    "which has to gain 0.02, *about* where both. Of the peak: of the best that either method had in that stage."
 )
 
 
@@ -368,8 +372,8 @@ def results_page() -> str:
         parts += [
             "## The sweeps",
             "The learning rates of all runs come from this sweep (`strings`, three seeds of its own; validation "
-            "accuracy, the mean of the last three evaluations): the best, or a lower one within 0.02 of it. `distill` "
-            "has that of `fst`, `gepa` needs none.",
+            "accuracy, the mean of the last three evaluations): the best. `distill` has that of `fst`, `gepa` none. "
+            "Where a lower one is within 0.02 of the best for `rl`, `rl` is also run with the lowest of these.",
             sweep_table(result["sweep"]),
         ]
         if result["kl_sweep"]:

@@ -1,6 +1,6 @@
 """The runs behind the paper's claims at toy scale, resumable run by run.
 
-    python experiments/run.py                            all but `rate` with 5 seeds: 3.5 hours on 2 cores
+    python experiments/run.py                            all, with 5 seeds: 4 hours on 2 cores
     python experiments/run.py --quick                    the headline: fst, rl and gepa on strings, one seed
     python experiments/run.py --only domains --seeds 0 1 --domains strings facts
 
@@ -8,8 +8,8 @@ A finished run leaves a small file in experiments/results/runs/ and is not repea
 Runs take one thread each, two side by side. plot.py makes the figures and the table of claims of these files.
 
 One protocol for all methods: learning rates are swept on one domain, with three seeds that are not reported, in runs as
-long as the reported ones. Every method has the rate that did best there, or a lower one that is within EQUAL of it, for
-that stays nearer to the base. `rl` has more steps, since it spends no rollouts on prompts.
+long as the reported ones. Every method has the rate that did best there. A lower one stays nearer to the base: where
+`rl` did as well with one, it is run with that, too. `rl` has more steps, since it spends no rollouts on prompts.
 """
 
 import argparse
@@ -31,7 +31,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
-from claims import DOMAINS, at_the_end  # noqa: E402
+from claims import DOMAINS, EXERCISES, at_the_end  # noqa: E402
 
 from config import Config, parse_config  # noqa: E402
 from model import write_file  # noqa: E402
@@ -42,12 +42,17 @@ RESULTS = ROOT / "experiments" / "results" / "runs"
 RATES = ("0.0001", "0.0003", "0.001", "0.003")
 SWEEP, SWEEP_SEEDS, EQUAL = "strings", (100, 101, 102), 0.02  # the domain; validation accuracies that count as equal
 STEPS = {"fst": 60, "gepa": 60, "distill": 60, "rl": 80}
-PAIRS = (("strings", "numbers"), ("facts", "strings"))  # plasticity: trained on the first, then afresh on the second
-KL_COEFS = ("0.1", "0.01", "0.001", "0")  # rl as a second baseline: swept like the rates; the nearest to the base first
-FAST = "0.001"  # both methods once more at a higher rate: what is the method's doing, and what the rate's?
-EXERCISES = ("population=1", "kl-coef=0.1", "passes=3", "no-prune", "cycle=30")  # one change to fst, on strings
+PAIRS = (  # plasticity: trained on the first, then afresh on the second; where both are one, with other hidden rules
+    ("strings", "numbers"),
+    ("facts", "strings"),
+    ("strings", "strings"),
+    ("facts", "facts"),
+)
+LATER = 77  # what is added to the seed for those other rules
+STAGES = {"fst": 40, "rl": 55}  # steps for each task of the stream: `rl` gets a few more rollouts than `fst`
+KL_COEFS = ("1", "0.1", "0.01", "0.001", "0")  # rl as a second baseline: swept like the rates, from the base outwards
 EXERCISE_STEPS = 30
-EXPERIMENTS = ("sweep", "domains", "kl", "plasticity", "stream", "distill", "reflector", "exercises", "rate")
+EXPERIMENTS = ("sweep", "domains", "kl", "rate", "plasticity", "stream", "distill", "reflector", "exercises")
 
 
 @dataclass(frozen=True)
@@ -79,19 +84,24 @@ def sweep_jobs() -> dict[tuple, list[Job]]:
     }
 
 
-def best(tried: dict[str, list[Job]]) -> str:
+def best(tried: dict[str, list[Job]], equal: float = EQUAL) -> str:
     """The first of the settings that did as well as the best, by the last three evaluations of their runs.
 
     Raises OSError before they have run.
     """
     did = {setting: mean(at_the_end(finished(j)["evals"]) for j in jobs) for setting, jobs in tried.items()}
-    return next(setting for setting, accuracy in did.items() if accuracy >= max(did.values()) - EQUAL)
+    return next(setting for setting, accuracy in did.items() if accuracy >= max(did.values()) - equal)
+
+
+def tried_rates(method: str) -> dict[str, list[Job]]:
+    """Learning rate -> the runs of the sweep that try it out."""
+    jobs = sweep_jobs()
+    return {lr: jobs[method, lr] for lr in RATES}
 
 
 def best_rates() -> dict[str, str]:
     """Method -> its rate after the sweep. Raises OSError before it ran."""
-    jobs = sweep_jobs()
-    rates = {method: best({lr: jobs[method, lr] for lr in RATES}) for method in ("fst", "rl")}
+    rates = {method: best(tried_rates(method), equal=0) for method in ("fst", "rl")}
     return rates | {"distill": rates["fst"], "gepa": ""}  # where weights are frozen it has no say
 
 
@@ -113,28 +123,32 @@ def jobs_of(experiment: str, lr: dict[str, str], seeds: list[int], names: list[s
         elif experiment == "kl" and float(chosen := best(kl_jobs(lr))) != Config.kl_coef:  # else the runs of `domains`
             options = ("--kl-coef", chosen)
             jobs += [job(f"rlkl-{d}-{seed}", "rl", d, seed, lr["rl"], *options, skills=True) for d in names]
+        elif experiment == "rate" and (lower := best(tried_rates("rl"))) != lr["rl"]:
+            jobs += [job(f"rlrate-{d}-{seed}", "rl", d, seed, lower, skills=True) for d in names]
         elif experiment == "plasticity":
             for first, second in PAIRS:
-                jobs.append(domain_job("rl", second, seed, lr))  # from the base
+                later = seed + LATER if first == second else seed
+                if first == second:
+                    jobs.append(job(f"plasticity-{second}-after-base-{first}-{seed}", "rl", second, later, lr["rl"]))
+                else:
+                    jobs.append(domain_job("rl", second, seed, lr))
                 for method in ("rl", "fst"):
                     before = domain_job(method, first, seed, lr)
                     name = f"plasticity-{second}-after-{method}-{first}-{seed}"
-                    jobs += [before, job(name, "rl", second, seed, lr["rl"], base=before.name)]
+                    jobs += [before, job(name, "rl", second, later, lr["rl"], base=before.name)]
         elif experiment == "stream":
             for method in ("fst", "rl"):
-                name, steps = f"stream-{method}-{seed}", Config.stage * len(Config.tasks)
-                jobs.append(job(name, method, Config.tasks, seed, lr[method], steps=steps))
+                stage = ("--stage", str(STAGES[method]))
+                steps = STAGES[method] * len(Config.tasks)
+                jobs.append(job(f"stream-{method}-{seed}", method, Config.tasks, seed, lr[method], *stage, steps=steps))
         elif experiment == "distill":
             jobs += [job(f"distill-{d}-{seed}", "distill", d, seed, lr["distill"]) for d in PAIRS[0]]
         elif experiment == "reflector":
             options = ("--reflector", "base")
             jobs += [job(f"frozen-{d}-{seed}", "fst", d, seed, lr["fst"], *options) for d in PAIRS[0]]
-        elif experiment == "rate":
-            for method in ("fst", "rl"):
-                jobs += [job(f"fast-{method}-{d}-{seed}", method, d, seed, FAST, skills=True) for d in names]
         elif experiment == "exercises":  # against the runs of `domains`, at the same step
             for change in EXERCISES:
-                options = f"--{change}".split("=")
+                options = [word for setting in change.split("+") for word in f"--{setting}".split("=")]
                 name = f"exercise-{change}-{seed}"
                 jobs.append(job(name, "fst", "strings", seed, lr["fst"], *options, steps=EXERCISE_STEPS))
     return list(dict.fromkeys(jobs))
@@ -178,8 +192,13 @@ def execute(j: Job, out: Path) -> None:
     if ended.returncode:
         raise RuntimeError(f"{' '.join(command)}\n{ended.stderr[-2000:]}")
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    rewards = [round(line["reward"], 3) for line in lines if line["kind"] == "slow"]
-    record = {"command": command_of(j), "begins_with": j.base, "rewards": rewards}
+    if not (folder / "result.json").exists():
+        raise RuntimeError(f"{j.name} was stopped: the same command goes on from there")
+    slow = [line for line in lines if line["kind"] == "slow"]
+    record = {"command": command_of(j), "begins_with": j.base}
+    record |= {
+        key: [line[key] and round(line[key], 3) for line in slow] for key in ("reward", "entropy", "dropped_groups")
+    }
     record["seconds"] = round(sum(line.get("seconds", 0) for line in lines))  # of learning, without evaluations
     record["evals"] = [line for line in lines if line["kind"] == "eval"]
     record |= {"result": json.loads((folder / "result.json").read_text())}
@@ -222,10 +241,13 @@ def run_all(jobs: list[Job], out: Path, label: str) -> None:
             execute(j, out)
             bar.update()
 
-        for j in order:
-            running[j.name] = pool.submit(work, j)
-        for future in running.values():
-            future.result()
+        try:
+            for j in order:
+                running[j.name] = pool.submit(work, j)
+            for future in running.values():
+                future.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # those that have not begun, where one failed or Ctrl-C came
 
 
 def main() -> None:
@@ -233,7 +255,7 @@ def main() -> None:
     parser.add_argument(
         "--quick", action="store_true", help="fst, rl and gepa on strings with seed 0, at the rates of the sweep"
     )
-    parser.add_argument("--only", nargs="+", choices=EXPERIMENTS, default=EXPERIMENTS[:-1], help="all but `rate`")
+    parser.add_argument("--only", nargs="+", choices=EXPERIMENTS, default=EXPERIMENTS, help="one or several of them")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--domains", nargs="+", choices=DOMAINS, default=DOMAINS, help="of the experiment `domains`")
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "experiments", help="where the runs' folders are")

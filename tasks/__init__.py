@@ -20,7 +20,7 @@ from typing import Any
 
 TOPICS = ("red", "blue", "green", "gold", "black", "white", "pink", "gray")  # a task uses the first four
 RULE_LENGTHS = (1, 2, 2, 3)  # operations in the four hidden rules of a task
-ONE_IN = 10  # of the classes of 2- and 3-operation rules is no instruction of the corpus, nor is what contains it
+ONE_IN = 8  # of the classes of 2- and 3-operation rules is no instruction of the corpus, nor is what contains it
 KEYWORDS = ("rules", "ask", "answer", "reflect", "recite", "got", "want", "try", "done", "none")  # of text.py's lines
 WORD = "[a-z]{1,16}"  # what an operation may be called
 STATE = "[a-z0-9]+( [a-z0-9]+)*"  # how a state may be written
@@ -126,15 +126,23 @@ class Domain:
 
     @cached_property
     def task_rules(self) -> dict[int, list[Rule]]:
-        """Length -> the rules to hide in tasks: held out, and no shorter ones at the task's difficulty either."""
-        reducible = set()
-        for difficulty in self.task_difficulties:  # "halves halves" does nothing where lengths are even
-            results, shortest = self.results([difficulty]), {}
-            for rule, shown in results.items():  # in order of length
-                if shortest.setdefault(shown, len(rule)) < len(rule):
-                    reducible.add(rule)
+        """Length -> the rules to hide in tasks.
+
+        Those of two and three operations are held out, and at the task's difficulty, too, no shorter rule and none of
+        the corpus does the same. A search as the corpus shows it, which goes on from no held-out pair, can find them.
+        """
+        shown_to_base = {rule for n in (1, 2, 3) for rule in self.rules(n)}
+        held_out_pairs = self.rules(2, held_out=True)
+        unfit = {r for r in self.rules(3, held_out=True) if all(s[:2] in held_out_pairs for s in self.equivalents(r))}
+        for difficulty in self.task_difficulties:
+            alike: dict[tuple[str, ...], list[Rule]] = {}  # results at this difficulty -> rules, shortest first
+            for rule, shown in self.results([difficulty]).items():
+                alike.setdefault(shown, []).append(rule)
+            for rules in alike.values():
+                known = any(rule in shown_to_base for rule in rules)
+                unfit |= {r for r in rules if len(r) > len(rules[0]) or (known and r not in shown_to_base)}
         lengths = sorted(set(RULE_LENGTHS))
-        return {n: [r for r in self.rules(n, held_out=n > 1) if r not in reducible] for n in lengths}
+        return {n: [r for r in self.rules(n, held_out=n > 1) if r not in unfit] for n in lengths}
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ instruction led, if there is one, the next from the question, then one from ever
 So rules of one and two operations are found by care alone. A third operation takes luck: the search then goes two deep
 from one guessed operation, and the guess (which is sometimes made where two would do) is what sampling varies.
 
-Held-out rules never occur, under any spelling, as instructions or as what a reflection looks for; a search three deep
-may pass through one.
+Held-out rules never occur, under any spelling: not as instructions, not as what a reflection looks for or writes down,
+and no search goes on from one.
 """
 
 import random
@@ -118,7 +118,7 @@ def search(rng: random.Random, domain: Domain, rule: Rule, state, old: Rule, sho
     starts = [old, ()] if old else [()]
     if len(rule) == 3 and old != rule[:2]:
         guess = rng.choice(domain.equivalents(rule))[0]
-        starts += [(guess,), *((guess, name) for name in names)]
+        starts += [(guess,), *((guess, name) for name in names if (guess, name) not in domain.rules(2, held_out=True))]
     else:
         starts += [(name,) for name in names if (name,) != old]
     blocks = []
@@ -149,14 +149,18 @@ def reflect(rng: random.Random, domain: Domain, short: bool = False) -> Document
         old = () if kind == "none" else rule[:-1] if kind == "prefix" else draw_rule(rng, domain, SOLVE_LENGTHS)
         went_by = old or draw_rule(rng, domain, SOLVE_LENGTHS)
         searched, found = search(rng, domain, rule, first, old if len(old) < 3 else (), short)
-        if found and domain.same(found, rule):
+        failed = domain.apply(went_by, first) != domain.apply(rule, first)
+        if failed and found in domain.equivalents(rule):  # and not a longer spelling, which might name a held-out pair
             break
     document: Document = [(reflection_text(topic, " ".join(old), []), False)]
     for i in range(1 if short else pick(rng, {3: 0.6, 2: 0.1, 1: 0.3})):
-        state = domain.draw(rng, difficulty) if i else first
+        state = first if i == 0 else None
+        while state is None or domain.apply(went_by, state) == domain.apply(rule, state):
+            state = domain.draw(rng, difficulty)
         got, want = domain.show(domain.apply(went_by, state)), domain.show(domain.apply(rule, state))
         if rng.random() < 0.1 and (i or not old):  # a slip, or no answer at all
-            got = rng.choice([domain.show(domain.draw(rng, difficulty)), "none"])
+            slip = domain.show(domain.draw(rng, difficulty))
+            got = slip if slip != want and rng.random() < 0.5 else "none"
         document.append((failure_text(domain.ask(state), got, want), False))
     return [*document, *searched, (f"{topic}: {' '.join(found)}", True)]
 

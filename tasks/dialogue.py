@@ -12,7 +12,7 @@ from tasks import text
 from tasks.exams import Item
 
 ANSWER_TOKENS = 64  # longest answer, thinking included
-REFLECTION_TOKENS = 720
+REFLECTION_TOKENS = 800
 
 
 class Outcome(NamedTuple):

@@ -1,8 +1,9 @@
 """Facts: follow relations from person to person and keep the way. Stands for multi-hop questions (HoVer).
 
 A question gives shuffled facts and two people to start from; the answer is the way of the first, then that of the
-second: from "ann cid" one may get to "ann bob cid dee", where the friend of ann is bob and that of cid is dee. Each
-relation leads everybody to somebody else, and no two to the same person. The difficulty is how many people there are.
+second: from "ann and cid" one may get to "ann bob and cid dee", where the friend of ann is bob and that of cid is dee.
+Each relation leads everybody to somebody else, and no two to the same person. The difficulty is how many people there
+are; beyond 12, which is all of them, so many more facts are told, twice (18: 12 people and six facts told twice).
 """
 
 from typing import NamedTuple
@@ -22,12 +23,13 @@ class Facts(NamedTuple):
 
 
 def draw(rng, n):
-    """Random facts about n people, and two of these to start from."""
-    people = rng.sample(PEOPLE, n)
+    """Random facts about n people, or about all of them with some told twice, and two people to start from."""
+    people = rng.sample(PEOPLE, min(n, len(PEOPLE)))
     facts = []
     for relation in RELATIONS:
-        ring = rng.sample(people, n)
+        ring = rng.sample(people, len(people))
         facts += [(relation, *pair) for pair in zip(ring, ring[1:] + ring[:1], strict=True)]
+    facts += rng.sample(facts, n - len(people))
     rng.shuffle(facts)
     first, second = rng.sample(people, 2)
     return Facts(tuple(facts), (first,), (second,))
@@ -54,9 +56,9 @@ DOMAIN = Domain(
         "last": lambda s: Facts(s.facts, s.first[-1:], s.second[-1:]),
     },
     draw=draw,
-    corpus_difficulties={6: 0.6, 7: 0.37, 8: 0.02, 9: 0.01},
-    task_difficulties=(8,),
-    words=(*PEOPLE, *RELATIONS, "start"),
-    show=lambda s: " ".join(s.first + s.second),
+    corpus_difficulties={6: 0.6, 7: 0.37, 8: 0.02, 12: 0.01},
+    task_difficulties=(18, 22, 40),
+    words=(*PEOPLE, *RELATIONS, "and", "start"),
+    show=lambda s: " ".join((*s.first, "and", *s.second)),
     given=lambda s: [" ".join(fact) for fact in s.facts],
 )

@@ -1,9 +1,9 @@
 """Star graph: find the way from the centre of a star to a given leaf (after arXiv 2403.06963).
 
 The edges come shuffled, each told from both ends ("out a b in b a"); the nodes' names are random. Walking out from the
-centre one must guess an arm; walking back from the goal there is nothing to guess, and the way back only has to be
-flipped. The base is in the habit of walking, which takes the first arm listed, and that is never the goal's: with the
-seed prompt it earns next to nothing.
+centre one must guess an arm: the first one listed (`walk`, the habit of the base) or the last (`roam`), and the goal is
+on neither. So with the seed prompt the base earns next to nothing. Walking back from the goal there is nothing to
+guess, and the way back only has to be flipped.
 The difficulty is the length of the arms: on long ones the base slips, but hardly ever onto the goal's.
 """
 
@@ -24,30 +24,32 @@ class Star(NamedTuple):
 
 
 def draw(rng, length):
-    """A random star, its centre and a leaf that is not on the first arm."""
+    """A random star, its centre and a leaf that is on neither the first nor the last arm listed."""
     centre, *names = rng.sample(LETTERS, 1 + ARMS * length)
     ways = [[centre, *names[i::ARMS]] for i in range(ARMS)]
     edges = [edge for way in ways for edge in itertools.pairwise(way)]
     rng.shuffle(edges)
-    first = next(to for start, to in edges if start == centre)
-    goal = rng.choice([way[-1] for way in ways if way[1] != first])
+    _first, *middle, _last = (to for start, to in edges if start == centre)
+    goal = rng.choice([way[-1] for way in ways if way[1] in middle])
     return Star(tuple(edges), (centre, goal))
 
 
-def go(s, node, backwards):
-    """The nodes on the way from a node, along the edges or against them, as far as it leads."""
+def go(s, node, backwards=False, arm=0):
+    """The nodes on the way from a node, along the edges or against them, as far as it leads; arm: 0 is the first edge
+    listed where there are several, -1 the last."""
     way = [node]
     while True:
         steps = [(a if backwards else b) for a, b in s.edges if (b if backwards else a) == way[-1]]
         if not steps:
             return s._replace(nodes=tuple(way))
-        way.append(steps[0])
+        way.append(steps[arm])
 
 
 DOMAIN = Domain(
     name="star_graph",
     operations={
-        "walk": lambda s: go(s, s.nodes[0], backwards=False),  # from the first node outwards
+        "walk": lambda s: go(s, s.nodes[0]),  # from the first node outwards
+        "roam": lambda s: go(s, s.nodes[0], arm=-1),
         "back": lambda s: go(s, s.nodes[-1], backwards=True),  # from the last node to the centre
         "flip": lambda s: s._replace(nodes=s.nodes[::-1]),
         "ends": lambda s: s._replace(nodes=s.nodes[-1:] + s.nodes[1:-1] + s.nodes[:1] if len(s.nodes) > 1 else s.nodes),
@@ -57,7 +59,7 @@ DOMAIN = Domain(
     },
     draw=draw,
     corpus_difficulties={2: 0.5, 3: 0.47, 4: 0.02, 5: 0.01},
-    task_difficulties=(3, 4),
+    task_difficulties=(5, 6),
     words=(*LETTERS, "out", "in", "start"),
     show=lambda s: " ".join(s.nodes),
     given=lambda s: [fact for a, b in s.edges for fact in (f"out {a} {b}", f"in {b} {a}")],

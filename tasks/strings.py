@@ -28,7 +28,7 @@ DOMAIN = Domain(
         "left": lambda s: s[1:] + s[:1],
         "right": lambda s: s[-1:] + s[:-1],
         "ends": lambda s: s[-1:] + s[1:-1] + s[:1],
-        "halves": lambda s: s[len(s) // 2 :] + s[: len(s) // 2],
+        "front": lambda s: (s[len(s) // 2], *s[: len(s) // 2], *s[len(s) // 2 + 1 :]),  # the middle letter
         "pairs": swap_pairs,
         "unzip": lambda s: s[::2] + s[1::2],
         "weave": weave,
@@ -39,6 +39,6 @@ DOMAIN = Domain(
     },
     draw=lambda rng, length: tuple(rng.sample(LETTERS, length)),
     corpus_difficulties={5: 0.6, 6: 0.37, 7: 0.02, 8: 0.01},
-    task_difficulties=(6, 7),
+    task_difficulties=(8,),
     words=tuple(LETTERS),
 )

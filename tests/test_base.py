@@ -15,9 +15,7 @@ import base as examine  # noqa: E402
 import report  # noqa: E402
 
 
-@pytest.mark.usefixtures("toy_world")
 def test_all_figures_of_the_readme_are_measured_on_the_bases_domains(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(examine, "BATCH", 2)
     toy.make_base(tmp_path / "base.pt", known=["numbers"], about={"step": 3, "minutes": 1.0, "elapsed": 60.0})
     out = tmp_path / "base.json"
     monkeypatch.setattr(

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from config import Config, check_config, parse_config
+from tasks import make_task
 from tests import toy
 
 ROOT = Path(__file__).parent.parent
@@ -41,6 +42,7 @@ def test_every_job_is_a_run_that_train_py_accepts(results):
     jobs = [*chain(*runs.sweep_jobs().values())]
     note(runs.kl_jobs(LR), {"0": 0.4})
     assert runs.best(runs.kl_jobs(LR)) == "0"
+    note(runs.sweep_jobs(), {("rl", "0.001"): 0.4})
     jobs += chain(*runs.kl_jobs(LR).values())
     for experiment in runs.EXPERIMENTS[1:]:
         found = runs.jobs_of(experiment, LR, [0, 1], runs.DOMAINS)
@@ -63,11 +65,17 @@ def test_methods_are_compared_on_the_same_tasks_and_rl_has_its_own_rate():
         assert (cfg.seed, cfg.tasks, cfg.lr) == (3, ["facts"], lr)
 
 
-def test_the_sweep_gives_every_method_its_best_rate_or_a_lower_one_that_is_as_good(results):
+def test_the_sweep_gives_every_method_its_best_rate_and_rl_also_a_lower_one_that_is_as_good(results):
     note(
         runs.sweep_jobs(), {("fst", "0.001"): 0.41, ("fst", "0.0003"): 0.4, ("rl", "0.003"): 0.4, ("rl", "0.001"): 0.37}
     )
-    assert runs.best_rates() == {"fst": "0.0003", "rl": "0.003", "distill": "0.0003", "gepa": ""}
+    lr = {"fst": "0.001", "rl": "0.003", "distill": "0.001", "gepa": ""}
+    assert runs.best_rates() == lr and runs.jobs_of("rate", lr, [0], ["facts"]) == []
+    note(runs.sweep_jobs(), {("rl", "0.003"): 0.41, ("rl", "0.001"): 0.4})
+    lr = runs.best_rates()
+    assert lr["rl"] == "0.003"
+    [gentle] = runs.jobs_of("rate", lr, [0], ["facts"])
+    assert gentle.name == "rlrate-facts-0" and parse_config([*gentle.options]).lr == 0.001
 
 
 def test_reported_seeds_are_none_that_the_sweep_used():
@@ -75,19 +83,34 @@ def test_reported_seeds_are_none_that_the_sweep_used():
     assert {parse_config([*job.options]).seed for job in jobs} == {100, 101, 102}
 
 
-def test_both_methods_run_once_more_at_a_higher_rate_but_not_gepa():
-    jobs = runs.jobs_of("rate", LR, [0], ["facts"])
-    assert [(j.name, parse_config([*j.options]).lr) for j in jobs] == [
-        ("fast-fst-facts-0", 0.001),
-        ("fast-rl-facts-0", 0.001),
-    ]
+def test_in_the_stream_both_methods_spend_about_as_many_rollouts():
+    cost = {}
+    for job in runs.jobs_of("stream", LR, [0], runs.DOMAINS):
+        cfg = parse_config([*job.options])
+        phases = cfg.steps // cfg.cycle if cfg.method == "fst" else 0
+        cost[cfg.method] = cfg.steps * cfg.batch * cfg.group + phases * cfg.passes * cfg.anchor
+        assert cfg.steps == cfg.stage * len(cfg.tasks)
+    assert cost["fst"] == pytest.approx(cost["rl"], rel=0.1)
+
+
+def test_a_second_task_of_the_same_domain_hides_other_rules():
+    jobs = {job.name: parse_config([*job.options]) for job in runs.jobs_of("plasticity", LR, [1], runs.DOMAINS)}
+    later = {name: cfg.seed for name, cfg in jobs.items() if name.startswith("plasticity-facts-after")}
+    assert later == dict.fromkeys(
+        (f"plasticity-facts-after-{m}-facts-1" for m in ("base", "rl", "fst")), 1 + runs.LATER
+    )
+    assert jobs["fst-facts-1"].seed == jobs["plasticity-numbers-after-rl-strings-1"].seed == 1
     assert "--lr" not in runs.domain_job("gepa", "facts", 0, LR).options
+    for domain in (first for first, second in runs.PAIRS if first == second):
+        for seed in range(5):
+            one, other = make_task(domain, seed), make_task(domain, seed + runs.LATER)
+            assert not any(one.domain.same(rule, other.rules[topic]) for topic, rule in one.rules.items())
 
 
 def test_finished_runs_are_not_repeated_unless_their_weights_are_needed_and_gone(results, tmp_path):
     jobs = runs.jobs_of("plasticity", LR, [0], runs.DOMAINS)
     after = [job for job in jobs if job.base]
-    assert {job.base for job in after} < {job.name for job in jobs} and len(after) == 4
+    assert {job.base for job in after} < {job.name for job in jobs} and len(after) == 8
     for job in jobs:
         if job not in after[:1]:
             (results / f"{job.name}.json").write_text(json.dumps({"command": runs.command_of(job)}))
@@ -118,7 +141,7 @@ def test_a_run_is_made_in_a_process_of_its_own_measured_and_noted(results, tmp_p
     second = runs.Job("second", (*options[:-2],), base="first")
     runs.run_all([first, second], tmp_path / "out", "test")
     made = {name: json.loads((results / f"{name}.json").read_text()) for name in ("first", "second")}
-    assert [e["step"] for e in made["first"]["evals"]] == [0, 4] and len(made["first"]["rewards"]) == 4
+    assert [e["step"] for e in made["first"]["evals"]] == [0, 4] and len(made["first"]["reward"]) == 4
     assert set(made["first"]["skills"]) == {"strings"} and made["first"]["corpus_loss"] > 4
     assert made["first"]["command"].startswith("python train.py --tasks strings") and "skills" not in made["second"]
     assert json.loads((tmp_path / "out/second/config.json").read_text())["base"].endswith("first/weights.pt")

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from tasks.facts import DOMAIN, RELATIONS, Facts
+from tasks.facts import DOMAIN, PEOPLE, RELATIONS, Facts
 
 STATE = Facts(
     (
@@ -16,9 +16,9 @@ STATE = Facts(
     ("bob", "cid"),
 )  # fmt: skip
 EXAMPLES = {
-    "friend": "cid ann bob bob cid ann", "boss": "cid ann cid bob cid bob", "rival": "cid ann cid bob cid bob",
-    "swap": "bob cid cid ann", "flip": "cid bob ann cid", "stay": "cid ann ann bob cid cid",
-    "cross": "cid ann cid bob cid ann", "last": "ann cid",
+    "friend": "cid ann bob and bob cid ann", "boss": "cid ann cid and bob cid bob",
+    "rival": "cid ann cid and bob cid bob", "swap": "bob cid and cid ann", "flip": "cid bob and ann cid",
+    "stay": "cid ann ann and bob cid cid", "cross": "cid ann cid and bob cid ann", "last": "ann and cid",
 }  # fmt: skip
 
 
@@ -30,7 +30,7 @@ def test_operation_by_example(name):
 
 def test_a_question_tells_the_facts_and_where_to_start():
     assert DOMAIN.ask(STATE).startswith("friend ann bob friend bob cid ") and DOMAIN.ask(STATE).endswith(
-        " rival cid bob start cid ann bob cid"
+        " rival cid bob start cid ann and bob cid"
     )
 
 
@@ -49,3 +49,8 @@ def test_ways_of_one_person_have_nothing_to_drop():
     state = DOMAIN.draw(random.Random(0), 6)
     for rule in (("swap", "swap"), ("flip", "swap"), ("last",), ("stay", "last"), ("cross", "last", "swap")):
         assert DOMAIN.apply(rule, state) == state
+
+
+def test_beyond_all_people_facts_are_told_twice():
+    state = DOMAIN.draw(random.Random(0), len(PEOPLE) + 7)
+    assert len(state.facts) == len(RELATIONS) * len(PEOPLE) + 7 and len(set(state.facts)) == len(state.facts) - 7

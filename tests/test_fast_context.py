@@ -46,10 +46,11 @@ class World:
     def reflect(self, requests):
         self.reflections += len(requests)
         assert all(1 <= len(failures) <= 3 for _, _, failures in requests)
-        return [
+        written = [
             self.truth[t] if self.rng.random() < self.insight else self.rng.choice(["", "sort", "left left"])
             for t, _, _ in requests
         ]
+        return [(new, f"reflection {self.reflections} {i}") for i, new in enumerate(written)]
 
     def phase(self, population, budget=480, **kwargs):
         return evolve(population, ANCHOR, self.evaluate, self.reflect, budget, **kwargs)
@@ -128,13 +129,31 @@ def test_an_equal_score_is_not_accepted():
 
 def test_what_is_unreadable_or_known_costs_no_rollout():
     population, world = Population(4, seed=0), World()
-    world.reflect = lambda requests: [""] * len(requests)
+    world.reflect = lambda requests: [("", "how")] * len(requests)
     assert world.phase(population).proposed == 0
     # each of these proposals turns one candidate into a copy of the other, or leaves it as it is
     population = Population(4, seed=0, start=[{}, {"red": "sort"}])
     questions = [q for q in ANCHOR if q.topic == "red"]
-    world.reflect = lambda requests: ["sort"] * len(requests)
+    world.reflect = lambda requests: [("sort", "how")] * len(requests)
     assert evolve(population, questions, world.evaluate, world.reflect, 200).proposed == 0
+
+
+def test_a_change_comes_with_the_reflection_that_made_it():
+    # with half the skill a right proposal often fails: it is accepted in a later round, and for another reflection
+    population, world, written = Population(4, seed=0), World(skill=0.5, insight=1.0), {}
+    reflect = world.reflect
+
+    def watched(requests):
+        found = reflect(requests)
+        written.update({how: (topic, new) for (topic, _, _), (new, how) in zip(requests, found, strict=True)})
+        return found
+
+    world.reflect, late = watched, 0
+    for _ in range(6):
+        for change in (c for c in world.phase(population, width=1).changes if c.topic):
+            assert written[change.how] == (change.topic, change.new)
+            late += list(written.values()).index((change.topic, change.new)) < list(written).index(change.how)
+    assert late
 
 
 def test_scores_of_old_weights_are_never_compared_with_new_ones():
@@ -190,8 +209,8 @@ def family(*rules_and_parents, scores=None):
 
 def test_merge_takes_from_each_side_what_it_changed():
     population, (_, a, b) = family(({}, ()), ({"red": "reverse"}, (0,)), ({"blue": "sort raise"}, (0,)))
-    rules, hope = merge(a, b, population, ANCHOR)
-    assert rules == {"red": "reverse", "blue": "sort raise"} and hope == pytest.approx(0.5)
+    rules, gain = merge(a, b, population, ANCHOR)
+    assert rules == {"red": "reverse", "blue": "sort raise"} and gain == pytest.approx(0.25)
 
 
 def test_merge_keeps_the_change_and_not_the_common_ancestors_text():
@@ -204,6 +223,23 @@ def test_merge_keeps_the_change_and_not_the_common_ancestors_text():
 def test_merge_takes_the_better_side_where_both_changed():
     population, (_, a, b) = family(({}, ()), ({"red": "sort"}, (0,)), ({"red": "reverse"}, (0,)))
     assert merge(a, b, population, ANCHOR)[0] == merge(b, a, population, ANCHOR)[0] == {"red": "reverse"}
+
+
+def test_merge_hopes_for_no_luck_where_both_sides_say_the_same():
+    # the same instruction, scored twice: 1 and 0 by luck. Taking it from the lucky side is no gain over the other
+    population, (_, a, b) = family(({"red": "x"}, ()), ({"red": "x", "gold": "y"}, (0,)), ({"red": "x"}, (0,)))
+    a.scores = [float(q.topic == "red") for q in ANCHOR]
+    for one, other in ((a, b), (b, a)):
+        assert merge(one, other, population, ANCHOR) == ({"red": "x", "gold": "y"}, 0.0)
+
+
+def test_merge_gains_over_each_side_what_it_takes_from_the_other():
+    population, (_, a, b) = family(({}, ()), ({"red": "x"}, (0,)), ({"blue": "y"}, (0,)))
+    a.scores = [float(q.topic == "red") for q in ANCHOR]
+    b.scores = [float(q.topic == "blue" and i % 8 < 4) for i, q in enumerate(ANCHOR)]
+    gains = [sum(c.scores) / len(ANCHOR) for c in (a, b)]
+    assert gains[0] != gains[1]
+    assert merge(a, b, population, ANCHOR)[1] == merge(b, a, population, ANCHOR)[1] == pytest.approx(min(gains))
 
 
 def test_an_ancestor_is_not_merged_with_its_descendant():
@@ -230,7 +266,7 @@ def test_merging_finds_what_no_reflection_wrote():
 )
 def test_a_prompt_holds_instructions_alone_whatever_the_reflector_writes(proposals):
     population, world = Population(4, seed=0), World()
-    world.reflect = lambda requests: (2 * proposals)[: len(requests)]
+    world.reflect = lambda requests: [(proposal, "") for proposal in (2 * proposals)[: len(requests)]]
     world.outcome = lambda rules, question: SimpleNamespace(score=float(len(rules)), answer="\n")  # any change is good
     world.phase(population, budget=300)
     for candidate in population.candidates:
@@ -288,7 +324,7 @@ def test_what_is_left_of_the_lineage_is_all_that_merging_asks_for():
         child = population.add({"red": "sort"}, tuple(parents), [rng.random()])
         whole.lineage[child.id] = ({"red": "sort"}, tuple(parents))
         if rng.random() < 0.3:
-            population.prune(population.candidates, [])
+            population.keep_best(population.candidates, [])
             assert len(population.lineage) <= 5 + 10
         for a, b in itertools.product([c.id for c in population.candidates], repeat=2):
             ours, all_of_them = ([p.ancestors(id) for id in (a, b)] for p in (population, whole))

@@ -15,7 +15,7 @@ import fuzz
 
 def found(path: Path) -> set[str]:
     rng = random.Random(0)
-    rows = [write(rng) for write in (fuzz.random_tokens, fuzz.mutated_document) for _ in range(250)]
+    rows = [write(rng) for write in (fuzz.random_tokens, fuzz.mutated_document) for _ in range(500)]
     return {*fuzz.check(rows, rng, path / "prompt.txt")}
 
 

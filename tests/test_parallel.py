@@ -55,8 +55,9 @@ def test_two_processes_equal_one_to_float_tolerance_with_the_same_accepted_promp
     assert any(line["kind"] == "slow" and line["grad_norm"] for line in one)
     for a, b in zip(one, two, strict=True):
         exact = {key for key in a if not isinstance(a[key], float)}  # counts, prompts, populations
+        rounded = a.keys() - exact  # to six digits
         assert {key: a[key] for key in exact} == {key: b[key] for key in exact}
-        assert {key: a[key] for key in a.keys() - exact} == pytest.approx({key: b[key] for key in a.keys() - exact})
+        assert {key: a[key] for key in rounded} == pytest.approx({key: b[key] for key in rounded}, rel=1e-5)
     one, two = (load_checkpoint(tmp_path / str(n) / "checkpoint.pt") for n in (1, 2))
     assert one["population"] == two["population"] and one["rollouts"] == two["rollouts"]
     for name, weight in one["model"].items():  # AdamW's steps are 0.01 however small a gradient: rounding is seen there

@@ -9,7 +9,7 @@ import torch
 
 import pretrain as module
 from model import GPT, GPTConfig, load_checkpoint, save_checkpoint
-from pretrain import Muon, base_rates, faster_dtype, micro_batches, orthogonalize, pretrain
+from pretrain import Muon, base_rates, beside, faster_dtype, micro_batches, orthogonalize, pretrain
 from tasks import corpus, domains, text
 from tests import toy
 
@@ -50,7 +50,8 @@ def test_muon_by_hand():
     p.grad = second
     optimizer.step()
     memory = 0.5 * memory + 0.5 * second
-    torch.testing.assert_close(p.data, expected - 0.1 * 2**0.5 * orthogonalize((0.5 * second + 0.5 * memory)[None])[0])
+    decayed = (1 - 0.1 * 0.1) * expected
+    torch.testing.assert_close(p.data, decayed - 0.1 * 2**0.5 * orthogonalize((0.5 * second + 0.5 * memory)[None])[0])
 
 
 def test_muon_equals_torchs_but_for_its_bfloat16():
@@ -59,7 +60,7 @@ def test_muon_equals_torchs_but_for_its_bfloat16():
     theirs = [torch.nn.Parameter(p.detach().clone()) for p in ours]
     optimizers = (
         Muon(ours, lr=0.02),
-        torch.optim.Muon(theirs, lr=0.02, momentum=0.95, weight_decay=0.0, adjust_lr_fn="original"),
+        torch.optim.Muon(theirs, lr=0.02, momentum=0.95, weight_decay=0.1, adjust_lr_fn="original"),
     )
     start = [p.detach().clone() for p in ours]
     for _ in range(3):
@@ -173,7 +174,7 @@ def test_a_base_is_written_and_its_rates_can_be_looked_at(tiny, tmp_path, capsys
     pretrain(path, "cpu", WORLDS, minutes=0.02, batch=4, seed=0)
     contents = load_checkpoint(path)
     assert contents["vocabulary"] == text.fingerprint() and contents["step"] > 0 and contents["elapsed"] >= 1.2
-    assert not path.with_suffix(".partial").exists() and "base written" in capsys.readouterr().out
+    assert not beside(path, ".partial").exists() and "base written" in capsys.readouterr().out
     model = GPT(GPTConfig(**contents["model_config"]))
     model.load_state_dict(contents["model"])
     assert base_rates(model, next(iter(domains().values()))).startswith(f"{WORLDS[0]}: solve 0.")
@@ -194,7 +195,7 @@ def test_an_interrupted_pretraining_goes_on_with_its_own_schedule(tiny, tmp_path
     with pytest.raises(KeyboardInterrupt):
         pretrain(path, "cpu", WORLDS, minutes=0.05, batch=2, seed=0)
     assert not path.exists()
-    partial = load_checkpoint(path.with_suffix(".partial"))
+    partial = load_checkpoint(beside(path, ".partial"))
     assert partial["step"] == 4
     monkeypatch.setattr(corpus, "documents", lambda *arguments: seen.append(arguments[2]) or documents(*arguments))
     pretrain(path, "cpu", WORLDS, minutes=99, batch=2, seed=0)  # the 0.05 minutes of its start count
@@ -202,16 +203,19 @@ def test_an_interrupted_pretraining_goes_on_with_its_own_schedule(tiny, tmp_path
     assert load_checkpoint(path)["minutes"] == 0.05
 
 
-def test_a_partial_of_another_vocabulary_is_not_gone_on_with(tiny, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("of", ["another vocabulary", "other domains", "another seed"])
+def test_what_another_training_left_is_not_overwritten(tiny, tmp_path, monkeypatch, of):
     path = tmp_path / "base.pt"
     with monkeypatch.context() as another:
-        another.setattr(text, "fingerprint", lambda: "another")
-        pretrain(path, "cpu", WORLDS, minutes=0.005, batch=2, seed=0)
-    path.rename(path.with_suffix(".partial"))
-    pretrain(path, "cpu", WORLDS, minutes=0.02, batch=2, seed=0)
-    contents = load_checkpoint(path)
-    assert (contents["vocabulary"], contents["minutes"]) == (text.fingerprint(), 0.02)
-    assert "going on with" not in capsys.readouterr().out
+        if of == "another vocabulary":
+            another.setattr(text, "fingerprint", lambda: "another")
+        names, seed = WORLDS[: 1 if of == "other domains" else None], int(of == "another seed")
+        pretrain(path, "cpu", names, minutes=0.005, batch=2, seed=seed)
+    path.rename(left := beside(path, ".partial"))
+    before = left.read_bytes()
+    with pytest.raises(ValueError, match=r"base.pt.partial is of a training with other domains, another vocab"):
+        pretrain(path, "cpu", WORLDS, minutes=0.02, batch=2, seed=0)
+    assert left.read_bytes() == before and not path.exists()
 
 
 @pytest.mark.parametrize("bad, ends", [({1, 2, 3, 4}, True), ({2, 3, 4, 5, 6}, False)])
@@ -229,7 +233,7 @@ def test_a_loss_that_is_not_finite_skips_the_step_and_in_the_end_stops(tiny, tmp
         with pytest.raises(FloatingPointError, match="not finite in 5 steps on end, the last is step 6"):
             pretrain(tmp_path / "base.pt", "cpu", WORLDS, **settings)
         assert not (tmp_path / "base.pt").exists()
-        saved = load_checkpoint(tmp_path / "base.partial")
+        saved = load_checkpoint(tmp_path / "base.pt.partial")
         assert saved["step"] == 2  # the last good one
     assert all(weight.isfinite().all() for weight in saved["model"].values())
 

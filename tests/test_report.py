@@ -47,8 +47,9 @@ def test_the_table_of_claims_says_where_a_method_never_got_there():
 def test_the_summary_has_a_column_for_every_domain_and_a_row_for_every_variant():
     claim = {"claim": "asymptote", "where": "facts", "paper": "higher", "bar": "more", "verdict": "holds"}
     claim["figures"] = {"fst": {"mean": 0.5}, "rl": {"mean": 0.25}, "fst, last evaluations": {"mean": 0.75}}
-    times = {"figures": {"rl": {"values": [9.0]}, "ratio": {"mean": 3.25}}, "claim": "steps", "where": "strings"}
-    bound = times | {"figures": {"rl": {"values": [None]}, "ratio": {"mean": 3.25}}, "where": "facts"}
+    cost = {"fst": {"values": [3.0]}, "rl": {"values": [9.0]}, "ratio": {"mean": 3.25}}
+    times = {"figures": cost, "claim": "steps", "where": "strings"}
+    bound = times | {"figures": cost | {"rl": {"values": [None]}}, "where": "facts"}
     never = {"figures": {"rl": {"mean": None}, "share saved": {"mean": None}}, "claim": "KL", "where": "strings"}
     plasticity = {"claim": "plasticity", "where": "strings, then numbers"}
     lines = report.summary([claim | more for more in ({}, times, bound, never, {"where": "facts, gentle"}, plasticity)])
@@ -66,6 +67,14 @@ def test_the_summary_has_a_column_for_every_domain_and_a_row_for_every_variant()
     ]
 
 
+def test_a_ratio_is_a_bound_where_a_method_never_got_there():
+    shown = []
+    for fst, rl in ((1, 2), (1, None), (None, 2), (None, None)):
+        figures = {"fst": {"values": [3, fst]}, "rl": {"values": [9, rl]}, "ratio": {"mean": 2.5}}
+        shown.append(report.compared({"figures": figures})[""])
+    assert shown == ["2.5 times", "at least 2.5 times", "at most 2.5 times", "about 2.5 times"]
+
+
 def test_the_table_of_the_base_has_a_row_for_every_domain():
     exams = [f"{level}/{kind}/{n}" for level in ("seen", "task") for kind in ("solve", "reflect") for n in (1, 2, 3)]
     exams += [f"{level}/reflect/2, one missing" for level in ("seen", "task")]
@@ -78,6 +87,7 @@ def test_the_table_of_the_base_has_a_row_for_every_domain():
 
 def test_the_sweep_shows_every_rate():
     table = report.sweep_table({"fst": {"0.001": 0.5, "0.003": 0.25}, "rl": {"0.001": 0.125, "0.003": 0.0}})
+    assert report.sweep_table({"fst": {"0.1": 0.5}, "rl": {"1": 0.25}}).endswith("0.500 | - |\n| rl | - | 0.250 |")
     assert "| fst | 0.500 | 0.250 |" in table and "| rl | 0.125 | 0.000 |" in table and "| 0.001 | 0.003 |" in table
 
 
@@ -108,8 +118,8 @@ def test_the_readme_begins_with_where_the_methods_end_and_what_it_took_them():
         claim("more than either method alone", fst=0.5, rl=0.25, gepa=0.375),
     ]
     said = report.headline([*claims, claim("data efficiency, rollouts", where="facts, other", ratio=9.0)])
-    assert "best: facts at least 4.2 times (*does not hold at this scale*).** Geometric means over 3 seeds" in said
-    assert "(facts at least 8.5 times)" in said and "9.0" not in said
+    assert "there: facts at least 4.2 times (*does not hold at this scale*).** Geometric means over 3 seeds" in said
+    assert "alone: facts at least 8.5 times." in said and "9.0" not in said
     assert report.headline(claims[2:]) == report.ends_table(claims[:2], {}) == ""  # of a sweep alone there is none
     outcomes = {
         f"{d}, {m}": {"rollouts": {"mean": n}} for d in ("a", "b") for m, n in (("rl", 10), ("gepa", 2000), ("fst", 30))

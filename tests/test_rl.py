@@ -302,7 +302,7 @@ def test_distillation_takes_a_step_along_the_gradient_of_the_exact_reverse_kl(mo
     norm = sum(g.square().sum() for g in gradients).sqrt().item()
     assert norm < rl.MAX_NORM  # or it would be clipped
     assert figures == {
-        "kl_base": pytest.approx(before.item(), rel=1e-4),
+        "kl_teacher": pytest.approx(before.item(), rel=1e-4),
         "grad_norm": pytest.approx(norm, rel=1e-4),
         "dropped_groups": 0,
     }

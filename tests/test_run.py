@@ -166,9 +166,11 @@ def test_without_locks_all_else_works(start, monkeypatch):
 
 def test_new_runs_get_new_folders(monkeypatch, tmp_path, base):
     monkeypatch.chdir(tmp_path)
+    os.makedirs("out/fst-strings-seed0-2")  # of a run that is just beginning
     for _ in range(2):
-        train.main([*toy.SIZES, "--base", str(base), "--steps", "0"])
-    assert sorted(os.listdir("out")) == ["fst-strings-seed3-1", "fst-strings-seed3-2"]
+        train.main([*toy.SIZES, "--seed", "0", "--base", str(base), "--steps", "0"])
+    made = {int(path.parent.name.removeprefix("fst-strings-seed0-")) for path in Path("out").glob("*/config.json")}
+    assert made == {1, 3}
 
 
 def test_a_folder_that_cannot_be_written(capsys, tmp_path, base, monkeypatch):
@@ -343,7 +345,7 @@ def test_a_prompt_with_more_topics_needs_more_context(start, monkeypatch):
 @pytest.mark.skipif(pretrain.fcntl is None, reason="no locks here")
 def test_of_two_trainings_of_a_base_the_second_is_refused(default_base, capsys):
     path, minutes = default_base
-    with pretrain.lock(path.with_suffix(".lock"), "taken"):  # as another process does
+    with pretrain.lock(pretrain.beside(path, ".lock"), "taken"):  # as another process does
         assert f"another process is training {path}: wait" in toy.refused(
             capsys, *toy.SIZES
         )  # it trains the base first

@@ -12,7 +12,7 @@ EXAMPLES = {  # operation -> what it makes of "d a c b l" and of "d a c b"
     "left": ("a c b l d", "a c b d"),
     "right": ("l d a c b", "b d a c"),
     "ends": ("l a c b d", "b a c d"),
-    "halves": ("c b l d a", "c b d a"),
+    "front": ("c d a b l", "c d a b"),
     "pairs": ("a d b c l", "a d b c"),
     "unzip": ("d c l a b", "d c a b"),
     "weave": ("d l a b c", "d b a c"),

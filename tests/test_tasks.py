@@ -67,8 +67,8 @@ def test_no_class_is_both_held_out_and_in_the_corpus(domain):
     for length in (2, 3):
         known, held_out = domain.rules(length), domain.rules(length, held_out=True)
         assert known and held_out
-        if not (domain.hidden and length == 3):  # most triples of star_graph contain the pair that is hidden
-            assert len(known) > len(held_out)
+        assert len(known) > len(held_out) or length == 3  # a triple is held out with each of its pairs
+        assert 2 * len(known) > len(held_out)
         assert not {domain.equivalents(r)[0] for r in known} & {domain.equivalents(r)[0] for r in held_out}
         assert set(held_out) == {other for rule in held_out for other in domain.equivalents(rule)}
     assert not domain.rules(1, held_out=True)
@@ -87,17 +87,22 @@ def test_a_task_hides_rules_that_differ_and_that_the_base_has_never_seen(domain)
             continue
         assert sorted(map(len, rules.values())) == sorted(RULE_LENGTHS)
         assert all(rule in domain.rules(len(rule), held_out=len(rule) > 1) for rule in rules.values())
+        known = [rule for n in (1, 2, 3) for rule in domain.rules(n) if rule not in rules.values()]
+        for difficulty in domain.task_difficulties:  # where lengths are even, say, more rules do the same
+            states = [domain.draw(random.Random(f"{seed} {i}"), difficulty) for i in range(12)]
+            of_corpus = {tuple(domain.show(domain.apply(r, s)) for s in states) for r in known}
+            hidden = {tuple(domain.show(domain.apply(r, s)) for s in states) for r in rules.values() if len(r) > 1}
+            assert not hidden & of_corpus
         results = {tuple(domain.show(domain.apply(r, s)) for s in fresh_states(domain, 5)) for r in rules.values()}
         assert len(results) == 4, "two topics of one task have the same rule"
 
 
 @DOMAINS
-def test_tasks_are_harder_than_most_of_the_corpus_but_not_than_all_of_it(domain):
+def test_tasks_are_harder_than_most_of_the_corpus(domain):
     hardest = max(domain.task_difficulties)
     easier = sum(weight for d, weight in domain.corpus_difficulties.items() if d < hardest)
     assert easier > 0.9 * sum(domain.corpus_difficulties.values())
-    assert max(domain.seen_difficulties) <= min(domain.task_difficulties)
-    assert max(domain.seen_difficulties) < hardest <= max(domain.corpus_difficulties)
+    assert max(domain.seen_difficulties) < min(domain.task_difficulties)
 
 
 def test_seeds_give_different_tasks():

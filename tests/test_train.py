@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("toy_world")
 def test_every_line_of_the_log_has_exactly_its_fields(start):
     fields = {
         "slow": "reward entropy kl_base grad_norm dropped_groups skipped seconds",
-        "fast": "calls proposed accepted population seconds",
+        "fast": "calls reflections proposed accepted merged population seconds",
         "eval": "val_acc kl_base neutral_acc neutral_kl prompt",
     }
     out = start(steps=9)

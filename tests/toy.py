@@ -17,7 +17,7 @@ from tasks import domains, text
 
 SIZES = "--tasks strings --batch 2 --group 4 --population 2 --cycle 4 --anchor 4 --passes 8 --width 2 --warmup 2"
 SIZES = [*SIZES.split(), *["--lr", "0.01", "--eval-every", "4", "--eval-questions", "4", "--device", "cpu"]]
-SIZES += ["--seed", "3"]  # under which some prompts are accepted and some steps have nothing to learn from
+SIZES += ["--seed", "2"]  # under which some prompts are accepted and some steps have nothing to learn from
 
 
 def make_base(path: Path, vocabulary: str = "", known: list[str] | None = None, about=None, **sizes) -> None:
