@@ -372,12 +372,14 @@ def results_page() -> str:
         parts += [
             "## The sweeps",
             "The learning rates of all runs come from this sweep (`strings`, three seeds of its own; validation "
-            "accuracy, the mean of the last three evaluations): the best. `distill` has that of `fst`, `gepa` none. "
-            "Where a lower one is within 0.02 of the best for `rl`, `rl` is also run with the lowest of these.",
+            "accuracy, the mean of the last three evaluations): the best. `distill` has that of `fst`, `gepa` none.",
             sweep_table(result["sweep"]),
         ]
         if result["kl_sweep"]:
-            parts += ["The same for the KL coefficient of `rl`:", kl_sweep_table(result["kl_sweep"])]
+            parts += [
+                "The KL coefficient of `rl`, its own: the largest within 0.02 of the best:",
+                kl_sweep_table(result["kl_sweep"]),
+            ]
         parts += ["    python experiments/run.py --only sweep kl\n    " + PLOT]
     if result and (claims := result["claims"]):
         if variants := [*filter(is_variant, claims)]:
