@@ -61,6 +61,11 @@ def smooth(evals: list[dict]) -> list[dict]:
     return evals[:1] + [e | {"val_acc": value} for e, value in zip(evals[1:], means, strict=True)]
 
 
+def by_step(rewards: list[float]) -> list[dict]:
+    """The mean rewards of all steps, as if they were evaluations; before training there were none."""
+    return [{"step": step, "val_acc": reward} for step, reward in enumerate([0.0, *rewards])]
+
+
 def reach(fst: list[dict], rl: list[dict], share: float = 1.0) -> dict:
     """Where both first reach a share of the best of `rl`, or the least gain where `rl` makes none and counts with all
     it took.
@@ -191,13 +196,15 @@ def domain_claims(runs: dict, domain: str, against: str = "rl") -> Iterable[dict
             met=mean(lost["fst"]) <= mean(lost["rl"]) / 3,
         )  # fmt: skip
     if domain == "star_graph":
-        off_zero = [reach(fst["evals"], rl["evals"], share=0.0) for fst, rl in both]  # the least gain
-        figures, times = saved(both, off_zero, "step")
+        rewarded = [tuple({"evals": by_step(run["reward"])} for run in pair) for pair in both]
         last = both[0][1]["evals"][-1]["step"]
-        yield row(
-            f"zero-reward regime: steps to leave zero (rl has {last})", domain, "about 50 against 250", ">= 5x earlier",
-            seeds, figures, difference=[*map(log, times)], met=geometric_mean(times) >= 5,
-        )  # fmt: skip
+        for what, measured in (("validation leaves", both), ("rewards leave", rewarded)):
+            off_zero = [reach(fst["evals"], rl["evals"], share=0.0) for fst, rl in measured]  # the least gain
+            figures, times = saved(measured, off_zero, "step")
+            yield row(
+                f"zero-reward regime: steps until {what} zero (rl has {last})", domain, "about 50 against 250",
+                ">= 5x earlier", seeds, figures, difference=[*map(log, times)], met=geometric_mean(times) >= 5,
+            )  # fmt: skip
     names = ("base, seed prompt", "base, evolved prompt", "trained, seed prompt", "trained, evolved prompt")
     cells = [list(chain(*fst["result"]["tasks"][0]["accuracy"].values())) for fst, _ in both]
     quadrants = {name: [cell[i] for cell in cells] for i, name in enumerate(names)}
