@@ -124,7 +124,8 @@ def parse_config(argv: list[str] | None = None) -> Config:
                 )
         given = saved | given
     elif given.get("smoke"):
-        out = parallel.tell(tempfile.mkdtemp(prefix="fast-slow-") if parallel.rank() == 0 else None)
+        folder = given.get("out") or (tempfile.mkdtemp(prefix="fast-slow-") if parallel.rank() == 0 else None)
+        out = parallel.tell(folder)
         given = SMOKE | {"out": out, "base": f"{out}/base.pt"} | given
     cfg = Config(**given)
     return cfg if "steps" in given else dataclasses.replace(cfg, steps=cfg.stage * len(cfg.tasks))

@@ -180,14 +180,13 @@ def merge(a: Candidate, b: Candidate, population: Population, anchor: list) -> t
 
 @dataclass
 class Change:
-    """An accepted child or merge, for people to read; the means are anchor scores of parent and child."""
+    """An accepted child, for people to read: the new instruction, and the anchor scores of parent and child."""
 
-    topic: str  # "" for a merge
-    old: str
+    topic: str
     new: str
     mean_before: float
     mean_after: float
-    how: str = ""  # the reflection that it came from
+    how: str  # the reflection that it came from
 
 
 @dataclass
@@ -255,7 +254,7 @@ def evolve(
     scored = list(old)
 
     by_topic = {topic: [q for q in anchor if q.topic == topic] for topic in sorted({q.topic for q in anchor})}
-    minibatch = min(minibatch, *map(len, by_topic.values()), len(anchor))
+    minibatch = min(minibatch, *map(len, by_topic.values()))
     hopeless = []  # merges that were tried and were worse than their parents
     # a proposal costs two minibatches and a reflection; one scoring stays in reserve
     while (n := min(width, (left() - len(anchor)) // (2 * minibatch + 1))) > 0:
@@ -296,8 +295,7 @@ def evolve(
             child = population.add(rules, (parent.id,), scores)
             scored.append(child)
             report.accepted += 1
-            old = parent.rules.get(topic, "")
-            report.changes.append(Change(topic, old, rules[topic], parent.mean, child.mean, trial.how))
+            report.changes.append(Change(topic, rules[topic], parent.mean, child.mean, trial.how))
 
         # merge the most promising pairs, as long as they promise more than either
         while accepted and left() >= len(anchor):
@@ -313,10 +311,8 @@ def evolve(
             if fmean(scores) < max(a.mean, b.mean):
                 hopeless.append(rules)
                 continue
-            child = population.add(rules, (a.id, b.id), scores)
-            scored.append(child)
+            scored.append(population.add(rules, (a.id, b.id), scores))
             known.append(rules)
             report.merged += 1
-            report.changes.append(Change("", f"{a.rules}", f"{rules}", max(a.mean, b.mean), child.mean))
     population.keep_best(scored, unscored)
     return report

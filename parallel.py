@@ -19,7 +19,7 @@ def join() -> None:
     """Meet the other processes, where torchrun has started some."""
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
         if torch.cuda.is_available():
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
         dist.init_process_group()  # gloo for tensors on the CPU, nccl for CUDA
         atexit.register(dist.destroy_process_group)  # gloo's threads, left running, may abort the process at its end
 

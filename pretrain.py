@@ -96,12 +96,22 @@ def micro_batches(documents: list, device: str) -> list[tuple[torch.Tensor, torc
             cuts.append([])
         cuts[-1].append(document)
     batches = []
-    for cut in cuts:
+    for cut in filter(None, cuts):  # none where there are fewer documents than processes
         width = max(len(tokens) for tokens, _ in cut)
         tokens = torch.tensor([t + [text.special("pad")] * (width - len(t)) for t, _ in cut], device=device)
         learn = torch.tensor([w + [0] * (width - len(w)) for _, w in cut], device=device)
         batches.append((tokens, tokens[:, 1:].masked_fill(learn[:, 1:] == 0, -100)))
     return batches
+
+
+def check_fit(documents: list, room: int) -> None:
+    """Raises ValueError where a document is longer than the model reads."""
+    longest = max((tokens for tokens, _ in documents), key=len)
+    if len(longest) > room:
+        raise ValueError(
+            f"a document of the corpus has {len(longest)} tokens, the model reads {room}: give the domain fewer "
+            f"operations, or shorter states. It begins: {text.decode(longest[1:40])}"
+        )
 
 
 def base_rates(model: GPT, domain: Domain) -> str:
@@ -200,16 +210,21 @@ def pretrain(path: Path, device: str, names: list[str], *, minutes: float, batch
     path: in a folder that exists, and no other process writes there. names: the domains of the corpus.
     batch: documents per step, split over the processes. In the first fifth of the time (two fifths of it for three
     domains or more) they are easy, and the domains join in one after the other. 50 steps of warm-up; the learning rate
-    falls to zero over the second half. Raises ValueError where what was left is of another training.
+    falls to zero over the second half. Raises ValueError where what was left is of another training, or where a
+    document is longer than the model reads.
     """
     torch.manual_seed(seed)
     partial, worlds = beside(path, ".partial"), [domains()[name] for name in names]
     cfg = GPTConfig(text.encoding().n_vocab)
     model = GPT(cfg).to(device)
     optimizers = optimizers_of(model)
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    peaks = [group["lr"] for group in groups]
     step, elapsed, failed, rates = 0, 0.0, 0, ""
     saved = load_checkpoint(partial) if partial.exists() else {}
     writes = parallel.rank() == 0  # the files are the first process's
+    for domain in worlds:  # now, not only when their turn comes
+        check_fit([corpus.encode_document(corpus.reflect(random.Random(i), domain)) for i in range(30)], cfg.block_size)
     about = {"vocabulary": text.fingerprint(), "domains": names, "seed": seed, "batch": batch}
     if saved and any(saved.get(key) != value for key, value in about.items()):
         raise ValueError(
@@ -224,8 +239,6 @@ def pretrain(path: Path, device: str, names: list[str], *, minutes: float, batch
         if writes:
             print(f"going on with {partial}: {elapsed / 60:.0f} of {minutes:g} minutes are done")
     dtype = parallel.tell(faster_dtype(device))
-    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-    peaks = [0.02, 4e-3]
     easy_seconds = min(0.4, 0.1 + 0.1 * len(worlds)) * 60 * minutes
 
     def contents() -> dict:
@@ -240,6 +253,7 @@ def pretrain(path: Path, device: str, names: list[str], *, minutes: float, batch
             group["lr"] = peak * min(1.0, (step + 1) / 50, 2 * (1 - elapsed / (60 * minutes)))
         joined = worlds[: 1 + int(len(worlds) * elapsed / easy_seconds)]
         documents = corpus.documents(joined, seed, step, batch, elapsed < easy_seconds)
+        check_fit(documents, cfg.block_size)
         total, loss_sum = sum(sum(learn) ** 0.5 for _, learn in documents), 0.0
         share = sorted(documents, key=lambda document: len(document[0]))[parallel.rank() :: parallel.size()]
         for tokens, targets in micro_batches(share, device):

@@ -24,7 +24,7 @@ from config import Config
 from fast_context import Population
 from model import GPT, decode_step, load_checkpoint, save_checkpoint, write_file
 from pretrain import beside, generator_of, load_base, lock, pretrain
-from tasks import domains, make_task, text
+from tasks import Task, corpus, domains, make_task, text
 from tasks.dialogue import ANSWER_TOKENS, REFLECTION_TOKENS, tokens_of
 
 QUICK_MINUTES = 12  # of pretraining for each domain, when a run finds no base
@@ -32,12 +32,15 @@ PLAIN = ("step", "rollouts", "tokens", "skipped", "shown", "evolved")  # what a 
 
 
 def pick_device(name: str) -> str:
-    """ "auto" -> the best device there is. Raises ValueError for one that is not there."""
+    """ "auto" -> the best device there is. Raises ValueError for one that is not there, or not for every process."""
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        return next(device for device in there if there[device])
+        name = next(device for device in there if there[device])
     if not there[name]:
         raise ValueError(f"--device {name}: this machine has none; use --device auto")
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # torchrun's, on this machine
+    if name == "cuda" and processes > (gpus := torch.cuda.device_count()):
+        raise ValueError(f"{processes} processes need as many GPUs, here are {gpus}: start fewer, or use --device cpu")
     return name
 
 
@@ -69,6 +72,17 @@ def prepare_base(cfg: Config) -> None:
             shutil.copy2(path, kept)
             print(f"the base {path} is kept as {kept}")
         pretrain(path, pick_device(cfg.device), list(dict.fromkeys(cfg.tasks)), **settings)
+
+
+def longest_answer(task: Task) -> int:
+    """Tokens of the longest right answer that was seen for any rule, the end of the sequence included."""
+    states = [task.domain.draw(random.Random(i), difficulty) for i in range(10) for difficulty in task.difficulties]
+    answers = (
+        f"{topic}: {' '.join(rule)}\n{corpus.steps_text(task.domain, rule, state)}"
+        for topic, rule in task.rules.items()
+        for state in states
+    )
+    return 1 + max(len(text.encode(words)) for words in answers)
 
 
 def compiled_step():
@@ -132,7 +146,7 @@ class Run:
         self.lock = lock(self.out / "lock", f"another process is at work in {self.out}: wait, or choose another --out")
 
     def check_context(self) -> None:
-        """Raises ValueError where the longest texts of a task would not fit the model."""
+        """Raises ValueError where the longest texts of a task would not fit the model, or be cut off."""
         worst = " ".join(3 * ["z" * 16])  # an instruction of no known words: every letter is a token
         for task in self.tasks:
             questions = [task.question(random.Random(i)) for i in range(100)]
@@ -140,6 +154,11 @@ class Run:
             prompt = text.prompt_text(dict.fromkeys([*task.rules, *self.start], worst))
             solving = prompt + text.question_text("red", ask)
             reflecting = text.reflection_text("red", worst, 3 * [(ask, "z" * (2 * len(want) + 8), want)])
+            if (longest := longest_answer(task)) > ANSWER_TOKENS:
+                raise ValueError(
+                    f"right answers of {task.domain.name} take up to {longest} tokens, {ANSWER_TOKENS} are sampled: "
+                    "give its tasks shorter states"
+                )
             need = max(len(tokens_of(solving)) + ANSWER_TOKENS, len(tokens_of(reflecting)) + REFLECTION_TOKENS)
             if need > (room := self.base.cfg.block_size):
                 raise ValueError(

@@ -66,7 +66,7 @@ def fast_phase(run: Run, questions: list) -> None:
             gain = f"   (anchor score {change.mean_before:.2f} -> {change.mean_after:.2f})" if change else ""
             how = text.abridged(change.how).replace("\n", "\n    ") if change else ""
             run.say(f"{topic}: {old}  ->  {new}{gain}" + (f"\n    {how}" if how else ""))
-    run.shown = run.evolved[run.task_at(run.step)] = dict(run.best())
+    run.shown = dict(run.best())
 
 
 def slow_step(run: Run, questions: list) -> float:
@@ -153,6 +153,7 @@ def train(run: Run) -> None:
             if cfg.method != "rl" and run.step % cfg.cycle == 0:
                 ahead = range(run.step, run.step + cfg.cycle)
                 fast_phase(run, [question for step in ahead for question in run.questions_of(step)])
+            run.evolved[run.task_at(run.step)] = dict(run.best())
             if cfg.method != "gepa":
                 reward = slow_step(run, run.questions_of(run.step))
             else:

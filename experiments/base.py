@@ -2,10 +2,10 @@
 
     python experiments/base.py [--base checkpoints/base.pt] [--questions 500] [--out experiments/results/base.json]
 
-Every figure is a share of at least `--questions` random questions, all under prompts with an instruction for every
-topic that is asked, but for "seed prompt", which has at least SEED_QUESTIONS. Rules of two and three operations are
-held-out ones, except under "seen/solve". Decoding is greedy; only whole tasks ("seed prompt", "right prompt") are
-sampled at temperature 1.
+Every figure is a share of at least `--questions` random questions; "seed prompt", which names no instruction, has at
+least SEED_QUESTIONS. What is solved under "task" and what reflections look for are held-out rules, where they have two
+or three operations; all else are rules of the corpus. Decoding is greedy; only whole tasks ("seed prompt", "right
+prompt") are sampled at temperature 1.
 """
 
 import argparse
@@ -85,6 +85,10 @@ def main() -> None:
     args = parser.parse_args()
     try:
         _, contents = load_base(Path(args.base))
+        if contents["vocabulary"] != text.fingerprint():
+            raise ValueError(f"{args.base} knows another vocabulary: train one with python train.py --pretrain")
+        if args.questions < 1:
+            raise ValueError(f"--questions must be at least 1, not {args.questions}")
     except ValueError as error:
         sys.exit(f"base.py: {error}")
     about = {"base": args.base, "questions": args.questions, "vocabulary": text.fingerprint()}

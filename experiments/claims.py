@@ -218,7 +218,7 @@ def domain_claims(runs: dict, domain: str, against: str = "rl") -> Iterable[dict
         seeds = [seed for seed, _ in group]
         ends = {m: [at_the_end(made[i]["evals"]) for _, made in group] for i, m in enumerate(("fst", "rl", "gepa"))}
         yield row(
-            "more than either method alone", domain, "-", "fst above both, in equally many steps", seeds, ends,
+            "more than either method alone", domain, "-", "fst above both, at the end of the runs", seeds, ends,
             difference=[fst - max(rl, gepa) for fst, rl, gepa in zip(*ends.values(), strict=True)], met=True,
         )  # fmt: skip
         both = [(gepa, rl) for _, (_, rl, gepa) in group]
@@ -276,8 +276,14 @@ def other_claims(runs: dict) -> Iterable[dict]:
                 yield row(claim, domain, paper, "reported", [seed for seed, _ in group], final)
 
 
+def late(figures: list[float]) -> float | None:
+    """The mean of a run's last ten gradient steps, if it had any."""
+    return mean(figures[-10:]) if figures else None
+
+
 def outcomes(runs: dict) -> dict[str, dict]:
-    """What the runs of a method on a domain ended with, "domain, method": accuracy, KL, and what they cost."""
+    """What the runs of a method on a domain ended with, "domain, method": accuracy, KL, what they cost, and
+    how much there was left to learn from."""
     called = {"rlkl": SECOND, "frozen": "fst, base reflects"}
     table = {}
     for domain in DOMAINS:
@@ -292,6 +298,8 @@ def outcomes(runs: dict) -> dict[str, dict]:
                     "tokens": spread([float(e["tokens"]) for e in last]),
                     "steps": last[0]["step"],
                     "minutes": spread([run["seconds"] / 60 for run in made]),
+                    "entropy": spread([late(run["entropy"]) for run in made]),
+                    "dropped": spread([late(run["dropped_groups"]) for run in made]),
                 }
     return table
 

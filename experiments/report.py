@@ -112,7 +112,9 @@ def claims_table(claims: list[dict]) -> str:
 
 
 def number(figure: dict, digits: int) -> str:
-    """mean ± std"""
+    """mean ± std, or "-" where there is nothing."""
+    if figure["mean"] is None:
+        return "-"
     std = "" if figure["std"] is None else f" ± {figure['std']:,.{digits}f}"
     return f"{figure['mean']:,.{digits}f}{std}"
 
@@ -121,14 +123,22 @@ def outcome_table(outcomes: dict) -> str:
     """What every method ended with on every domain, and what it cost."""
     titles = (
         "domain, method", "steps", "rollouts", "tokens", "validation accuracy", "KL to the base", "minutes, one thread",
-        "seeds",
+        "entropy, nats", "questions without spread", "seeds",
     )  # fmt: skip
     lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for name, o in outcomes.items():
-        figures = (("rollouts", 0), ("tokens", 0), ("accuracy", 2), ("KL", 3), ("minutes", 1))
+        figures = (
+            ("rollouts", 0),
+            ("tokens", 0),
+            ("accuracy", 2),
+            ("KL", 3),
+            ("minutes", 1),
+            ("entropy", 3),
+            ("dropped", 0),
+        )
         cells = " | ".join(number(o[key], digits) for key, digits in figures)
         lines.append(f"| {name} | {o['steps']} | {cells} | {len(o['accuracy']['values'])} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", "The last two are means over the last ten gradient steps; a step has 32 questions."])
 
 
 def exercise_table(exercises: dict) -> str:
@@ -171,7 +181,7 @@ def headline(claims: list[dict]) -> str:
         return ""
     alone = times("data efficiency of gepa, rollouts")
     return (
-        f"**Where `rl` is at its best it has taken many times the rollouts that `fst` takes to get there: "
+        f"**The rollouts that `rl` takes to its best accuracy, over those that `fst` takes to get there: "
         f"{times(rollouts)}.** Geometric means over {min(c['n'] for c in ratios.values())} seeds; all rollouts count, "
         "those that score prompts and reflections too."
         + (f" The same of `gepa`, which leaves the weights alone: {alone}." if alone else "")

@@ -199,6 +199,8 @@ def check_base() -> None:
     """Note what the shipped base can do. Raises ValueError where the results there are were made with another one."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     path, note = ROOT / "checkpoints" / "base.pt", RESULTS / "base.json"
+    if not path.exists():
+        raise ValueError(f"{path} is missing: train it with python train.py --pretrain")
     checksum = zlib.crc32(path.read_bytes())
     if not note.exists():
         write_file(note, (json.dumps({"checksum": checksum, **skills(path)}) + "\n").encode())
@@ -246,12 +248,13 @@ def main() -> None:
     )
     parser.add_argument("--only", nargs="+", choices=EXPERIMENTS, default=EXPERIMENTS, help="one or several of them")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--domains", nargs="+", choices=DOMAINS, default=DOMAINS, help="of the experiment `domains`")
+    parser.add_argument("--domains", nargs="+", choices=DOMAINS, default=DOMAINS, help="of `domains` and `kl`")
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "experiments", help="where the runs' folders are")
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.quick:
         args.only, args.seeds, args.domains = ["domains"], [0], ["strings"]
+    args.out = args.out.resolve()  # train.py runs in a folder of its own choice
     try:
         check_base()
         for experiment in args.only:

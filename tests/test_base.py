@@ -29,6 +29,15 @@ def test_all_figures_of_the_readme_are_measured_on_the_bases_domains(tmp_path, m
     assert capsys.readouterr().out.count("\n") == 37
 
 
+def test_other_vocabularies_and_no_questions_are_refused_in_one_line(tmp_path, monkeypatch):
+    toy.make_base(tmp_path / "other.pt", vocabulary="other")
+    toy.make_base(tmp_path / "base.pt")
+    for path, n, said in (("other.pt", "3", "knows another vocabulary"), ("base.pt", "0", "at least 1, not 0")):
+        monkeypatch.setattr(sys, "argv", ["base.py", "--base", str(tmp_path / path), "--questions", n])
+        with pytest.raises(SystemExit, match=f"^base.py: .*{said}"):
+            examine.main()
+
+
 def test_what_is_no_base_is_refused_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["base.py", "--base", str(tmp_path / "none.pt")])
     with pytest.raises(SystemExit, match=r"^base.py: no checkpoint at .*none.pt$"):

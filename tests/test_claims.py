@@ -214,10 +214,14 @@ def test_plasticity_compares_three_beginnings():
 def test_outcomes_and_exercises_compare_ends_at_the_same_step():
     runs = {"base": {}}
     for seed in (0, 1):
-        runs[f"frozen-facts-{seed}"] = {"evals": evals((0, 0, 0.0, 0.0), (60, 500, 0.5, 0.1)), "seconds": 60}
+        none = {"entropy": [], "dropped_groups": []}
+        runs[f"frozen-facts-{seed}"] = {"evals": evals((0, 0, 0.0, 0.0), (60, 500, 0.5, 0.1)), "seconds": 60} | none
         long = evals((0, 0, 0.0, 0.0), (30, 300, 0.4 + seed / 5, 0.1), (60, 600, 0.9, 0.2))
         short = evals((0, 0, 0.0, 0.0), (30, 250, 0.3, 0.4))
-        runs[f"fst-strings-{seed}"] = {"evals": long, "seconds": 90}
+        runs[f"fst-strings-{seed}"] = {"evals": long, "seconds": 90} | {
+            "entropy": [9.0, *10 * [0.5]],
+            "dropped_groups": [2, 4],
+        }
         runs[f"exercise-method=gepa+passes=45-{seed}"] = {"evals": short}
     table = claims.exercises(runs)
     assert list(table) == ["as it is", "--method gepa --passes 45"] and table["as it is"]["step"] == 30
@@ -226,10 +230,11 @@ def test_outcomes_and_exercises_compare_ends_at_the_same_step():
         table["as it is"]["accuracy"]["values"] == [0.4, 0.6]
         and table["--method gepa --passes 45"]["rollouts"]["mean"] == 250
     )
-    (name, ended), (other, _) = claims.outcomes(runs).items()
-    assert other == "facts, fst, base reflects"
+    (name, ended), (other, idle) = claims.outcomes(runs).items()
+    assert idle["entropy"]["mean"] is None and other == "facts, fst, base reflects"
     assert (name, ended["steps"], ended["rollouts"]["mean"]) == ("strings, fst", 60, 600)
     assert ended["minutes"]["mean"] == 1.5 and ended["tokens"]["mean"] == 6000
+    assert (ended["entropy"]["mean"], ended["dropped"]["mean"]) == (0.5, 3)
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,8 @@ def test_smoke_is_small_but_what_is_given_counts():
     assert (cfg.steps, cfg.method, cfg.batch) == (2, "rl", SMOKE["batch"])
     assert cfg.base.startswith(cfg.out) and cfg.base != Config.base  # it never touches the real base
     check_config(cfg)
+    cfg = parse_config(["--smoke", "--out", "mine"])
+    assert (cfg.out, cfg.base) == ("mine", "mine/base.pt")  # the one that is made where it is missing
 
 
 @pytest.fixture

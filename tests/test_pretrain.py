@@ -203,6 +203,35 @@ def test_an_interrupted_pretraining_goes_on_with_its_own_schedule(tiny, tmp_path
     assert load_checkpoint(path)["minutes"] == 0.05
 
 
+def test_the_learning_rate_rises_for_fifty_steps_and_falls_to_zero_over_the_second_half(tiny, tmp_path, monkeypatch):
+    made, rates = [], []
+    optimizers_of, documents = module.optimizers_of, corpus.documents
+    monkeypatch.setattr(module, "optimizers_of", lambda model: made.append(optimizers_of(model)) or made[0])
+
+    def watched(*arguments):
+        rates.append([group["lr"] for optimizer in made[0] for group in optimizer.param_groups])
+        return documents(*arguments)
+
+    monkeypatch.setattr(corpus, "documents", watched)
+    pretrain(tmp_path / "base.pt", "cpu", ["strings"], minutes=20 / 60, batch=2, seed=0)  # 200 looks at the clock
+    for peak, seen in zip((0.02, 4e-3), zip(*rates, strict=True), strict=True):
+        n = len(seen)
+        assert seen[0] == pytest.approx(peak / 50) and seen[24] == pytest.approx(peak / 2)
+        assert seen[49] == seen[n // 2 - 1] == peak == max(seen)
+        assert seen[3 * n // 4] == pytest.approx(peak / 2, rel=0.05) and seen[-1] < 0.03 * peak
+
+
+def test_what_does_not_fit_the_model_is_refused_before_training(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "GPTConfig", lambda vocab_size: GPTConfig(vocab_size, **TINY, block_size=60))
+    with pytest.raises(ValueError, match=r"a document of the corpus has \d+ tokens, the model reads 60.*reflect"):
+        pretrain(tmp_path / "base.pt", "cpu", ["strings"], minutes=1, batch=2, seed=0)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_process_may_have_no_share_of_the_documents():
+    assert micro_batches([], "cpu") == []
+
+
 @pytest.mark.parametrize("of", ["another vocabulary", "other domains", "another seed"])
 def test_what_another_training_left_is_not_overwritten(tiny, tmp_path, monkeypatch, of):
     path = tmp_path / "base.pt"

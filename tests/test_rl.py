@@ -251,6 +251,16 @@ def test_an_update_makes_the_rewarded_answer_likelier_and_moves_away_from_the_ba
     assert run_update(policy, base, [1.0, 0, 0, 1, 1, 1])["kl_base"] > 0
 
 
+def test_the_kl_of_the_log_is_k3_per_token_of_what_is_learned_from():
+    policy, base = make_models()
+    total = count = 0.0
+    for context, completion in zip(CONTEXTS[:4], COMPLETIONS[:4], strict=True):  # the last group has no spread
+        p, q = (rl.score(model, [context], [completion], 1.0)[0].detach() for model in (policy, base))
+        total, count = total + ((q - p).exp() - 1 - (q - p)).sum().item(), count + len(completion)
+    figures = run_update(policy, base, [1.0, 0, 0, 1, 1, 1])
+    assert figures["kl_base"] == pytest.approx(total / count, rel=1e-4) and total > 0.01
+
+
 def test_without_spread_no_weight_moves():
     policy, base = make_models()
     before = [p.clone() for p in policy.parameters()]

@@ -18,9 +18,9 @@ import model
 import pretrain
 import run
 import train
-from config import Config, parse_config
+from config import METHODS, Config, parse_config
 from model import load_checkpoint, save_checkpoint
-from tasks import TOPICS, text
+from tasks import TOPICS, corpus, make_task, text
 from tests import toy
 
 ROOT = Path(__file__).parent.parent
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("toy_world")
 # --- resuming ---
 
 
-@pytest.mark.parametrize("method", ["fst", "rl", "gepa"])
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("first", [5, 8])  # in the middle of a cycle and at no evaluation; at both
 def test_a_resumed_run_equals_one_that_never_stopped(start, method, first):
     whole, parts = start("whole", method=method, steps=10), start("parts", method=method, steps=first)
@@ -337,6 +337,33 @@ def test_a_prompt_with_more_topics_needs_more_context(start, monkeypatch):
             finished.check_context()
         needs.append(int(re.search(r"(\d+) tokens", str(error.value))[1]))
     assert needs[1] > needs[0]
+
+
+def test_a_task_whose_right_answers_would_be_cut_off_is_refused(capsys, base, monkeypatch, tmp_path):
+    task = make_task("strings", 2)  # the seed of toy runs
+    rules = {topic: rule for topic, rule in task.rules.items() if len(rule) == 3}
+    [(topic, rule)] = rules.items()
+    state = task.domain.draw(random.Random(0), task.difficulties[0])
+    answer = f"{topic}: {' '.join(rule)}\n{corpus.steps_text(task.domain, rule, state)}"
+    needed = len(text.encode(answer)) + 1  # and the end of the sequence
+    assert run.longest_answer(task) == needed
+    monkeypatch.setattr(run, "ANSWER_TOKENS", needed - 1)
+    said = toy.refused(capsys, *toy.SIZES, "--base", base, "--out", tmp_path / "out")
+    assert f"right answers of strings take up to {needed} tokens, {needed - 1} are sampled" in said
+    monkeypatch.setattr(run, "ANSWER_TOKENS", needed)
+    train.main([*toy.SIZES, "--base", str(base), "--out", str(tmp_path / "out"), "--steps", "0"])
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert run.pick_device("auto") == run.pick_device("cuda") == "cuda"
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    assert run.pick_device("cpu") == "cpu"
+    for name in ("auto", "cuda"):
+        with pytest.raises(ValueError, match="3 processes need as many GPUs, here are 2"):
+            run.pick_device(name)
 
 
 # --- the base ---

@@ -86,6 +86,30 @@ def test_a_stream_goes_through_its_tasks_and_evaluates_on_all(start, monkeypatch
     assert tasks[0].rules != tasks[1].rules
 
 
+def test_each_task_is_told_with_the_prompt_that_it_was_last_trained_under(start):
+    out = start("run", "--tasks", "strings", "numbers", steps=6, stage=3, cycle=6, passes=40)
+    [fast] = toy.kinds(out, "fast")  # none begins in the second stage
+    best = fast["population"][0][0]
+    assert best and [t["evolved"] for t in json.loads((out / "result.json").read_text())["tasks"]] == [best, best]
+
+
+def test_entropy_and_kl_are_per_token(start, monkeypatch):
+    seen, answer, score = [], train.answer, rl.score
+    monkeypatch.setattr(train, "answer", lambda *args, **kw: seen.append(answer(*args, **kw)) or seen[-1])
+    out = start(method="rl", steps=1, eval_every=1, lr=0.3)
+    slow, last = toy.kinds(out, "slow")[0], toy.kinds(out, "eval")[-1]
+    _, sampled, evaluated, *_ = seen  # before the evaluation at step 1 there were one at step 0, and the rollouts
+    total = count = 0.0
+    for logprobs, completion in zip(sampled.logprobs, sampled.completions, strict=True):
+        total, count = total - logprobs[: len(completion)].sum().item(), count + len(completion)
+    assert slow["entropy"] == pytest.approx(total / count, abs=1e-6) and total > 0
+    base, total, count = run.Run(parse_config(["--resume", str(out)])).base, 0.0, 0
+    for i, (context, completion) in enumerate(zip(evaluated.contexts, evaluated.completions, strict=True)):
+        log_r = score(base, [context], [completion], 1.0)[0] - evaluated.logprobs[i, : len(completion)]
+        total, count = total + (log_r.exp() - 1 - log_r).sum().item(), count + len(completion)
+    assert last["kl_base"] == pytest.approx(total / count, abs=1e-5) and total > 0.01
+
+
 def test_what_is_shown_at_the_end_of_a_stage_is_of_the_task_that_was_trained_on(start):
     out = start("run", "--tasks", "strings", "numbers", steps=6, stage=3, eval_every=3)
     shown = re.findall(r"step (\d): (\w+), validation", (out / "samples.txt").read_text())
