@@ -89,7 +89,7 @@ def test_a_second_task_of_the_same_domain_hides_other_rules():
     jobs = {job.name: parse_config([*job.options]) for job in runs.jobs_of("plasticity", LR, [1], runs.DOMAINS)}
     names = [f"plasticity-strings-after-{m}-strings-1" for m in ("base", "rl", "fst")]
     assert [jobs[name].seed for name in names] == 3 * [1 + runs.LATER]
-    assert jobs["fst-facts-1"].seed == jobs["plasticity-numbers-after-rl-strings-1"].seed == 1
+    assert jobs["fst-strings-1"].seed == jobs["plasticity-numbers-after-rl-strings-1"].seed == 1
     assert "--lr" not in runs.domain_job("gepa", "facts", 0, LR).options
     for domain in (first for first, second in runs.PAIRS if first == second):
         for seed in range(5):
