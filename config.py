@@ -38,8 +38,8 @@ class Config:
     tasks: list[str] = option(
         ("strings", "numbers", "facts"), "domains, one task each; with --pretrain: of the corpus (all)"
     )
-    stage: int = option(40, "gradient steps before the stream moves on to its next task", low=1)
-    steps: int = option(120, "gradient steps in all; where not given, a stage for each task", low=0)
+    stage: int = option(30, "gradient steps before the stream moves on to its next task", low=1)
+    steps: int = option(90, "gradient steps in all; where not given, a stage for each task", low=0)
     seed: int = option(0, "of the tasks' hidden rules, the questions and all sampling", low=0)
     out: str = option("", "folder of the run; default: a new one under out/")
     resume: str = option("", f"folder of a run to go on with; of its settings may change: {', '.join(MAY_CHANGE)}")
@@ -64,7 +64,7 @@ class Config:
     reflector: str = option("self", "who reflects: the current weights or the frozen base", ("self", "base"))
     prune: bool = option(True, "drop dominated prompts before drawing a parent (GEPA)")
     # evaluation, checkpoints
-    eval_every: int = option(10, "steps between evaluations and checkpoints", low=1)
+    eval_every: int = option(15, "steps between evaluations and checkpoints", low=1)
     eval_questions: int = option(256, "validation questions, never trained on", low=1)
     skills: bool = option(False, "also measure base skills at every evaluation: what is forgotten shows there")
     # pretraining

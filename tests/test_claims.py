@@ -130,7 +130,7 @@ def test_the_end_of_a_stage_is_its_last_step():
 
 def record(curve, accuracy, skill, domain="strings"):
     tasks = [{"task": domain, "accuracy": accuracy, "kl_base": [0.3, 0.1]}]
-    kept = {"skills": {domain: skill, "other": skill}, "corpus_loss": 0.1}
+    kept = {"skills": {domain: skill, "other": skill}, "corpus_loss": 0.1, "entropy": [], "dropped_groups": []}
     return {"evals": curve, "reward": [e["val_acc"] for e in curve[1:]], "result": {"tasks": tasks}, **kept}
 
 

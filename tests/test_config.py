@@ -33,7 +33,7 @@ def test_help_explains_every_setting_in_one_line(capsys):
 
 
 def test_defaults_and_given_values():
-    assert parse_config([]) == Config() and Config.steps == 120  # a stage for each of the three tasks
+    assert parse_config([]) == Config() and Config.steps == 90  # a stage for each of the three tasks
     assert set(parse_config(["--pretrain"]).tasks) == set(domains())  # a base is for all of them
     cfg = parse_config(
         ["--method", "rl", "--tasks", "strings", "strings", "--lr", "0.1", "--eval-every", "3", "--no-prune"]
@@ -44,7 +44,7 @@ def test_defaults_and_given_values():
         "lr": 0.1,
         "eval_every": 3,
         "prune": False,
-        "steps": 80,
+        "steps": 60,
     }
     assert cfg == dataclasses.replace(Config(), **changed)
     check_config(cfg)
