@@ -107,9 +107,7 @@ class Population:
         self.rng.setstate((version, tuple(internal), gauss))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Selection, on matrices of scores (candidates x questions), and merging
-# ---------------------------------------------------------------------------------------------------------------------
+# --- selection, on matrices of scores (candidates x questions), and merging ---
 
 
 def pareto_fronts(scores: list[list[float]]) -> list[set[int]]:
@@ -141,11 +139,6 @@ def select_parents(rng: random.Random, scores: list[list[float]], n: int, prune:
     return rng.choices(range(len(scores)), weights=counts, k=n)
 
 
-def topic_mean(candidate: Candidate, topic: str, anchor: list) -> float:
-    """A candidate's mean score on the anchor questions of a topic."""
-    return fmean([s for s, q in zip(candidate.scores, anchor, strict=True) if q.topic == topic] or [0.0])
-
-
 def merge(a: Candidate, b: Candidate, population: Population, anchor: list) -> tuple[Rules, float] | None:
     """The rules of two candidates combined, and the gain to hope for over either; None if one descends from the other.
 
@@ -160,33 +153,21 @@ def merge(a: Candidate, b: Candidate, population: Population, anchor: list) -> t
     rules, over_a, over_b = {}, 0.0, 0.0  # gains in mean score
     for topic in sorted({q.topic for q in anchor} | set(a.rules) | set(b.rules)):
         old, mine, theirs = origin.get(topic), a.rules.get(topic), b.rules.get(topic)
-        chosen, gain = mine, 0.0
+        chosen = mine
         if mine != theirs:
-            score_a, score_b = topic_mean(a, topic, anchor), topic_mean(b, topic, anchor)
+            own = [i for i, q in enumerate(anchor) if q.topic == topic]  # may be none
+            score_a, score_b = (fmean([c.scores[i] for i in own] or [0.0]) for c in (a, b))
             a_is_better = (score_a, a.mean, -a.id) >= (score_b, b.mean, -b.id)
             take_a = theirs == old or (mine != old and a_is_better)
             chosen = mine if take_a else theirs
-            gain = sum(q.topic == topic for q in anchor) / len(anchor) * (score_a - score_b)
+            gain = len(own) / len(anchor) * (score_a - score_b)
             over_a, over_b = (over_a, over_b + gain) if take_a else (over_a - gain, over_b)
         if chosen is not None:
             rules[topic] = chosen
     return rules, min(over_a, over_b)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# One fast phase
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Change:
-    """An accepted child, for people to read: the new instruction, and the anchor scores of parent and child."""
-
-    topic: str
-    new: str
-    mean_before: float
-    mean_after: float
-    how: str  # the reflection that it came from
+# --- one fast phase ---
 
 
 @dataclass
@@ -198,7 +179,8 @@ class Trial:
     questions: list
     before: float = 0.0  # the parent's summed score on them
     rules: Rules | None = None  # the child's
-    how: str = ""
+    how: str = ""  # the reflection that they came from
+    child: Candidate | None = None  # where it was accepted
 
 
 @dataclass
@@ -210,7 +192,7 @@ class Report:
     proposed: int = 0  # children that ran on a minibatch
     accepted: int = 0
     merged: int = 0
-    changes: list[Change] = field(default_factory=list)
+    changes: list[Trial] = field(default_factory=list)  # those accepted, for people to read
 
     @property
     def calls(self) -> int:
@@ -291,11 +273,10 @@ def evolve(
         order = sorted((i for i, gain in enumerate(gains) if gain > 0), key=lambda i: -gains[i])
         accepted = [children[i] for i in order[: left() // len(anchor)]]
         for trial, scores in zip(accepted, score([t.rules for t in accepted]), strict=True):
-            parent, topic, rules = trial.parent, trial.topic, trial.rules
-            child = population.add(rules, (parent.id,), scores)
-            scored.append(child)
-            report.accepted += 1
-            report.changes.append(Change(topic, rules[topic], parent.mean, child.mean, trial.how))
+            trial.child = population.add(trial.rules, (trial.parent.id,), scores)
+            scored.append(trial.child)
+        report.accepted += len(accepted)
+        report.changes += accepted
 
         # merge the most promising pairs, as long as they promise more than either
         while accepted and left() >= len(anchor):

@@ -185,9 +185,8 @@ def update(
 def distill(policy, teacher, optimizer, contexts: list, taught: list, completions: list, temperature: float) -> dict:
     """One update towards what a teacher says in other contexts (`taught`): the reverse KL(policy, teacher), per token.
 
-    contexts, taught, completions: R token lists; the completions are the policy's. -> kl_teacher (exact, nats per
-    token), grad_norm, dropped_groups (none)
-    The KL is exact, a sum over the vocabulary: estimates from drawn tokens do not tell what a teacher would have said.
+    contexts, taught, completions: R token lists, the last the policy's. -> kl_teacher, grad_norm, dropped_groups
+    The KL is exact, in nats per token: estimates from drawn tokens do not tell what a teacher would have said.
     """
     mean = torch.zeros((), device=next(policy.parameters()).device)  # over all tokens
     for micro in torch.arange(parallel.rank(), len(completions), parallel.size()).split(MICRO_ROWS):

@@ -62,8 +62,8 @@ def fast_phase(run: Run, questions: list) -> None:
     for topic in sorted(set(run.best()) | set(run.shown)):
         old, new = run.shown.get(topic, "none"), run.best().get(topic, "none")
         if old != new:
-            change = next((c for c in report.changes if (c.topic, c.new) == (topic, new)), None)
-            gain = f"   (anchor score {change.mean_before:.2f} -> {change.mean_after:.2f})" if change else ""
+            change = next((c for c in report.changes if c.topic == topic and c.rules[topic] == new), None)
+            gain = f"   (anchor score {change.parent.mean:.2f} -> {change.child.mean:.2f})" if change else ""
             how = text.abridged(change.how).replace("\n", "\n    ") if change else ""
             run.say(f"{topic}: {old}  ->  {new}{gain}" + (f"\n    {how}" if how else ""))
     run.shown = dict(run.best())

@@ -125,20 +125,13 @@ def outcome_table(outcomes: dict) -> str:
         "domain, method", "steps", "rollouts", "tokens", "validation accuracy", "KL to the base", "minutes, one thread",
         "entropy, nats", "questions without spread", "seeds",
     )  # fmt: skip
+    digits = {"rollouts": 0, "tokens": 0, "accuracy": 2, "KL": 3, "minutes": 1, "entropy": 3, "dropped": 0}
     lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for name, o in outcomes.items():
-        figures = (
-            ("rollouts", 0),
-            ("tokens", 0),
-            ("accuracy", 2),
-            ("KL", 3),
-            ("minutes", 1),
-            ("entropy", 3),
-            ("dropped", 0),
-        )
-        cells = " | ".join(number(o[key], digits) for key, digits in figures)
+        cells = " | ".join(number(o[key], n) for key, n in digits.items())
         lines.append(f"| {name} | {o['steps']} | {cells} | {len(o['accuracy']['values'])} |")
-    return "\n".join([*lines, "", "The last two are means over the last ten gradient steps; a step has 32 questions."])
+    late = "Entropy and questions without spread, of 32, are means over the last ten gradient steps."
+    return "\n".join([*lines, "", late])
 
 
 def exercise_table(exercises: dict) -> str:

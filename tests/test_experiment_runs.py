@@ -42,7 +42,6 @@ def test_every_job_is_a_run_that_train_py_accepts(results):
     jobs = [*chain(*runs.sweep_jobs().values())]
     note(runs.kl_jobs(LR), {"0": 0.4})
     assert runs.best(runs.kl_jobs(LR)) == "0"
-    note(runs.sweep_jobs(), {("rl", "0.001"): 0.4})
     jobs += chain(*runs.kl_jobs(LR).values())
     for experiment in runs.EXPERIMENTS[1:]:
         found = runs.jobs_of(experiment, LR, [0, 1], runs.DOMAINS)

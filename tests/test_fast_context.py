@@ -151,8 +151,9 @@ def test_a_change_comes_with_the_reflection_that_made_it():
     world.reflect, late = watched, 0
     for _ in range(6):
         for change in world.phase(population, width=1).changes:
-            assert written[change.how] == (change.topic, change.new)
-            late += list(written.values()).index((change.topic, change.new)) < list(written).index(change.how)
+            new = change.topic, change.rules[change.topic]
+            assert written[change.how] == new
+            late += list(written.values()).index(new) < list(written).index(change.how)
     assert late
 
 
