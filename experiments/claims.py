@@ -308,7 +308,8 @@ def exercises(runs: dict) -> dict[str, dict]:
     """A change to fst on strings -> what it has come to, beside fst as it is at the same step with the same seeds."""
     begun = {n.rsplit("-", 1)[0] for n in runs}
     names = ["fst-strings", *(name for change in EXERCISES if (name := f"exercise-{change}") in begun)]
-    group, table = [made for _, made in pairs(runs, *(f"{name}-{{}}" for name in names))], {}
+    group = [made for _, made in pairs(runs, *(f"{name}-{{}}" for name in names))]
+    table, as_it_is = {}, []  # accuracies
     for name, made in zip(names, zip(*group, strict=True), strict=False) if len(names) > 1 else ():
         step = group[0][-1]["evals"][-1]["step"]  # of an exercise; fst goes on for longer
         ends = [next(e for e in run["evals"] if e["step"] == step) for run in made]
@@ -317,7 +318,7 @@ def exercises(runs: dict) -> dict[str, dict]:
         )
         figures = {"accuracy": "val_acc", "KL": "kl_base", "rollouts": "rollouts"}
         table[label] = {title: spread([float(e[key]) for e in ends]) for title, key in figures.items()} | {"step": step}
-        as_it_is = table["as it is"]["accuracy"]["values"]
+        as_it_is = as_it_is or [e["val_acc"] for e in ends]
         table[label]["difference"] = spread([e["val_acc"] - own for e, own in zip(ends, as_it_is, strict=True)])
     return table
 
