@@ -170,7 +170,7 @@ def domain_claims(runs: dict, domain: str, against: str = "rl") -> Iterable[dict
         heights | {f"{m}, last evaluations": values for m, values in ends.items()},
         difference=above, met=min(mean(above), mean(at_end)) >= 0.1,  # a fit may go beyond all that was measured
     )  # fmt: skip
-    for label, key in (("", "kl_base"), (", neutral prompt", "neutral_kl")):
+    for label, key in (("", "kl_base"), (", seed prompt", "neutral_kl")):
         there = [r["learned"] and r["fst"] is not None for r in met]  # else there is no reward to match
         kl = {m: [r[m][key] if ok else None for r, ok in zip(met, there, strict=True)] for m in ("fst", "rl")}
         shares = [None if a is None or not b else 1 - a / b for a, b in zip(*kl.values(), strict=True)]
@@ -182,7 +182,7 @@ def domain_claims(runs: dict, domain: str, against: str = "rl") -> Iterable[dict
             **test,
         )  # fmt: skip
     yield row(
-        "stays close: KL at the end, neutral prompt", domain, "-", "reported", seeds,
+        "stays close: KL at the end, seed prompt", domain, "-", "reported", seeds,
         each(lambda run: run["evals"][-1]["neutral_kl"]),
     )  # fmt: skip
     others = each(lambda run: forgotten(runs["base"], run, but=domain))
@@ -209,7 +209,7 @@ def domain_claims(runs: dict, domain: str, against: str = "rl") -> Iterable[dict
     cells = [list(chain(*fst["result"]["tasks"][0]["accuracy"].values())) for fst, _ in both]
     quadrants = {name: [cell[i] for cell in cells] for i, name in enumerate(names)}
     yield row(
-        "both channels", domain, "joint best", "joint best, each alone above neither", seeds, quadrants,
+        "both channels", domain, "joint best", "both best, either better than none", seeds, quadrants,
         difference=[cell[3] - max(cell[:3]) for cell in cells],
         met=all(beyond_noise([cell[i] - cell[0] for cell in cells]) for i in (1, 2)),
     )  # fmt: skip

@@ -33,9 +33,10 @@ def base_table(base: dict) -> str:
     return "\n".join([
         f"The shipped base: {base['step']} steps in {base['elapsed'] / 60:.0f} minutes on 2 cores. Share right of at "
         f"least {base['questions']} questions a figure, greedy, for rules of 1/2/3 operations; `seen`: difficulties "
-        "that the corpus shows often, `task`: that of tasks. `reflect`: one proposal from three failures (held-out "
-        "rules), with no instruction yet, or with the last of two operations missing. `seed prompt`, `right prompt`: "
-        "whole tasks.",
+        "that the corpus shows often, `task`: that of tasks. `reflect`: one new instruction from three failures, for "
+        "held-out rules where there are any, starting from none; `one missing`: starting from the first of two "
+        "operations. `look up, worst`: the instruction restated, at the worst place in the prompt. `seed prompt`, "
+        "`right prompt`: whole tasks, other ones than in the runs.",
         "",
         *lines,
     ])  # fmt: skip
@@ -201,9 +202,9 @@ def kl_sweep_table(table: dict[str, dict[str, float]]) -> str:
 VERDICTS = (
     "A claim *holds* where the difference, paired by seed, is beyond noise (t-test, 95%) and the bar is met; it is "
     "*short of the bar* where only the first is so. With so many lines one or two pass by chance. Where a method first "
-    "gets somewhere is read off means over up to three evaluations (every 5 steps, without the one before training); a "
-    "run that never gets there counts with all that it took, so the ratio is a bound: *at least* where that is `rl`, "
-    "which has to gain 0.02, *about* where both. Of the peak: of the best that either method had in that stage."
+    "gets somewhere is read off means over up to three evaluations, the one before training aside. An `rl` that never "
+    "gains 0.02 counts with all that it took (*at least*); a method that never gets where `rl` does counts as no better "
+    "(*at most*); *about*: both. Of the peak: of the best that either method had in that stage."
 )
 
 
