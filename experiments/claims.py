@@ -226,26 +226,43 @@ def domain_claims(runs: dict, domain: str, against: str = "rl") -> Iterable[dict
         yield row("data efficiency of gepa, rollouts", domain, "-", "-", seeds, saved(both, met, "rollouts", "gepa")[0])
 
 
-def other_claims(runs: dict) -> Iterable[dict]:
-    """Plasticity, the stream, distillation, who reflects."""
-    for name in sorted({n.rsplit("-", 1)[0] for n in runs if n.startswith("plasticity") and "-after-fst-" in n}):
+def plasticity_claims(runs: dict) -> Iterable[dict]:
+    """What weights that were trained before learn of another task, for every pair of tasks and over all pairs.
+
+    One pair's figure may be all or nothing, so the mean of the pairs, seed by seed, says more than each.
+    """
+    names = sorted({n.rsplit("-", 1)[0] for n in runs if n.startswith("plasticity") and "-after-fst-" in n})
+    begins, of_seed = ("the base", "fst", "rl"), {}  # seed -> for every pair the final accuracy from each beginning
+
+    def line(where: str, seeds: list[int], final: list) -> dict:
+        base, fst, rl = columns = [list(column) for column in zip(*final, strict=True)]
+        return row(
+            "plasticity", where, "kept; rl's collapses", ">= 0.95 of the base's", seeds,
+            {f"rl from {what}": column for what, column in zip(begins, columns, strict=True)},
+            difference=[a - b for a, b in zip(fst, rl, strict=True)], met=mean(fst) >= 0.95 * mean(base),
+        )  # fmt: skip
+
+    for name in names:
         second, first = name.split("-")[1], name.split("-")[4]
         fresh = name.replace("-fst-", "-base-") if first == second else f"rl-{second}"
         triples = pairs(runs, f"{fresh}-{{}}", f"{name}-{{}}", f"{name.replace('-fst-', '-rl-')}-{{}}")
         if triples:
-            then = "other rules" if first == second else second
-            seeds, where = [seed for seed, _ in triples], f"{first}, then {then}"
-            begins = "the base", f"fst on {first}", f"rl on {first}"
-            final, whole = (
-                {f"rl from {what}": [figure(g[i]["evals"]) for _, g in triples] for i, what in enumerate(begins)}
-                for figure in (at_the_end, lambda evals: mean(e["val_acc"] for e in evals[1:]))
-            )
-            base, fst, rl = final.values()
-            yield row(
-                "plasticity", where, "kept; rl's collapses", ">= 0.95 of the base's", seeds, final,
-                difference=[a - b for a, b in zip(fst, rl, strict=True)], met=mean(fst) >= 0.95 * mean(base),
-            )  # fmt: skip
-            yield row("plasticity, mean over the run", where, "-", "-", seeds, whole)
+            seeds, where = [s for s, _ in triples], f"{first}, then {'other rules' if first == second else second}"
+            final = [[at_the_end(run["evals"]) for run in triple] for _, triple in triples]
+            yield line(where, seeds, final)
+            whole = zip(*([mean(e["val_acc"] for e in run["evals"][1:]) for run in t] for _, t in triples), strict=True)
+            figures = {f"rl from {what}": list(column) for what, column in zip(begins, whole, strict=True)}
+            yield row("plasticity, mean over the run", where, "-", "-", seeds, figures)
+            for seed, accuracies in zip(seeds, final, strict=True):
+                of_seed.setdefault(seed, []).append(accuracies)
+    complete = {seed: found for seed, found in of_seed.items() if len(found) == len(names) > 1}
+    if complete:
+        yield line("mean of the pairs", [*complete], [[*map(mean, zip(*f, strict=True))] for f in complete.values()])
+
+
+def other_claims(runs: dict) -> Iterable[dict]:
+    """Plasticity, the stream, distillation, who reflects."""
+    yield from plasticity_claims(runs)
     if group := pairs(runs, "stream-fst-{}", "stream-rl-{}"):
         stages = [[stage_ends(run["evals"]) for run in pair] for _, pair in group]
         for i, task in enumerate(group[0][1][0]["result"]["tasks"]):

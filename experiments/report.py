@@ -203,8 +203,8 @@ VERDICTS = (
     "A claim *holds* where the difference, paired by seed, is beyond noise (t-test, 95%) and the bar is met; it is "
     "*short of the bar* where only the first is so. With so many lines one or two pass by chance. Where a method first "
     "gets somewhere is read off means over up to three evaluations, the one before training aside. An `rl` that never "
-    "gains 0.02 counts with all that it took (*at least*); a method that never gets where `rl` does counts as no better "
-    "(*at most*); *about*: both. Of the peak: of the best that either method had in that stage."
+    "gains 0.02 counts with all that it took (*at least*); what never gets where `rl` does counts as no better (*at "
+    "most*); *about*: both. Of the peak: of the best that either method had in that stage."
 )
 
 

@@ -209,6 +209,13 @@ def test_plasticity_compares_three_beginnings():
     assert whole["claim"] == "plasticity, mean over the run" and "verdict" not in whole
     assert (line["where"], line["verdict"]) == ("strings, then numbers", "holds")
     assert [f["mean"] for f in line["figures"].values()] == pytest.approx([0.4, 0.4, 0.1])
+    for seed in (0, 1, 2, 3):  # a pair that is all or nothing; seed 3 lacks the other pair
+        for begins, accuracy in {"base": 0.2, "fst": 0.2, "rl": 0.2 * (seed == 1)}.items():
+            runs[f"plasticity-strings-after-{begins}-strings-{seed}"] = ending(accuracy)
+    *_, pair, _, over_all = claims.other_claims(runs)
+    assert (pair["where"], pair["verdict"]) == ("strings, then other rules", "does not hold at this scale")
+    assert (over_all["where"], over_all["seeds"], over_all["verdict"]) == ("mean of the pairs", [0, 1, 2], "holds")
+    assert [f["mean"] for f in over_all["figures"].values()] == pytest.approx([0.3, 0.3, 0.0833], abs=1e-4)
 
 
 def test_outcomes_and_exercises_compare_ends_at_the_same_step():
