@@ -8,6 +8,7 @@ noise.
 
 import json
 from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import chain
 from math import log
 from pathlib import Path
@@ -112,6 +113,11 @@ def forgotten(base: dict, run: dict, but: str = "") -> float:
     return mean(share - run["skills"][domain] for domain, share in base["skills"].items() if domain != but)
 
 
+def forgotten_corpus(base: dict, run: dict) -> float:
+    """How much worse the corpus is predicted than by the base."""
+    return run["corpus_loss"] - base["corpus_loss"]
+
+
 def spread(values: list[float | None], geometric: bool = False) -> dict:
     """Mean, standard deviation and all values, one per seed; None, for never, is kept but not averaged."""
     known = [v for v in values if v is not None]
@@ -140,6 +146,16 @@ def row(claim: str, where: str, paper: str, bar: str, seeds: Iterable[int], figu
         else:
             row["verdict"] = "holds" if test["met"] else "short of the bar"
     return row
+
+
+def forgetting(where: str, seeds: list[int], drop: dict, rise: dict, more: dict) -> Iterable[dict]:
+    """What fst and rl have lost of the base: two lines, and figures that stand beside the first."""
+    for label, lost, beside in (("drop of base skills", drop, more), ("rise of the corpus loss", rise, {})):
+        yield row(
+            f"forgets less: {label}", where, "no worse", "a third of rl's", seeds, lost | beside,
+            difference=[b - a for a, b in zip(*lost.values(), strict=True)],
+            met=mean(lost["fst"]) <= mean(lost["rl"]) / 3,
+        )  # fmt: skip
 
 
 def domain_claims(runs: dict, domain: str, against: str = "rl") -> Iterable[dict]:
@@ -187,14 +203,8 @@ def domain_claims(runs: dict, domain: str, against: str = "rl") -> Iterable[dict
     )  # fmt: skip
     others = each(lambda run: forgotten(runs["base"], run, but=domain))
     others = {f"{m}, other domains": values for m, values in others.items()}
-    drops = each(lambda run: forgotten(runs["base"], run))
-    rise = each(lambda run: run["corpus_loss"] - runs["base"]["corpus_loss"])
-    for label, lost, more in (("drop of base skills", drops, others), ("rise of the corpus loss", rise, {})):
-        yield row(
-            f"forgets less: {label}", domain, "no worse", "a third of rl's", seeds, lost | more,
-            difference=[b - a for a, b in zip(*lost.values(), strict=True)],
-            met=mean(lost["fst"]) <= mean(lost["rl"]) / 3,
-        )  # fmt: skip
+    drop, rise = (each(partial(lost, runs["base"])) for lost in (forgotten, forgotten_corpus))
+    yield from forgetting(domain, seeds, drop, rise, others)
     if domain == "star_graph":
         rewarded = [tuple({"evals": by_step(run["reward"])} for run in pair) for pair in both]
         last = both[0][1]["evals"][-1]["step"]
@@ -224,6 +234,20 @@ def domain_claims(runs: dict, domain: str, against: str = "rl") -> Iterable[dict
         both = [(gepa, rl) for _, (_, rl, gepa) in group]
         met = [reach(gepa["evals"], rl["evals"]) for gepa, rl in both]
         yield row("data efficiency of gepa, rollouts", domain, "-", "-", seeds, saved(both, met, "rollouts", "gepa")[0])
+
+
+def forgetting_over_all(runs: dict) -> Iterable[dict]:
+    """The mean over the domains, seed by seed, where all of them have run."""
+    if group := pairs(runs, *(f"{m}-{d}-{{}}" for m in ("fst", "rl") for d in DOMAINS)):
+        n, seeds = len(DOMAINS), [seed for seed, _ in group]
+        drop, rise = (
+            {
+                m: [mean(lost(runs["base"], run) for run in made[part]) for _, made in group]
+                for m, part in (("fst", slice(n)), ("rl", slice(n, None)))
+            }
+            for lost in (forgotten, forgotten_corpus)
+        )
+        yield from forgetting("mean of the domains", seeds, drop, rise, {})
 
 
 def plasticity_claims(runs: dict) -> Iterable[dict]:
@@ -261,7 +285,8 @@ def plasticity_claims(runs: dict) -> Iterable[dict]:
 
 
 def other_claims(runs: dict) -> Iterable[dict]:
-    """Plasticity, the stream, distillation, who reflects."""
+    """Forgetting over all domains, plasticity, the stream, distillation, who reflects."""
+    yield from forgetting_over_all(runs)
     yield from plasticity_claims(runs)
     if group := pairs(runs, "stream-fst-{}", "stream-rl-{}"):
         stages = [[stage_ends(run["evals"]) for run in pair] for _, pair in group]

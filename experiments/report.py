@@ -65,7 +65,7 @@ def verdict(claim: dict) -> str:
 
 def of_several(claim: dict) -> bool:
     """Whether a claim is of several domains, one after the other."""
-    return claim["claim"].startswith(("plasticity", "continual"))
+    return claim["claim"].startswith(("plasticity", "continual")) or claim["where"].startswith("mean of")
 
 
 def summary(claims: list[dict]) -> str:

@@ -153,6 +153,20 @@ def test_the_claims_of_a_domain():
     assert not any("zero-reward" in claim for claim in lines) and not [*claims.domain_claims(runs, "facts")]
 
 
+def test_forgetting_is_also_averaged_over_the_domains_by_seed():
+    runs = {"base": {"skills": {"strings": 1.0}, "corpus_loss": 0.1}}
+    for place, domain in enumerate(claims.DOMAINS):
+        for seed in (0, 1, 2, 3):
+            if (domain, seed) != ("facts", 3):  # without one of the domains a seed has no mean
+                left = 1 - 0.3 * (place % 2 == seed % 2)  # in a domain all or nothing, on average the same
+                runs[f"fst-{domain}-{seed}"] = {"skills": {"strings": 0.99}, "corpus_loss": 0.11}
+                runs[f"rl-{domain}-{seed}"] = {"skills": {"strings": left}, "corpus_loss": 0.13 + seed / 100}
+    skills, corpus = claims.forgetting_over_all(runs)
+    assert skills["where"] == corpus["where"] == "mean of the domains" and skills["seeds"] == [0, 1, 2]
+    assert skills["figures"]["rl"]["values"] == 3 * [0.15] and skills["verdict"] == "holds"
+    assert corpus["figures"]["rl"]["values"] == [0.03, 0.04, 0.05] and corpus["verdict"] == "holds"
+
+
 def test_the_second_baseline_is_asked_what_it_is_there_for():
     runs = {"base": {"skills": {"strings": 1.0, "other": 1.0}, "corpus_loss": 0.1}}
     accuracy = {"base weights": [0.0, 0.4], "trained weights": [0.1, 0.9]}
