@@ -8,7 +8,6 @@ noise.
 
 import json
 from collections.abc import Callable, Iterable
-from functools import partial
 from itertools import chain
 from math import log
 from pathlib import Path
@@ -148,9 +147,14 @@ def row(claim: str, where: str, paper: str, bar: str, seeds: Iterable[int], figu
     return row
 
 
-def forgetting(where: str, seeds: list[int], drop: dict, rise: dict, more: dict) -> Iterable[dict]:
-    """What fst and rl have lost of the base: two lines, and figures that stand beside the first."""
-    for label, lost, beside in (("drop of base skills", drop, more), ("rise of the corpus loss", rise, {})):
+def forgetting(base: dict, where: str, seeds: list[int], made: dict[str, list[list]], more: dict) -> Iterable[dict]:
+    """What fst and rl have lost of the base: two lines.
+
+    made: method -> the runs of each seed, of which the mean counts. more: figures that stand beside the skills.
+    """
+    kinds = ("drop of base skills", forgotten, more), ("rise of the corpus loss", forgotten_corpus, {})
+    for label, loss, beside in kinds:
+        lost = {m: [mean(loss(base, run) for run in of_seed) for of_seed in found] for m, found in made.items()}
         yield row(
             f"forgets less: {label}", where, "no worse", "a third of rl's", seeds, lost | beside,
             difference=[b - a for a, b in zip(*lost.values(), strict=True)],
@@ -203,8 +207,7 @@ def domain_claims(runs: dict, domain: str, against: str = "rl") -> Iterable[dict
     )  # fmt: skip
     others = each(lambda run: forgotten(runs["base"], run, but=domain))
     others = {f"{m}, other domains": values for m, values in others.items()}
-    drop, rise = (each(partial(lost, runs["base"])) for lost in (forgotten, forgotten_corpus))
-    yield from forgetting(domain, seeds, drop, rise, others)
+    yield from forgetting(runs["base"], domain, seeds, each(lambda run: [run]), others)
     if domain == "star_graph":
         rewarded = [tuple({"evals": by_step(run["reward"])} for run in pair) for pair in both]
         last = both[0][1]["evals"][-1]["step"]
@@ -240,14 +243,8 @@ def forgetting_over_all(runs: dict) -> Iterable[dict]:
     """The mean over the domains, seed by seed, where all of them have run."""
     if group := pairs(runs, *(f"{m}-{d}-{{}}" for m in ("fst", "rl") for d in DOMAINS)):
         n, seeds = len(DOMAINS), [seed for seed, _ in group]
-        drop, rise = (
-            {
-                m: [mean(lost(runs["base"], run) for run in made[part]) for _, made in group]
-                for m, part in (("fst", slice(n)), ("rl", slice(n, None)))
-            }
-            for lost in (forgotten, forgotten_corpus)
-        )
-        yield from forgetting("mean of the domains", seeds, drop, rise, {})
+        made = {"fst": [runs_of[:n] for _, runs_of in group], "rl": [runs_of[n:] for _, runs_of in group]}
+        yield from forgetting(runs["base"], "mean of the domains", seeds, made, {})
 
 
 def plasticity_claims(runs: dict) -> Iterable[dict]:
@@ -256,13 +253,17 @@ def plasticity_claims(runs: dict) -> Iterable[dict]:
     One pair's figure may be all or nothing, so the mean of the pairs, seed by seed, says more than each.
     """
     names = sorted({n.rsplit("-", 1)[0] for n in runs if n.startswith("plasticity") and "-after-fst-" in n})
-    begins, of_seed = ("the base", "fst", "rl"), {}  # seed -> for every pair the final accuracy from each beginning
+    of_seed: dict[int, list] = {}  # for every pair the final accuracy from each beginning
+
+    def named(accuracies: list) -> dict[str, list]:  # one from each beginning for every seed
+        base, fst, rl = (list(column) for column in zip(*accuracies, strict=True))
+        return {"rl from the base": base, "rl from fst": fst, "rl from rl": rl}
 
     def line(where: str, seeds: list[int], final: list) -> dict:
-        base, fst, rl = columns = [list(column) for column in zip(*final, strict=True)]
+        figures = named(final)
+        base, fst, rl = figures.values()
         return row(
-            "plasticity", where, "kept; rl's collapses", ">= 0.95 of the base's", seeds,
-            {f"rl from {what}": column for what, column in zip(begins, columns, strict=True)},
+            "plasticity", where, "kept; rl's collapses", ">= 0.95 of the base's", seeds, figures,
             difference=[a - b for a, b in zip(fst, rl, strict=True)], met=mean(fst) >= 0.95 * mean(base),
         )  # fmt: skip
 
@@ -274,9 +275,8 @@ def plasticity_claims(runs: dict) -> Iterable[dict]:
             seeds, where = [s for s, _ in triples], f"{first}, then {'other rules' if first == second else second}"
             final = [[at_the_end(run["evals"]) for run in triple] for _, triple in triples]
             yield line(where, seeds, final)
-            whole = zip(*([mean(e["val_acc"] for e in run["evals"][1:]) for run in t] for _, t in triples), strict=True)
-            figures = {f"rl from {what}": list(column) for what, column in zip(begins, whole, strict=True)}
-            yield row("plasticity, mean over the run", where, "-", "-", seeds, figures)
+            whole = [[mean(e["val_acc"] for e in run["evals"][1:]) for run in triple] for _, triple in triples]
+            yield row("plasticity, mean over the run", where, "-", "-", seeds, named(whole))
             for seed, accuracies in zip(seeds, final, strict=True):
                 of_seed.setdefault(seed, []).append(accuracies)
     complete = {seed: found for seed, found in of_seed.items() if len(found) == len(names) > 1}
@@ -350,18 +350,19 @@ def exercises(runs: dict) -> dict[str, dict]:
     """A change to fst on strings -> what it has come to, beside fst as it is at the same step with the same seeds."""
     begun = {n.rsplit("-", 1)[0] for n in runs}
     names = ["fst-strings", *(name for change in EXERCISES if (name := f"exercise-{change}") in begun)]
-    group = [made for _, made in pairs(runs, *(f"{name}-{{}}" for name in names))]
-    table, as_it_is = {}, []  # accuracies
-    for name, made in zip(names, zip(*group, strict=True), strict=False) if len(names) > 1 else ():
-        step = group[0][-1]["evals"][-1]["step"]  # of an exercise; fst goes on for longer
-        ends = [next(e for e in run["evals"] if e["step"] == step) for run in made]
+    group, table = [made for _, made in pairs(runs, *(f"{name}-{{}}" for name in names))], {}
+    if len(names) == 1 or not group:
+        return table
+    step = group[0][-1]["evals"][-1]["step"]  # of an exercise; fst goes on for longer
+    of_all = [[next(e for e in run["evals"] if e["step"] == step) for run in made] for made in zip(*group, strict=True)]
+    for name, ends in zip(names, of_all, strict=True):
         label = (
             "as it is" if name == names[0] else name.replace("exercise-", "--").replace("+", " --").replace("=", " ")
         )
         figures = {"accuracy": "val_acc", "KL": "kl_base", "rollouts": "rollouts"}
         table[label] = {title: spread([float(e[key]) for e in ends]) for title, key in figures.items()} | {"step": step}
-        as_it_is = as_it_is or [e["val_acc"] for e in ends]
-        table[label]["difference"] = spread([e["val_acc"] - own for e, own in zip(ends, as_it_is, strict=True)])
+        changed = [e["val_acc"] - as_it_is["val_acc"] for e, as_it_is in zip(ends, of_all[0], strict=True)]
+        table[label]["difference"] = spread(changed)
     return table
 
 

@@ -64,7 +64,7 @@ def verdict(claim: dict) -> str:
 
 
 def of_several(claim: dict) -> bool:
-    """Whether a claim is of several domains, one after the other."""
+    """Whether a claim is of several domains: one after the other, or their mean."""
     return claim["claim"].startswith(("plasticity", "continual")) or claim["where"].startswith("mean of")
 
 
