@@ -209,14 +209,18 @@ def domain_claims(runs: dict, domain: str, against: str = "rl") -> Iterable[dict
     others = {f"{m}, other domains": values for m, values in others.items()}
     yield from forgetting(runs["base"], domain, seeds, each(lambda run: [run]), others)
     if domain == "star_graph":
-        rewarded = [tuple({"evals": by_step(run["reward"])} for run in pair) for pair in both]
-        last = both[0][1]["evals"][-1]["step"]
-        for what, measured in (("validation leaves", both), ("rewards leave", rewarded)):
+        rewarded = [(seed, [{"evals": by_step(run["reward"])} for run in pair]) for seed, pair in group]
+        looked_at = pairs(runs, "zero-fst-{}", f"zero-{against}-{{}}")  # after every step
+        for what, found in (("validation leaves", looked_at), ("rewards leave", rewarded)):
+            if not found:
+                continue
+            measured, last = [pair for _, pair in found], found[0][1][1]["evals"][-1]["step"]
             off_zero = [reach(fst["evals"], rl["evals"], share=0.0) for fst, rl in measured]  # the least gain
             figures, times = saved(measured, off_zero, "step")
             yield row(
                 f"zero-reward regime: steps until {what} zero (rl has {last})", domain, "about 50 against 250",
-                ">= 5x earlier", seeds, figures, difference=[*map(log, times)], met=geometric_mean(times) >= 5,
+                ">= 5x earlier", [seed for seed, _ in found], figures,
+                difference=[*map(log, times)], met=geometric_mean(times) >= 5,
             )  # fmt: skip
     names = ("base, seed prompt", "base, evolved prompt", "trained, seed prompt", "trained, evolved prompt")
     cells = [list(chain(*fst["result"]["tasks"][0]["accuracy"].values())) for fst, _ in both]
@@ -369,6 +373,7 @@ def exercises(runs: dict) -> dict[str, dict]:
 def command(line: dict) -> str:
     """What makes the runs of a claim, and the learning rates that they have."""
     named = {"plasticity": "plasticity", "continual": "stream", "FST-distill": "distill", "reflector": "reflector"}
+    named["zero-reward regime: steps until validation"] = "zero"
     only = next((experiment for start, experiment in named.items() if line["claim"].startswith(start)), "")
     only = " ".join(filter(None, ("domains", only, "kl" if SECOND in line["where"] else "")))
     return f"python experiments/run.py --only sweep {only} --seeds {' '.join(map(str, line['seeds']))}"

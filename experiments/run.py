@@ -45,11 +45,12 @@ STEPS = {"fst": 60, "gepa": 60, "distill": 60, "rl": 80}
 # plasticity: trained on the first, then afresh on the second; where both are one, with other hidden rules
 PAIRS = (("strings", "numbers"), ("numbers", "strings"), ("strings", "strings"))
 LATER = 77  # what is added to the seed for those other rules
+ZERO_STEPS = {"fst": 10, "rl": 30}  # of the runs that are looked at after every step, until reward comes in
 STAGES = {"fst": 40, "rl": 50}  # steps for each task of the stream, so that both spend about as many rollouts
 CHEAP = ("strings", "numbers")  # the domains of distillation and of the frozen reflector
 KL_COEFS = ("1", "0.1", "0.01", "0.001", "0")  # rl as a second baseline: swept like the rates, from the base outwards
 EXERCISE_STEPS = 30
-EXPERIMENTS = ("sweep", "domains", "kl", "plasticity", "stream", "distill", "reflector", "exercises")
+EXPERIMENTS = ("sweep", "domains", "zero", "kl", "plasticity", "stream", "distill", "reflector", "exercises")
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,10 @@ def jobs_of(experiment: str, lr: dict[str, str], seeds: list[int], names: list[s
         if experiment == "domains":
             for domain in names:
                 jobs += [domain_job(m, domain, seed, lr) for m in ("fst", "rl", "gepa")]
+        elif experiment == "zero":
+            for method, steps in ZERO_STEPS.items():
+                more = {"steps": steps, "every": 1}
+                jobs.append(job(f"zero-{method}-{seed}", method, "star_graph", seed, lr[method], **more))
         elif experiment == "kl" and float(chosen := best(kl_jobs(lr))) != Config.kl_coef:  # else the runs of `domains`
             options = ("--kl-coef", chosen)
             jobs += [job(f"rlkl-{d}-{seed}", "rl", d, seed, lr["rl"], *options, skills=True) for d in names]

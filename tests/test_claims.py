@@ -100,6 +100,7 @@ def test_where_rl_does_not_learn_no_kl_is_matched_and_nothing_breaks():
     runs = {"base": {"skills": {"star_graph": 1.0, "other": 1.0}, "corpus_loss": 0.1}}
     for seed in range(3):
         runs |= {f"{m}-star_graph-{seed}": record(flat, accuracy, 1.0, "star_graph") for m in ("fst", "rl")}
+        runs |= {f"zero-{m}-{seed}": {"evals": flat} for m in ("fst", "rl")}
     lines = {line["claim"].split(" (")[0]: line for line in claims.domain_claims(runs, "star_graph")}
     kl = lines["stays close: KL at rl's best"]
     assert kl["verdict"] == "too few seeds where rl learns" and kl["figures"]["share saved"]["values"] == [None] * 3
@@ -112,6 +113,22 @@ def test_rewards_tell_to_the_step_where_zero_is_left():
     fst, rl = claims.by_step(early), claims.by_step(late)
     found = claims.reach(fst, rl, share=0.0)
     assert (found["fst"]["step"], found["rl"]["step"], found["learned"]) == (1, 4, True)
+
+
+def test_validation_leaves_zero_in_the_runs_that_are_looked_at_after_every_step():
+    accuracy = {"base weights": [0.0, 0.4], "trained weights": [0.1, 0.9]}
+    runs = {"base": {"skills": {"star_graph": 1.0, "other": 1.0}, "corpus_loss": 0.1}}
+    for seed in range(3):
+        runs |= {f"{m}-star_graph-{seed}": record(RL, accuracy, 1.0, "star_graph") for m in ("fst", "rl")}
+    assert not any("validation" in line["claim"] for line in claims.domain_claims(runs, "star_graph"))
+    late = [0.0] * 11 + [0.03] * 4  # the mean of three is above the least gain from the second of these on
+    for seed in (4, 5, 6, 7):
+        runs[f"zero-fst-{seed}"] = {"evals": evals((0, 0, 0.0, 0.0), (1, 10, 0.5, 0.0), (2, 20, 0.5, 0.0))}
+        runs[f"zero-rl-{seed}"] = {"evals": evals(*((step, 5 * step, value, 0.0) for step, value in enumerate(late)))}
+    line = next(c for c in claims.domain_claims(runs, "star_graph") if "validation" in c["claim"])
+    assert line["seeds"] == [4, 5, 6, 7] and line["figures"]["ratio"]["values"] == 4 * [12]
+    assert "(rl has 14)" in line["claim"] and line["verdict"] == "holds"
+    assert claims.command(line) == "python experiments/run.py --only sweep domains zero --seeds 4 5 6 7"
 
 
 def test_seeds_are_paired():
