@@ -174,9 +174,10 @@ def headline(claims: list[dict]) -> str:
     if not (ratios := named(claims, rollouts := "data efficiency, rollouts")):
         return ""
     alone = times("data efficiency of gepa, rollouts")
+    seeds = " to ".join(map(str, sorted({c["n"] for c in ratios.values()})))
     return (
         f"**The rollouts that `rl` takes to its best accuracy, over those that `fst` takes to get there: "
-        f"{times(rollouts)}.** Geometric means over {min(c['n'] for c in ratios.values())} seeds; all rollouts count, "
+        f"{times(rollouts)}.** Geometric means over {seeds} seeds; all rollouts count, "
         "those that score prompts and reflections too."
         + (f" The same of `gepa`, which leaves the weights alone: {alone}." if alone else "")
     )
