@@ -214,12 +214,13 @@ def domain_claims(runs: dict, domain: str, against: str = "rl") -> Iterable[dict
         for what, found in (("validation leaves", looked_at), ("rewards leave", rewarded)):
             if not found:
                 continue
-            measured, last = [pair for _, pair in found], found[0][1][1]["evals"][-1]["step"]
+            of_seeds, measured = zip(*found, strict=True)
+            last = measured[0][1]["evals"][-1]["step"]
             off_zero = [reach(fst["evals"], rl["evals"], share=0.0) for fst, rl in measured]  # the least gain
             figures, times = saved(measured, off_zero, "step")
             yield row(
                 f"zero-reward regime: steps until {what} zero (rl has {last})", domain, "about 50 against 250",
-                ">= 5x earlier", [seed for seed, _ in found], figures,
+                ">= 5x earlier", of_seeds, figures,
                 difference=[*map(log, times)], met=geometric_mean(times) >= 5,
             )  # fmt: skip
     names = ("base, seed prompt", "base, evolved prompt", "trained, seed prompt", "trained, evolved prompt")

@@ -115,8 +115,8 @@ def jobs_of(experiment: str, lr: dict[str, str], seeds: list[int], names: list[s
                 jobs += [domain_job(m, domain, seed, lr) for m in ("fst", "rl", "gepa")]
         elif experiment == "zero":
             for method, steps in ZERO_STEPS.items():
-                more = {"steps": steps, "every": 1}
-                jobs.append(job(f"zero-{method}-{seed}", method, "star_graph", seed, lr[method], **more))
+                name = f"zero-{method}-{seed}"
+                jobs.append(job(name, method, "star_graph", seed, lr[method], steps=steps, every=1))
         elif experiment == "kl" and float(chosen := best(kl_jobs(lr))) != Config.kl_coef:  # else the runs of `domains`
             options = ("--kl-coef", chosen)
             jobs += [job(f"rlkl-{d}-{seed}", "rl", d, seed, lr["rl"], *options, skills=True) for d in names]
