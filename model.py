@@ -10,8 +10,7 @@ nobody copies, and its own (question and completion). Rows that have finished ar
 
 Shapes: B sequences of length T, C channels, H heads of D channels, V vocabulary; in sampling K prompts of length P, B
 questions for each, G samples of each, R = K * B * G rows, S slots of a row's own cache.
-Left out: dropout (the policy that is scored must be the one that sampled), top-k and top-p (they would make the
-sampling distribution another than the one whose log-probabilities train), and paged caches (prompts are short).
+Left out: dropout, top-k and top-p (what is trained must be the distribution that was sampled from), paged caches.
 """
 
 import io
@@ -19,6 +18,7 @@ import math
 import os
 import zipfile
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 FORMAT = 1  # of checkpoints
 CHUNK = 8  # decode steps between looks at which rows are done; shapes are static in between
+AT_ONCE = 4096  # tokens of questions that are read together: the attention of more no longer fits a CPU's caches
 
 
 @dataclass(frozen=True)
@@ -135,8 +136,7 @@ def write_file(path: Path, data: bytes) -> None:
 
 def save_checkpoint(path: Path, contents: dict) -> None:
     """Tensors and plain data -> a file that is written whole or not at all."""
-    buffer = io.BytesIO()
-    torch.save({"format": FORMAT, **contents}, buffer)
+    torch.save({"format": FORMAT, **contents}, buffer := io.BytesIO())
     write_file(path, buffer.getbuffer())
 
 
@@ -284,7 +284,7 @@ def sample(
     Raises ValueError for empty or ragged input and for sequences longer than the model's block size.
     """
     check_lengths(model, prompts, questions, max_new)
-    device, K, G, H, D = model.cos.device, len(prompts), samples, model.cfg.n_head, 2 * model.cos.size(1)
+    device, K, B, G = model.cos.device, len(prompts), len(questions[0]), samples
 
     # 1. each prompt once: keys and values (H, K, P, D) per layer
     tokens, prompt_lengths = padded(prompts, device)
@@ -295,55 +295,56 @@ def sample(
         x = block.rest(x, causal_attention(q, k, v))
     prefix_bias = bias(torch.arange(tokens.size(1), device=device) < prompt_lengths[:, None])[:, None]  # (K, 1, P)
 
-    # 2. each (prompt, question) pair once, then one row per sample
+    # 2. each (prompt, question) pair once, a few at a time, then one row per sample
     tokens, lengths = padded([q for row in questions for q in row], device)  # (K * B, Q)
     R, width = len(tokens) * G, tokens.size(1)
-    start = prompt_lengths.repeat_interleave(len(questions[0]))  # (K * B,) position of a question's first token
-    places = start[:, None] + torch.arange(width, device=device)
-    places = places.clamp(max=model.cfg.block_size - 1)  # only padding can reach beyond
-    cos, sin = model.cos[places][:, None], model.sin[places][:, None]  # (K * B, 1, Q, D / 2)
+    start = prompt_lengths.repeat_interleave(B)  # (K * B,) position of a question's first token
+    places = (start[:, None] + torch.arange(width, device=device)).clamp(max=len(model.cos) - 1)  # padding, that is
     causal = bias(torch.ones(width, width, dtype=torch.bool, device=device).tril())  # padding is never looked at
-    x, own = model.embedding(tokens), []
-    for block, shared in zip(model.blocks, prefix, strict=True):
-        q, k, v = block.qkv(x, cos, sin)  # (K * B, H, Q, D)
-        q, k, v = (part.transpose(0, 1) for part in (q, k, v))
-        x = block.rest(x, attend(q, shared, (k, v), prefix_bias, causal).transpose(0, 1))
-        own.append((k.repeat_interleave(G, 1), v.repeat_interleave(G, 1)))  # (H, R, Q, D)
-    last = x[torch.arange(len(x), device=device), lengths - 1]
-    logits = model.head(model.norm(last)).repeat_interleave(G, 0)  # (R, V)
-    lengths = lengths.repeat_interleave(G)
-    own_bias = bias(torch.arange(width, device=device) < lengths[:, None])[:, None]  # (R, 1, Q)
-    positions = start.repeat_interleave(G) + lengths  # (R,) of the next token
+    pairs, few = torch.arange(K * B, device=device).view(K, B), max(AT_ONCE // width, 1)
+    last, own, n = [], [[] for _ in model.blocks], max(few // B, 1)
+    for i, b in product(range(0, K, n), range(0, B, few)):
+        some, these = pairs[i : i + n, b : b + few].flatten(), slice(i, i + n)  # N pairs: of n prompts, or some of one
+        x, cos, sin = model.embedding(tokens[some]), model.cos[places[some]][:, None], model.sin[places[some]][:, None]
+        for block, shared, cache in zip(model.blocks, prefix, own, strict=True):
+            q, k, v = (part.transpose(0, 1) for part in block.qkv(x, cos, sin))  # (H, N, Q, D)
+            heads = attend(q, [part[:, these] for part in shared], (k, v), prefix_bias[these], causal)
+            x = block.rest(x, heads.transpose(0, 1))
+            cache.append((k.repeat_interleave(G, 1), v.repeat_interleave(G, 1)))
+        last.append(x[torch.arange(len(x), device=device), lengths[some] - 1])
+    own = [tuple(torch.cat(parts, dim=1) for parts in zip(*cache, strict=True)) for cache in own]  # (H, R, Q, D)
+    logits = model.head(model.norm(torch.cat(last))).repeat_interleave(G, 0)  # (R, V)
+    filled = torch.arange(width + max_new, device=device) < lengths[:, None]  # (K * B, Q + max_new)
+    own_bias, positions = (part.repeat_interleave(G, 0) for part in (bias(filled)[:, None], start + lengths))
 
     # 3. the completions, in chunks
     noise = torch.rand(R, max_new, generator=generator, device=device) if noise is None else noise
     out, out_logprobs = torch.full((R, max_new), pad, device=device), torch.zeros(R, max_new, device=device)
     token, out_logprobs[:, 0] = choose(logits, noise[:, 0], temperature)
-    out[:, 0], done, lengths = token, token == eos, torch.ones_like(lengths)
+    out[:, 0], done, lengths = token, token == eos, torch.ones_like(token)
     rows = torch.arange(R, device=device)  # which rollout each live row is
     for begin in range(1, max_new, CHUNK):
-        live = (~done).view(K, -1).sum(1).max().item()  # the one look per chunk
-        if live == 0:
+        if (live := (~done).view(K, -1).sum(1).max().item()) == 0:  # the one look per chunk
             break
-        if live < len(rows) // K:
-            # drop finished rows: every prompt keeps as many as the one with the most live rows, its live ones first
+        if live < len(rows) // K:  # every prompt keeps as many as the one with the most live rows, its live ones first
             keep = done.view(K, -1).to(torch.uint8).argsort(dim=1, stable=True)[:, :live]  # (K, live)
             keep = (keep + torch.arange(K, device=device)[:, None] * (len(rows) // K)).flatten()
             rows, token, done, positions, own_bias = (part[keep] for part in (rows, token, done, positions, own_bias))
             own = [tuple(cache.index_select(1, keep) for cache in layer) for layer in own]
         end = min(begin + CHUNK, max_new)
-        room = own[0][0].new_zeros(H, len(rows), end - begin, D)
-        own = [tuple(torch.cat([cache, room], dim=2) for cache in layer) for layer in own]
-        own_bias = F.pad(own_bias, (0, end - begin), value=-torch.inf)
-        steps, caches = [], (prefix, prefix_bias, own, own_bias)
-        for t, step_noise in zip(range(begin, end), noise[rows, begin:end].unbind(1), strict=True):
-            slot = torch.full((1,), width + t - 1, device=device)
+        S, (H, N, room, D) = width + end - 1, own[0][0].shape  # S slots will be in use, there are so many
+        if room < S:  # in large steps, since all is copied
+            more = own[0][0].new_zeros(H, N, max(S - room, room // 8), D)
+            own = [tuple(torch.cat([cache, more], dim=2) for cache in layer) for layer in own]
+        used = [tuple(cache[:, :, :S] for cache in layer) for layer in own]
+        steps, caches = [], (prefix, prefix_bias, used, own_bias[..., :S])
+        slots = torch.arange(width + begin - 1, S, device=device).split(1)
+        for slot, step_noise in zip(slots, noise[rows, begin:end].unbind(1), strict=True):
             steps.append(decode(model, token, positions, slot, *caches, step_noise, temperature))
             token, positions = steps[-1][0], positions + 1
         tokens, logprobs = (torch.stack(parts, dim=1) for parts in zip(*steps, strict=True))  # (live rows, steps)
         ended = (tokens == eos).cumsum(1) + done[:, None]
         over = (ended > 0) & ((tokens != eos) | (ended > 1))  # what a row that is done wrote until the chunk's end
         out[rows, begin:end], out_logprobs[rows, begin:end] = tokens.where(~over, pad), logprobs.where(~over, 0.0)
-        lengths[rows] += (~over).sum(1)
-        done = ended[:, -1] > 0
+        lengths[rows], done = lengths[rows] + (~over).sum(1), ended[:, -1] > 0
     return Rollouts(out, lengths, out_logprobs)

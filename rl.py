@@ -118,8 +118,8 @@ def score(model: nn.Module, contexts: list, completions: list, temperature: floa
     first = torch.tensor([[len(context)] for context in contexts], device=device)  # (N, 1)
     places = (first + torch.arange(width, device=device)).clamp(max=tokens.size(1) - 1)  # (N, S)
     places += tokens.size(1) * torch.arange(len(rows), device=device)[:, None]  # in all rows laid end to end
-    before = model.hidden(tokens).flatten(0, 1).index_select(0, places.flatten() - 1)  # (N * S, C)
-    logits = model.head(before).view(*places.shape, -1)
+    hidden = torch.cat([model.hidden(some) for some in tokens.split(MICRO_ROWS)]).flatten(0, 1)  # (N * T, C)
+    logits = model.head(hidden.index_select(0, places.flatten() - 1)).view(*places.shape, -1)
     mask = completion_mask(totals - first[:, 0], width)
     if every_token:
         return (logits.float() / temperature).log_softmax(-1) * mask[..., None]

@@ -124,6 +124,7 @@ class Run:
         self.skipped = self.streak = 0  # steps whose numbers were not finite: in all, and the latest in a row
         self.shown = dict(self.start)  # the prompt that was printed last
         self.evolved = [self.start for _ in self.tasks]  # for each task the best prompt when it was trained on last
+        self.measured = {}  # evaluations, by task, weights and prompt
         self.stop = False  # Ctrl-C was pressed
         self.restore()
         saved = dataclasses.asdict(cfg) | {"resume": "", "smoke": False, "out": str(self.out)}

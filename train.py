@@ -106,7 +106,14 @@ def slow_step(run: Run, questions: list) -> float:
 
 @torch.no_grad()
 def evaluate(run: Run, model: GPT, task: Task, rules: dict[str, str]) -> tuple[float, float, str]:
-    """Validation accuracy, KL to the base on the same contexts (k3, nats per token), and a transcript."""
+    """Validation accuracy, KL to the base on the same contexts (k3, nats per token), and a transcript.
+
+    What was measured before, with the same weights and prompt, is not measured again.
+    """
+    version = 0 if model is run.base or run.cfg.method == "gepa" else run.step  # of the weights
+    key = id(task), version, text.prompt_text(rules)
+    if key in run.measured:
+        return run.measured[key]
     questions = task.questions(random.Random(f"validation {run.cfg.seed}"), run.cfg.eval_questions, validation=True)
     noise = torch.Generator(run.device).manual_seed(run.cfg.seed)  # the same every time
     answers = answer(generator_of(model, run.cfg.temperature, noise, run.decode), [(rules, questions)])
@@ -115,7 +122,8 @@ def evaluate(run: Run, model: GPT, task: Task, rules: dict[str, str]) -> tuple[f
     kl = rl.kl_estimate(logprobs, base_logprobs, "k3").sum().item() / sum(map(len, answers.completions))
     verdict = "right" if answers.outcomes[0].score else f"wrong, {questions[0].want} is right"
     transcript = f"{text.decode(answers.contexts[0][1:])}{answers.texts[0]}   [{verdict}]"
-    return sum(outcome.score for outcome in answers.outcomes) / len(questions), kl, transcript
+    run.measured[key] = sum(outcome.score for outcome in answers.outcomes) / len(questions), kl, transcript
+    return run.measured[key]
 
 
 def evaluate_stream(run: Run) -> float:
@@ -130,10 +138,8 @@ def evaluate_stream(run: Run) -> float:
     prompt = run.start if run.cfg.method == "distill" else run.best()
     for i, task in enumerate(run.tasks):
         accuracy, kl, transcript = evaluate(run, run.policy, task, prompt)
-        neutral = accuracy, kl
-        if prompt != run.start:
-            neutral = evaluate(run, run.policy, task, run.start)[:2]
-        figures = {"val_acc": accuracy, "kl_base": kl, "neutral_acc": neutral[0], "neutral_kl": neutral[1]}
+        neutral_accuracy, neutral_kl, _ = evaluate(run, run.policy, task, run.start)
+        figures = {"val_acc": accuracy, "kl_base": kl, "neutral_acc": neutral_accuracy, "neutral_kl": neutral_kl}
         run.log("eval", i, **figures, prompt=prompt)
         if i == current:
             result, shown = accuracy, transcript.replace("\n", "\n    ")

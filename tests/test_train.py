@@ -110,6 +110,21 @@ def test_entropy_and_kl_are_per_token(start, monkeypatch):
     assert last["kl_base"] == pytest.approx(total / count, abs=1e-5) and total > 0.01
 
 
+@pytest.mark.parametrize("method", ["fst", "rl", "gepa"])
+def test_what_was_evaluated_is_evaluated_again_only_with_other_weights_or_another_prompt(start, monkeypatch, method):
+    measured, generator_of = [], train.generator_of  # in train.py only evaluations use it
+
+    def watched(model, *settings):
+        generate, weights = generator_of(model, *settings), sum(p.double().sum().item() for p in model.parameters())
+        return lambda prompts, *rest: (measured.append((weights, *prompts[0])), generate(prompts, *rest))[1]
+
+    monkeypatch.setattr(train, "generator_of", watched)
+    out = start(method=method, steps=12)
+    evaluations, weights = toy.kinds(out, "eval"), {w for w, *_ in measured}
+    assert len(measured) == len(set(measured)) < 2 * len(evaluations) + 4
+    assert len(weights) == (1 if method == "gepa" else len(evaluations)) == (1 if method == "gepa" else 4)
+
+
 def test_what_is_shown_at_the_end_of_a_stage_is_of_the_task_that_was_trained_on(start):
     out = start("run", "--tasks", "strings", "numbers", steps=6, stage=3, eval_every=3)
     shown = re.findall(r"step (\d): (\w+), validation", (out / "samples.txt").read_text())
