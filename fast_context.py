@@ -190,9 +190,8 @@ class Report:
     metric_calls: int = 0  # rollouts that were scored
     reflections: int = 0
     proposed: int = 0  # children that ran on a minibatch
-    accepted: int = 0
+    accepted: list[Trial] = field(default_factory=list)  # of those, the children that were kept
     merged: int = 0
-    changes: list[Trial] = field(default_factory=list)  # those accepted, for people to read
 
     @property
     def calls(self) -> int:
@@ -275,8 +274,7 @@ def evolve(
         for trial, scores in zip(accepted, score([t.rules for t in accepted]), strict=True):
             trial.child = population.add(trial.rules, (trial.parent.id,), scores)
             scored.append(trial.child)
-        report.accepted += len(accepted)
-        report.changes += accepted
+        report.accepted += accepted
 
         # merge the most promising pairs, as long as they promise more than either
         while accepted and left() >= len(anchor):

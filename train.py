@@ -56,13 +56,13 @@ def fast_phase(run: Run, questions: list) -> None:
     run.rollouts += report.calls
     population = [[c.rules, round(c.mean, 4)] for c in run.population.candidates]
     figures = {"calls": report.calls, "reflections": report.reflections, "proposed": report.proposed}
-    figures |= {"accepted": report.accepted, "merged": report.merged}
+    figures |= {"accepted": len(report.accepted), "merged": report.merged}
     figures |= {"population": population, "seconds": time.perf_counter() - start}
     run.log("fast", run.task_at(run.step), **figures)
     for topic in sorted(set(run.best()) | set(run.shown)):
         old, new = run.shown.get(topic, "none"), run.best().get(topic, "none")
         if old != new:
-            change = next((c for c in report.changes if c.topic == topic and c.rules[topic] == new), None)
+            change = next((c for c in report.accepted if c.topic == topic and c.rules[topic] == new), None)
             gain = f"   (anchor score {change.parent.mean:.2f} -> {change.child.mean:.2f})" if change else ""
             how = text.abridged(change.how).replace("\n", "\n    ") if change else ""
             run.say(f"{topic}: {old}  ->  {new}{gain}" + (f"\n    {how}" if how else ""))
