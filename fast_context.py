@@ -72,9 +72,9 @@ class Population:
                 todo += self.lineage[id][1]
         return found
 
-    def keep_best(self, scored: list[Candidate], unscored: list[Candidate]) -> None:
-        """Keep the best by mean anchor score, older first where equal; unscored ones only where there is room."""
-        self.candidates = (sorted(scored, key=lambda c: (-c.mean, c.id)) + unscored)[: self.size]
+    def keep_best(self, scored: list[Candidate]) -> None:
+        """Keep the best by mean anchor score, older first where equal."""
+        self.candidates = sorted(scored, key=lambda c: (-c.mean, c.id))[: self.size]
         above = [self.ancestors(c.id) for c in self.candidates]
         needed = {max(a & b) for a in above for b in above if a & b}  # they, and where any two of them parted
         older = {id: sorted(self.ancestors(id) & needed - {id}) for id in sorted(needed)}
@@ -190,7 +190,7 @@ class Report:
     metric_calls: int = 0  # rollouts that were scored
     reflections: int = 0
     proposed: int = 0  # children that ran on a minibatch
-    accepted: list[Trial] = field(default_factory=list)  # of those, the children that were kept
+    accepted: list[Trial] = field(default_factory=list)  # of those, what did strictly better and was scored
     merged: int = 0
 
     @property
@@ -208,7 +208,7 @@ def evolve(
     width: int = 16,
     prune: bool = True,
 ) -> Report:
-    """Run one fast phase on `population`, spending at most `budget` calls. With less than one scoring it does nothing.
+    """Run one fast phase on `population`, spending at most `budget` calls; with too few to score it, do nothing.
 
     anchor: the questions that candidates are scored on. width: proposals that go through the model together.
     """
@@ -224,15 +224,11 @@ def evolve(
     def score(rules: list[Rules]) -> list[list[float]]:
         return [[outcome.score for outcome in outcomes] for outcomes in run([(r, anchor) for r in rules])]
 
-    affordable = left() // len(anchor)
-    if affordable == 0:
+    scored = list(population.candidates)
+    if left() < len(scored) * len(anchor):  # never with an earlier phase's budget: that has paid for them once
         return report
-    old, unscored = population.candidates[:affordable], population.candidates[affordable:]
-    for candidate, scores in zip(old, score([c.rules for c in old]), strict=True):
+    for candidate, scores in zip(scored, score([c.rules for c in scored]), strict=True):
         candidate.scores = scores  # the old scores were made by other weights: never compare the two
-    for candidate in unscored:
-        candidate.scores = []
-    scored = list(old)
 
     by_topic = {topic: [q for q in anchor if q.topic == topic] for topic in sorted({q.topic for q in anchor})}
     minibatch = min(minibatch, *map(len, by_topic.values()))
@@ -258,7 +254,7 @@ def evolve(
         proposals = reflect(requests) if requests else []
 
         # run the children that are new on the same questions
-        children, known = [], [c.rules for c in scored + unscored]
+        children, known = [], [c.rules for c in scored]
         for trial, (proposal, how) in zip(failing, proposals, strict=True):
             trial.how, trial.rules = how, trial.parent.rules | {trial.topic: clean_instruction(proposal)}
             if trial.rules[trial.topic] and trial.rules not in known:
@@ -293,5 +289,5 @@ def evolve(
             scored.append(population.add(rules, (a.id, b.id), scores))
             known.append(rules)
             report.merged += 1
-    population.keep_best(scored, unscored)
+    population.keep_best(scored)
     return report

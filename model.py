@@ -9,7 +9,7 @@ attends to two segments under one softmax: the keys and values of its prompt, wh
 nobody copies, and its own (question and completion). Rows that have finished are dropped between chunks of steps.
 
 Shapes: B sequences of length T, C channels, H heads of D channels, V vocabulary; in sampling K prompts of length P, B
-questions for each, G samples of each, R = K * B * G rows, S slots of a row's own cache.
+questions for each, G samples of each, R = K * B * G rows, S tokens of a completion or slots of a row's own cache.
 Left out: dropout, top-k and top-p (what is trained must be the distribution that was sampled from), paged caches.
 """
 
@@ -223,10 +223,10 @@ def sample_naive(model, prompts, questions, samples, *, max_new, eos, pad, tempe
 
 
 def attend(q, prefix, own, prefix_bias, own_bias):
-    """Attention over a shared prefix and a row's own segment, under one softmax. Heads come first: nothing is copied.
+    """Attention over a shared prefix and a row's own segment, under one softmax. Heads come first: no cache is copied.
 
     q (H, R, T, D); prefix: keys and values (H, K, P, D), each for R / K consecutive rows; own: keys and values
-    (H, R, S, D); biases (K, 1, P) and (R, T, S) are 0 where attended to, -inf elsewhere. -> (H, R, T, D)
+    (H, R, S, D); biases (K, 1, P) and, broadcast, (R, T, S) are 0 where attended to, -inf elsewhere. -> (H, R, T, D)
     """
     (H, R, T, D), (K, P, _) = q.shape, prefix[0].shape[1:]
     q = q.contiguous() * D**-0.5
@@ -299,20 +299,20 @@ def sample(
     tokens, lengths = padded([q for row in questions for q in row], device)  # (K * B, Q)
     R, width = len(tokens) * G, tokens.size(1)
     start = prompt_lengths.repeat_interleave(B)  # (K * B,) position of a question's first token
-    places = (start[:, None] + torch.arange(width, device=device)).clamp(max=len(model.cos) - 1)  # padding, that is
+    places = (start[:, None] + torch.arange(width, device=device)).clamp(max=len(model.cos) - 1)  # padding goes beyond
     causal = bias(torch.ones(width, width, dtype=torch.bool, device=device).tril())  # padding is never looked at
     pairs, few = torch.arange(K * B, device=device).view(K, B), max(AT_ONCE // width, 1)
     last, own, n = [], [[] for _ in model.blocks], max(few // B, 1)
     for i, b in product(range(0, K, n), range(0, B, few)):
-        some, these = pairs[i : i + n, b : b + few].flatten(), slice(i, i + n)  # N pairs: of n prompts, or some of one
+        some, these = pairs[i : i + n, b : b + few].flatten(), slice(i, i + n)  # pairs of n prompts, or some of one
         x, cos, sin = model.embedding(tokens[some]), model.cos[places[some]][:, None], model.sin[places[some]][:, None]
         for block, shared, cache in zip(model.blocks, prefix, own, strict=True):
-            q, k, v = (part.transpose(0, 1) for part in block.qkv(x, cos, sin))  # (H, N, Q, D)
+            q, k, v = (part.transpose(0, 1) for part in block.qkv(x, cos, sin))  # (H, pairs, Q, D)
             heads = attend(q, [part[:, these] for part in shared], (k, v), prefix_bias[these], causal)
             x = block.rest(x, heads.transpose(0, 1))
-            cache.append((k.repeat_interleave(G, 1), v.repeat_interleave(G, 1)))
+            cache.append((k, v))
         last.append(x[torch.arange(len(x), device=device), lengths[some] - 1])
-    own = [tuple(torch.cat(parts, dim=1) for parts in zip(*cache, strict=True)) for cache in own]  # (H, R, Q, D)
+    own = [[torch.cat(parts, dim=1).repeat_interleave(G, 1) for parts in zip(*cache, strict=True)] for cache in own]
     logits = model.head(model.norm(torch.cat(last))).repeat_interleave(G, 0)  # (R, V)
     filled = torch.arange(width + max_new, device=device) < lengths[:, None]  # (K * B, Q + max_new)
     own_bias, positions = (part.repeat_interleave(G, 0) for part in (bias(filled)[:, None], start + lengths))
@@ -332,9 +332,9 @@ def sample(
             rows, token, done, positions, own_bias = (part[keep] for part in (rows, token, done, positions, own_bias))
             own = [tuple(cache.index_select(1, keep) for cache in layer) for layer in own]
         end = min(begin + CHUNK, max_new)
-        S, (H, N, room, D) = width + end - 1, own[0][0].shape  # S slots will be in use, there are so many
-        if room < S:  # in large steps, since all is copied
-            more = own[0][0].new_zeros(H, N, max(S - room, room // 8), D)
+        S, (H, rest, room, D) = width + end - 1, own[0][0].shape  # S slots are in use when the chunk ends
+        if room <= S:  # in large steps, since all is copied, and to more than S: views are alike to a compiler
+            more = own[0][0].new_zeros(H, rest, max(S + 1 - room, room // 8), D)
             own = [tuple(torch.cat([cache, more], dim=2) for cache in layer) for layer in own]
         used = [tuple(cache[:, :, :S] for cache in layer) for layer in own]
         steps, caches = [], (prefix, prefix_bias, used, own_bias[..., :S])

@@ -208,10 +208,10 @@ def pretrain(path: Path, device: str, names: list[str], *, minutes: float, batch
     """Train a base from scratch and write it to `path`; what an interrupted run left beside it is gone on with.
 
     path: in a folder that exists, and no other process writes there. names: the domains of the corpus.
-    batch: documents per step, split over the processes. In the first fifth of the time (two fifths of it for three
-    domains or more) they are easy, and the domains join in one after the other. 50 steps of warm-up; the learning rate
-    falls to zero over the second half. Raises ValueError where what was left is of another training, or where a
-    document is longer than the model reads.
+    batch: documents per step, split over the processes. In the first part of the time (a fifth for one domain, three
+    tenths for two, two fifths for more) they are easy, and the domains join in one after the other. 50 steps of
+    warm-up; the learning rate falls to zero over the second half. Raises ValueError where what was left is of another
+    training, or where a document is longer than the model reads.
     """
     torch.manual_seed(seed)
     partial, worlds = beside(path, ".partial"), [domains()[name] for name in names]

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 
 import parallel
-from model import padded
+from model import GPT, padded
 
 MICRO_ROWS = 64  # rollouts per forward and backward pass
 MAX_NORM = 1.0  # gradients are clipped to this norm
@@ -106,10 +106,10 @@ def policy_loss(
     return (token_loss * mask * weights[:, None]).sum()
 
 
-def score(model: nn.Module, contexts: list, completions: list, temperature: float, every_token: bool = False) -> Tensor:
+def score(model: GPT, contexts: list, completions: list, temperature: float, every_token: bool = False) -> Tensor:
     """Log-probability of each completion token after its context under a model -> (N, S), 0 beyond the completion.
 
-    `model` is a GPT; its head runs at the completions only. every_token: of all tokens that might follow, (N, S, V).
+    The model's head runs at the completions only. every_token: of all tokens that might follow, (N, S, V).
     """
     device = next(model.parameters()).device
     rows = [context + completion for context, completion in zip(contexts, completions, strict=True)]
@@ -154,7 +154,7 @@ def update(
 
     contexts, completions: R token lists; sampled_logprobs (R, S) from sampling; rewards (R,); groups (Q, G): which
     rollouts answer the same question. Groups without spread are not even scored, nor held to the base.
-    -> kl_base (k3, nats per scored token) and grad_norm, both None without an update; dropped_groups
+    -> kl_base (k3, nats per scored token) and grad_norm, of the last update, None without one; dropped_groups
     """
     lengths = torch.tensor([len(c) for c in completions])
     of_groups, keep = group_advantages(rewards[groups])
@@ -189,8 +189,8 @@ def distill(policy, teacher, optimizer, contexts: list, taught: list, completion
     The KL is exact, in nats per token: estimates from drawn tokens do not tell what a teacher would have said.
     """
     mean = torch.zeros((), device=next(policy.parameters()).device)  # over all tokens
-    for micro in torch.arange(parallel.rank(), len(completions), parallel.size()).split(MICRO_ROWS):
-        own, other, said = ([part[i] for i in micro.tolist()] for part in (contexts, taught, completions))
+    for i in range(parallel.rank(), len(completions), parallel.size() * MICRO_ROWS):
+        own, other, said = (part[i :: parallel.size()][:MICRO_ROWS] for part in (contexts, taught, completions))
         wanted = score(teacher, other, said, temperature, every_token=True).detach()  # (N, S, V)
         logprobs = score(policy, own, said, temperature, every_token=True)
         kl = (logprobs.exp() * (logprobs - wanted)).sum() / sum(map(len, completions))  # 0 beyond the completions

@@ -52,7 +52,7 @@ def prepare_base(cfg: Config) -> None:
     path, minutes, first = Path(cfg.base), cfg.minutes, parallel.rank() == 0
     if not cfg.pretrain:
         begun = cfg.resume and (Path(cfg.resume) / "checkpoint.pt").exists()  # that cannot go on with a new base
-        ours = cfg.base in (Config.base, f"{cfg.out}/base.pt") and not begun  # the second is that of --smoke
+        ours = cfg.base in (Config.base, cfg.out and f"{cfg.out}/base.pt") and not begun  # the second is --smoke's
         contents = {} if ours and not path.exists() else load_checkpoint(path)
         if contents.get("vocabulary") == text.fingerprint():
             return
@@ -189,7 +189,7 @@ class Run:
         return counted
 
     def best(self) -> dict[str, str]:
-        """The prompt to evaluate: the population's best; for `rl`, which never evolves it, the seed prompt."""
+        """The population's best prompt; for `rl`, which never evolves it, the one that the run began with."""
         return self.population.candidates[0].rules
 
     def log(self, kind: str, task: int, **figures) -> None:

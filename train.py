@@ -39,7 +39,7 @@ from tasks.dialogue import answer, contexts_of, reflect
 
 
 def fast_phase(run: Run, questions: list) -> None:
-    """Evolve the prompts on the questions that the coming gradient steps train on; their head is the anchor set."""
+    """Evolve the prompts on the first of the questions that the coming gradient steps train on, the anchor set."""
     cfg, start, turns = run.cfg, time.perf_counter(), itertools.count()
 
     def run_jobs(jobs):
@@ -111,12 +111,12 @@ def evaluate(run: Run, model: GPT, task: Task, rules: dict[str, str]) -> tuple[f
     What was measured before, with the same weights and prompt, is not measured again.
     """
     version = 0 if model is run.base or run.cfg.method == "gepa" else run.step  # of the weights
-    key = id(task), version, text.prompt_text(rules)
+    key = run.tasks.index(task), version, text.prompt_text(rules)
     if key in run.measured:
         return run.measured[key]
     questions = task.questions(random.Random(f"validation {run.cfg.seed}"), run.cfg.eval_questions, validation=True)
-    noise = torch.Generator(run.device).manual_seed(run.cfg.seed)  # the same every time
-    answers = answer(generator_of(model, run.cfg.temperature, noise, run.decode), [(rules, questions)])
+    rng = torch.Generator(run.device).manual_seed(run.cfg.seed)  # the same every time
+    answers = answer(generator_of(model, run.cfg.temperature, rng, run.decode), [(rules, questions)])
     base_logprobs = rl.score(run.base, answers.contexts, answers.completions, run.cfg.temperature)  # (R, S)
     logprobs = answers.logprobs[:, : base_logprobs.size(1)]  # sampling knows them; both are 0 after the end
     kl = rl.kl_estimate(logprobs, base_logprobs, "k3").sum().item() / sum(map(len, answers.completions))
@@ -229,10 +229,11 @@ def main(argv: list[str] | None = None) -> None:
     go_on = f"go on from the last checkpoint with: python train.py --resume {run.out}"
     try:
         train(run)
-        if run.step < run.cfg.steps:
-            print(f"stopped after step {run.step}; {go_on}")
-        else:
+        if run.step >= run.cfg.steps:
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # all is saved
             closing_table(run)
+        elif run.writes:
+            print(f"stopped after step {run.step}; {go_on}")
     except (OSError, FloatingPointError) as error:
         fail(f"{error}; {go_on}")
     except KeyboardInterrupt:

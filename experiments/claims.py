@@ -79,16 +79,19 @@ def reach(fst: list[dict], rl: list[dict], share: float = 1.0) -> dict:
 
 
 def ratio(fst: dict | None, rl: dict, unit: str, fst_last: dict) -> float:
-    """How many times as much `rl` took. Where `fst` never got there it took all it had, and no less than `rl`."""
-    return rl[unit] / fst[unit] if fst else min(1.0, rl[unit] / fst_last[unit])
+    """How many times as much `rl` took; at most, where `fst` never got there and counts with all that it took."""
+    return rl[unit] / (fst or fst_last)[unit]
 
 
 def saved(both: list[tuple[dict, dict]], met: list[dict], unit: str, ours: str = "fst") -> tuple[dict, list[float]]:
-    """Runs of ours and rl, and where they met -> what each took to get there, and how many times as much rl took."""
+    """Runs of ours and rl, and where they met -> what each took to get there, how many times as much rl took, and the
+    same for a test, where what never got there is no better than rl.
+    """
     times = [ratio(r["fst"], r["rl"], unit, run["evals"][-1]) for r, (run, _) in zip(met, both, strict=True)]
     cost = {ours: [r["fst"] and r["fst"][unit] for r in met]}
     cost |= {"rl": [r["rl"][unit] if r["learned"] else None for r in met]}
-    return cost | {"ratio": times}, times
+    tested = [t if r["fst"] else min(t, 1.0) for t, r in zip(times, met, strict=True)]
+    return cost | {"ratio": times}, tested
 
 
 def asymptote(evals: list[dict]) -> float:

@@ -32,11 +32,12 @@ def base_table(base: dict) -> str:
         lines.append(f"| {domain} | {' | '.join(cells)} |")
     return "\n".join([
         f"The shipped base: {base['step']} steps in {base['elapsed'] / 60:.0f} minutes on 2 cores. Share right of at "
-        f"least {base['questions']} questions a figure, greedy, for rules of 1/2/3 operations; `seen`: difficulties "
-        "that the corpus shows often, `task`: that of tasks. `reflect`: one new instruction from three failures, for "
-        "held-out rules where there are any, starting from none; `one missing`: starting from the first of two "
-        "operations. `look up, worst`: the instruction restated, at the worst place in the prompt. `seed prompt`, "
-        "`right prompt`: whole tasks, other ones than in the runs.",
+        f"least {base['questions']} questions a figure, greedy but for the last two columns, for rules of 1/2/3 "
+        "operations; `seen`: difficulties that the corpus shows often, `task`: that of tasks, with held-out rules if "
+        "there are any. `reflect`: one new instruction for a held-out rule (if there are any) from three failures, "
+        "starting from none; `one missing`: starting from the first of two operations. `look up, worst`: the "
+        "instruction restated, at the worst place in the prompt. `seed prompt`, `right prompt`: whole tasks, other "
+        "ones than in the runs.",
         "",
         *lines,
     ])  # fmt: skip
@@ -174,12 +175,12 @@ def headline(claims: list[dict]) -> str:
     if not (ratios := named(claims, rollouts := "data efficiency, rollouts")):
         return ""
     alone = times("data efficiency of gepa, rollouts")
-    seeds = " to ".join(map(str, sorted({c["n"] for c in ratios.values()})))
+    seeds = " or ".join(map(str, sorted({c["n"] for c in ratios.values()})))
     return (
         f"**The rollouts that `rl` takes to its best accuracy, over those that `fst` takes to get there: "
         f"{times(rollouts)}.** Geometric means over {seeds} seeds; all rollouts count, "
         "those that score prompts and reflections too."
-        + (f" The same of `gepa`, which leaves the weights alone: {alone}." if alone else "")
+        + (f" The same ratio for `gepa`, which never changes the weights: {alone}." if alone else "")
     )
 
 
@@ -202,10 +203,11 @@ def kl_sweep_table(table: dict[str, dict[str, float]]) -> str:
 
 VERDICTS = (
     "A claim *holds* where the difference, paired by seed, is beyond noise (t-test, 95%) and the bar is met; it is "
-    "*short of the bar* where only the first is so. With so many lines one or two pass by chance. Where a method first "
-    "gets somewhere is read off means over up to three evaluations, the one before training aside. An `rl` that never "
-    "gains 0.02 counts with all that it took (*at least*); what never gets where `rl` does counts as no better (*at "
-    "most*); *about*: both. Of the peak: of the best that either method had in that stage."
+    "*short of the bar* where only the first is so. With so many lines one or two pass by chance. When a method first "
+    "reaches a level is judged by the mean of up to three evaluations in a row, five steps apart (the one before "
+    "training is left out), so what comes early is told roughly. An `rl` that never "
+    "gains 0.02 counts with all that it took (*at least*), and so does what never gets where `rl` does (*at most*); "
+    "*about*: both. Of the peak: of the best that either method had in that stage."
 )
 
 

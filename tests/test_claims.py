@@ -37,11 +37,13 @@ def test_no_accuracy_is_counted_before_it_is_reached():
 
 
 def test_who_never_gets_there_gains_nothing_by_stopping_early():
-    last, rl = {"rollouts": 300}, {"rollouts": 400}
-    assert (
-        claims.ratio(None, rl, "rollouts", last) == 1 and claims.ratio(None, {"rollouts": 60}, "rollouts", last) == 0.2
-    )
-    assert claims.ratio({"rollouts": 100}, rl, "rollouts", last) == 4
+    def pair(fst: dict | None, rl: int) -> tuple[dict, tuple]:
+        return {"fst": fst, "rl": {"rollouts": rl}, "learned": True}, ({"evals": [{"rollouts": 300}]}, {})
+
+    met, both = zip(pair(None, 400), pair(None, 60), pair({"rollouts": 100}, 400), strict=True)
+    figures, tested = claims.saved(both, met, "rollouts")
+    assert figures["ratio"] == pytest.approx([4 / 3, 0.2, 4])  # at most, in the first two
+    assert tested == pytest.approx([1, 0.2, 4]) and figures["fst"] == [None, None, 100]
 
 
 def test_where_rl_never_leaves_zero_all_that_it_took_counts():

@@ -167,17 +167,19 @@ def test_scores_of_old_weights_are_never_compared_with_new_ones():
     assert {c.mean for c in population.candidates[1:]} == {0}
 
 
-def test_a_budget_below_one_scoring_changes_nothing():
-    population, world = Population(4, seed=0, start=[{"red": "reverse"}]), World()
-    report = world.phase(population, budget=len(ANCHOR) - 1)
-    assert report.calls == 0 and population.candidates[0].rules == {"red": "reverse"}
-
-
-def test_a_budget_below_all_rescoring_loses_nobody():
+def test_a_budget_below_scoring_all_changes_nothing():
     start = [{"red": "reverse"}, {"blue": "sort raise"}, {}]
     population = Population(4, seed=0, start=start)
-    World().phase(population, budget=2 * len(ANCHOR))
-    assert [c.rules for c in population.candidates] == start and population.candidates[2].scores == []
+    report = World().phase(population, budget=3 * len(ANCHOR) - 1)
+    assert report.calls == 0 and [c.rules for c in population.candidates] == start
+
+
+@given(budget=st.integers(len(ANCHOR), 600), seed=st.integers(0, 99))
+def test_a_phase_can_score_all_that_phases_of_the_same_budget_have_kept(budget, seed):
+    population, world = Population(9, seed), World(seed=seed)
+    for _ in range(3):
+        carried = len(population.candidates)
+        assert world.phase(population, budget).metric_calls >= carried * len(ANCHOR)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -325,7 +327,7 @@ def test_what_is_left_of_the_lineage_is_all_that_merging_asks_for():
         child = population.add({"red": "sort"}, tuple(parents), [rng.random()])
         whole.lineage[child.id] = ({"red": "sort"}, tuple(parents))
         if rng.random() < 0.3:
-            population.keep_best(population.candidates, [])
+            population.keep_best(population.candidates)
             assert len(population.lineage) <= 5 + 10
         for a, b in itertools.product([c.id for c in population.candidates], repeat=2):
             ours, all_of_them = ([p.ancestors(id) for id in (a, b)] for p in (population, whole))

@@ -321,6 +321,34 @@ def test_distillation_takes_a_step_along_the_gradient_of_the_exact_reverse_kl(mo
     assert reverse_kl(moved, teacher, 0.8) < before
 
 
+@pytest.mark.parametrize("processes", [2, len(COMPLETIONS) + 2])  # the last ones have nothing to do
+def test_the_processes_of_a_distillation_sum_to_one(monkeypatch, processes):
+    policy, teacher = make_models()
+    totals, of_one = [torch.zeros_like(p) for p in policy.parameters()], []
+
+    def collected(policy, optimizer) -> float:
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in policy.parameters()]
+        of_one.extend([] if of_one else gradients)
+        for total, gradient in zip(totals, gradients, strict=True):
+            total += gradient
+        policy.zero_grad()
+        return 0.0
+
+    monkeypatch.setattr(rl, "step", collected)
+    monkeypatch.setattr(rl.parallel, "sum_over_processes", lambda _: None)
+    whole = rl.distill(policy, teacher, None, CONTEXTS, OTHERS, COMPLETIONS, 0.8)["kl_teacher"]
+    monkeypatch.setattr(rl.parallel, "size", lambda: processes)
+    for total in totals:
+        total.zero_()
+    shares = []
+    for rank in range(processes):
+        monkeypatch.setattr(rl.parallel, "rank", lambda rank=rank: rank)
+        shares.append(rl.distill(policy, teacher, None, CONTEXTS, OTHERS, COMPLETIONS, 0.8)["kl_teacher"])
+    assert sum(shares) == pytest.approx(whole, rel=1e-4)
+    for total, gradient in zip(totals, of_one, strict=True):
+        torch.testing.assert_close(total, gradient, atol=1e-6, rtol=1e-4)
+
+
 def test_distillation_teaches_what_was_never_said():
     # a token that the policy does not draw: an estimate from samples would not say where to go instead
     policy, teacher = make_models()
