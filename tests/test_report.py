@@ -120,7 +120,7 @@ def test_the_readme_begins_with_where_the_methods_end_and_what_it_took_them():
     ]
     said = report.headline([*claims, claim("data efficiency, rollouts", where="facts, other", ratio=9.0)])
     assert "get there: facts at least 4.2 times (*does not hold at this scale*).** Geometric means over 3 seeds" in said
-    assert "alone: facts at least 8.5 times." in said and "9.0" not in said
+    assert "the weights: facts at least 8.5 times." in said and "9.0" not in said
     assert report.headline(claims[2:]) == report.ends_table(claims[:2], {}) == ""  # of a sweep alone there is none
     outcomes = {
         f"{d}, {m}": {"rollouts": {"mean": n}} for d in ("a", "b") for m, n in (("rl", 10), ("gepa", 2000), ("fst", 30))
