@@ -78,16 +78,14 @@ def reach(fst: list[dict], rl: list[dict], share: float = 1.0) -> dict:
     return {"target": target, "rl": there or rl[-1], "learned": there is not None, "fst": first_at(fst, target)}
 
 
-def ratio(fst: dict | None, rl: dict, unit: str, fst_last: dict) -> float:
-    """How many times as much `rl` took; at most, where `fst` never got there and counts with all that it took."""
-    return rl[unit] / (fst or fst_last)[unit]
-
-
 def saved(both: list[tuple[dict, dict]], met: list[dict], unit: str, ours: str = "fst") -> tuple[dict, list[float]]:
-    """Runs of ours and rl, and where they met -> what each took to get there, how many times as much rl took, and the
-    same for a test, where what never got there is no better than rl.
+    """Runs of ours and rl, and where they met -> what each took to get there and how many times as much rl took.
+
+    What never got there counts with all that it took, so that it is so many times at most; for a test, which the second
+    list is for, as no better than rl.
     """
-    times = [ratio(r["fst"], r["rl"], unit, run["evals"][-1]) for r, (run, _) in zip(met, both, strict=True)]
+    ends = [run["evals"][-1] for run, _ in both]
+    times = [r["rl"][unit] / (r["fst"] or end)[unit] for r, end in zip(met, ends, strict=True)]
     cost = {ours: [r["fst"] and r["fst"][unit] for r in met]}
     cost |= {"rl": [r["rl"][unit] if r["learned"] else None for r in met]}
     tested = [t if r["fst"] else min(t, 1.0) for t, r in zip(times, met, strict=True)]

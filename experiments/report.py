@@ -204,9 +204,9 @@ def kl_sweep_table(table: dict[str, dict[str, float]]) -> str:
 VERDICTS = (
     "A claim *holds* where the difference, paired by seed, is beyond noise (t-test, 95%) and the bar is met; it is "
     "*short of the bar* where only the first is so. With so many lines one or two pass by chance. When a method first "
-    "reaches a level is judged by the mean of up to three evaluations in a row, five steps apart (the one before "
-    "training is left out), so what comes early is told roughly. An `rl` that never "
-    "gains 0.02 counts with all that it took (*at least*), and so does what never gets where `rl` does (*at most*); "
+    "reaches a level is judged by the mean of up to three evaluations in a row, five steps apart (one step for zero "
+    "reward; the one before training is left out), so what comes early is told roughly. An `rl` that never gains 0.02 "
+    "counts with all that it took (*at least*), and so does what never gets where `rl` does (*at most*); "
     "*about*: both. Of the peak: of the best that either method had in that stage."
 )
 

@@ -167,10 +167,10 @@ def test_scores_of_old_weights_are_never_compared_with_new_ones():
     assert {c.mean for c in population.candidates[1:]} == {0}
 
 
-def test_a_budget_below_scoring_all_changes_nothing():
-    start = [{"red": "reverse"}, {"blue": "sort raise"}, {}]
+@pytest.mark.parametrize("start", [[{"red": "reverse"}], [{"red": "reverse"}, {"blue": "sort raise"}, {}]])
+def test_a_budget_below_scoring_all_changes_nothing(start):
     population = Population(4, seed=0, start=start)
-    report = World().phase(population, budget=3 * len(ANCHOR) - 1)
+    report = World().phase(population, budget=len(start) * len(ANCHOR) - 1)
     assert report.calls == 0 and [c.rules for c in population.candidates] == start
 
 
