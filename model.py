@@ -7,6 +7,7 @@ All rollouts of a training step share one of K prompts, then one of B questions,
 runs each prompt through the model once, each (prompt, question) pair once, and only then splits into rows. A row
 attends to two segments under one softmax: the keys and values of its prompt, which all rows of the prompt share and
 nobody copies, and its own (question and completion). Rows that have finished are dropped between chunks of steps.
+Learning shares in the same way: rl.py reads a context once for all of its completions, with `GPT.read`.
 
 Shapes: B sequences of length T, C channels, H heads of D channels, V vocabulary; in sampling K prompts of length P, B
 questions for each, G samples of each, R = K * B * G rows, S tokens of a completion or slots of a row's own cache.
@@ -17,9 +18,11 @@ import io
 import math
 import os
 import zipfile
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -65,6 +68,34 @@ def causal_attention(q, k, v):
     return (q @ k.transpose(-1, -2) * q.size(-1) ** -0.5 + future).softmax(-1, dtype=q.dtype) @ v
 
 
+def attend(q, prefix, own, prefix_bias, own_bias):
+    """Attention over a shared prefix and a row's own segment, under one softmax. Heads come first: no cache is copied.
+
+    q (H, R, T, D); prefix: keys and values (H, K, P, D), each for R / K consecutive rows; own: keys and values
+    (H, R, S, D); biases (K, 1, P) and, broadcast, (R, T, S) are 0 where attended to, -inf elsewhere. -> (H, R, T, D)
+    """
+    (H, R, T, D), (K, P, _) = q.shape, prefix[0].shape[1:]
+    q = q.contiguous() * D**-0.5
+    to_prefix = (q.view(H, K, -1, D) @ prefix[0].transpose(-1, -2) + prefix_bias).view(H, R, T, P)
+    to_own = q @ own[0].transpose(-1, -2) + own_bias  # (H, R, T, S)
+    weights = torch.cat([to_prefix, to_own], dim=-1).softmax(-1)
+    of_prefix = weights[..., :P].reshape(H, K, R // K * T, P) @ prefix[1]  # (H, K, R / K * T, D)
+    return of_prefix.view(q.shape) + weights[..., P:] @ own[1]
+
+
+def bias(visible: Tensor) -> Tensor:
+    """Boolean mask -> 0 where True, -inf where False."""
+    return torch.zeros(visible.shape, device=visible.device).masked_fill_(~visible, -torch.inf)
+
+
+class Prefix(NamedTuple):
+    """K prompts of at most P tokens that were read, each to be continued by equally many rows."""
+
+    lengths: Tensor  # (K,) long
+    bias: Tensor  # (K, 1, P), 0 on the prompts, -inf beyond
+    layers: list  # of each layer the keys and values (H, K, P, D)
+
+
 class Block(nn.Module):
     """One transformer layer, in two halves so that sampling can put its cache in between."""
 
@@ -106,18 +137,36 @@ class GPT(nn.Module):
         self.register_buffer("cos", angles.cos(), persistent=False)  # (block_size, D / 2)
         self.register_buffer("sin", angles.sin(), persistent=False)
 
-    def hidden(self, tokens: Tensor) -> Tensor:
-        """tokens (B, T) -> what the head reads (B, T, C): take of it the positions whose logits are needed."""
-        x = self.embedding(tokens)
-        cos, sin = self.cos[: tokens.size(1)], self.sin[: tokens.size(1)]
-        for block in self.blocks:
+    def hidden(self, tokens: Tensor, prefix: Prefix | None = None) -> tuple[Tensor, list]:
+        """tokens (B, T) -> what the head reads (B, T, C), and of each layer the keys and values (H, B, T, D).
+
+        With a prefix the first B / K rows go on from its first prompt, the next from its second.
+        """
+        places = steps = torch.arange(tokens.size(1), device=tokens.device)  # (T,)
+        if prefix is not None:
+            start = prefix.lengths.repeat_interleave(len(tokens) // len(prefix.lengths))  # (B,)
+            places = (start[:, None] + steps).clamp(max=len(self.cos) - 1)  # (B, T), clamped where there is padding
+        cos, sin = self.cos[places].unsqueeze(-3), self.sin[places].unsqueeze(-3)
+        x, kept, causal = self.embedding(tokens), [], bias(steps <= steps[:, None])  # (T, T)
+        for i, block in enumerate(self.blocks):
             q, k, v = block.qkv(x, cos, sin)
-            x = block.rest(x, causal_attention(q, k, v))
-        return self.norm(x)
+            kept.append((k.transpose(0, 1), v.transpose(0, 1)))
+            if prefix is None:
+                heads = causal_attention(q, k, v)
+            else:
+                heads = attend(q.transpose(0, 1), prefix.layers[i], kept[-1], prefix.bias, causal).transpose(0, 1)
+            x = block.rest(x, heads)
+        return self.norm(x), kept
+
+    def read(self, prompts: list[list[int]]) -> Prefix:
+        """Token lists -> the prefix that `hidden` goes on from."""
+        tokens, lengths = padded(prompts, self.cos.device)
+        beyond = bias(torch.arange(tokens.size(1), device=tokens.device) < lengths[:, None])[:, None]  # (K, 1, P)
+        return Prefix(lengths, beyond, [(k.contiguous(), v.contiguous()) for k, v in self.hidden(tokens)[1]])
 
     def forward(self, tokens: Tensor) -> Tensor:
         """tokens (B, T) -> logits (B, T, V) of the next token at every position."""
-        return self.head(self.hidden(tokens))
+        return self.head(self.hidden(tokens)[0])
 
 
 def write_file(path: Path, data: bytes) -> None:
@@ -144,16 +193,14 @@ def load_checkpoint(path: Path) -> dict:
     """A checkpoint: tensors and plain data. Raises ValueError for a missing, damaged or foreign one."""
     if not path.is_file():
         raise ValueError(f"no checkpoint at {path}")
-    contents, fault = None, "its bytes are not as they were written"
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if archive.testzip() is None:  # checksums, which torch.load does not look at
-                fault = "it holds more than tensors and plain data"
-                contents = torch.load(path, map_location="cpu", weights_only=True)
-                fault = f"this program reads format {FORMAT}, not {contents.get('format')}"
-    except Exception:  # torch and zipfile raise a dozen kinds for a file that is no checkpoint
-        contents = None
-    if contents is None or contents.get("format") != FORMAT:
+    contents, fault = {}, "its bytes are not as they were written"
+    with suppress(Exception), zipfile.ZipFile(path) as archive:  # a dozen kinds, for a file that is no checkpoint
+        if archive.testzip() is None:  # checksums, which torch.load does not look at
+            fault = "it holds more than tensors and plain data"
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+            fault = f"this program reads format {FORMAT}, not {loaded.get('format')}"
+            contents = loaded
+    if contents.get("format") != FORMAT:
         raise ValueError(f"{path} is damaged, or no checkpoint of this program: {fault}")
     return contents
 
@@ -190,21 +237,19 @@ def check_lengths(model, prompts, questions, max_new: int) -> None:
     if not all(prompts) or not all(q for row in questions for q in row):
         raise ValueError("sample: a prompt or a question has no tokens; each needs at least one")
     longest = max(len(p) + max(map(len, row)) for p, row in zip(prompts, questions, strict=True)) + max_new
-    if longest > model.cfg.block_size:
-        raise ValueError(
-            f"sample: prompt, question and completion need {longest} tokens, the model has {model.cfg.block_size}"
-        )
+    if longest > (room := model.cfg.block_size):
+        raise ValueError(f"sample: prompt, question and completion need {longest} tokens, the model has {room}")
 
 
 def padded(rows: list[list[int]], device) -> tuple[Tensor, Tensor]:
     """Token lists -> (N, longest) padded on the right with 0, and their lengths (N,)."""
     width = max(map(len, rows))
-    tokens = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device)
+    tokens = torch.tensor([row + [0] * (width - len(row)) for row in rows], dtype=torch.long, device=device)
     return tokens, torch.tensor([len(row) for row in rows], device=device)
 
 
 @torch.inference_mode()
-def sample_naive(model, prompts, questions, samples, *, max_new, eos, pad, temperature=1.0, generator=None, noise=None):
+def sample_naive(model, prompts, questions, samples, *, max_new, eos, pad, temperature=1.0, noise=None):
     """What `sample` does, in the plainest way: every token from a full pass over every row. Oracle and lesson."""
     check_lengths(model, prompts, questions, max_new)
     rows = [p + q for p, asked in zip(prompts, questions, strict=True) for q in asked for _ in range(samples)]
@@ -212,7 +257,7 @@ def sample_naive(model, prompts, questions, samples, *, max_new, eos, pad, tempe
     end, every = end - max_new, torch.arange(len(rows), device=tokens.device)
     start, lengths, done = end.clone(), torch.zeros_like(end), torch.zeros_like(end, dtype=torch.bool)
     logprobs = torch.zeros(len(rows), max_new, device=tokens.device)
-    noise = torch.rand(len(rows), max_new, generator=generator, device=tokens.device) if noise is None else noise
+    noise = torch.rand(len(rows), max_new, device=tokens.device) if noise is None else noise
     for t in range(max_new):
         logits = model(tokens)[every, end - 1]  # (R, V)
         token, logprob = choose(logits, noise[:, t], temperature)
@@ -220,26 +265,6 @@ def sample_naive(model, prompts, questions, samples, *, max_new, eos, pad, tempe
         lengths, end, done = lengths + ~done, end + 1, done | (token == eos)
     written = start[:, None] + torch.arange(max_new, device=end.device)  # (R, S)
     return Rollouts(tokens[every[:, None], written], lengths, logprobs)
-
-
-def attend(q, prefix, own, prefix_bias, own_bias):
-    """Attention over a shared prefix and a row's own segment, under one softmax. Heads come first: no cache is copied.
-
-    q (H, R, T, D); prefix: keys and values (H, K, P, D), each for R / K consecutive rows; own: keys and values
-    (H, R, S, D); biases (K, 1, P) and, broadcast, (R, T, S) are 0 where attended to, -inf elsewhere. -> (H, R, T, D)
-    """
-    (H, R, T, D), (K, P, _) = q.shape, prefix[0].shape[1:]
-    q = q.contiguous() * D**-0.5
-    to_prefix = (q.view(H, K, -1, D) @ prefix[0].transpose(-1, -2) + prefix_bias).view(H, R, T, P)
-    to_own = q @ own[0].transpose(-1, -2) + own_bias  # (H, R, T, S)
-    weights = torch.cat([to_prefix, to_own], dim=-1).softmax(-1)
-    of_prefix = weights[..., :P].reshape(H, K, -1, P) @ prefix[1]  # (H, K, R / K * T, D)
-    return of_prefix.view(q.shape) + weights[..., P:] @ own[1]
-
-
-def bias(visible: Tensor) -> Tensor:
-    """Boolean mask -> 0 where True, -inf where False."""
-    return torch.zeros(visible.shape, device=visible.device).masked_fill_(~visible, -torch.inf)
 
 
 def decode_step(model, tokens, positions, slot, prefix, prefix_bias, own, own_bias, noise, temperature):
@@ -263,62 +288,37 @@ def decode_step(model, tokens, positions, slot, prefix, prefix_bias, own, own_bi
 
 @torch.inference_mode()
 def sample(
-    model: GPT,
-    prompts: list[list[int]],
-    questions: list[list[list[int]]],
-    samples: int,
-    *,
-    max_new: int,
-    eos: int,
-    pad: int,
-    temperature: float = 1.0,
-    generator: torch.Generator | None = None,
-    noise: Tensor | None = None,
-    decode=decode_step,
+    model, prompts, questions, samples, *, max_new, eos, pad, temperature=1.0, noise=None, decode=decode_step
 ) -> Rollouts:
-    """Sample completions of K prompts, each followed by its B questions, G = `samples` times each.
+    """Sample completions of K prompts, each followed by its B questions, G = `samples` times each; all are token lists.
 
-    Rows are ordered (k, b, g), R = K * B * G. Sampling ends at `eos` or after `max_new` tokens.
-    `noise` (R, max_new), uniform in [0, 1), makes the outcome a function of the weights alone; else it is drawn from
-    `generator`. `decode`: decode_step, or what torch.compile makes of it.
+    Rows are ordered (k, b, g), R = K * B * G; each ends at `eos` or after `max_new` tokens. `noise` (R, max_new),
+    uniform in [0, 1), makes them a function of the weights alone. `decode`: decode_step, or a compiled one.
     Raises ValueError for empty or ragged input and for sequences longer than the model's block size.
     """
     check_lengths(model, prompts, questions, max_new)
     device, K, B, G = model.cos.device, len(prompts), len(questions[0]), samples
 
-    # 1. each prompt once: keys and values (H, K, P, D) per layer
-    tokens, prompt_lengths = padded(prompts, device)
-    x, prefix = model.embedding(tokens), []
-    for block in model.blocks:
-        q, k, v = block.qkv(x, model.cos[: tokens.size(1)], model.sin[: tokens.size(1)])
-        prefix.append((k.transpose(0, 1).contiguous(), v.transpose(0, 1).contiguous()))
-        x = block.rest(x, causal_attention(q, k, v))
-    prefix_bias = bias(torch.arange(tokens.size(1), device=device) < prompt_lengths[:, None])[:, None]  # (K, 1, P)
-
-    # 2. each (prompt, question) pair once, a few at a time, then one row per sample
+    # 1. each prompt once, then each (prompt, question) pair, a few at a time, then one row per sample
+    prefix = model.read(prompts)
     tokens, lengths = padded([q for row in questions for q in row], device)  # (K * B, Q)
     R, width = len(tokens) * G, tokens.size(1)
-    start = prompt_lengths.repeat_interleave(B)  # (K * B,) position of a question's first token
-    places = (start[:, None] + torch.arange(width, device=device)).clamp(max=len(model.cos) - 1)  # padding goes beyond
-    causal = bias(torch.ones(width, width, dtype=torch.bool, device=device).tril())  # padding is never looked at
     pairs, few = torch.arange(K * B, device=device).view(K, B), max(AT_ONCE // width, 1)
     last, own, n = [], [[] for _ in model.blocks], max(few // B, 1)
     for i, b in product(range(0, K, n), range(0, B, few)):
-        some, these = pairs[i : i + n, b : b + few].flatten(), slice(i, i + n)  # pairs of n prompts, or some of one
-        x, cos, sin = model.embedding(tokens[some]), model.cos[places[some]][:, None], model.sin[places[some]][:, None]
-        for block, shared, cache in zip(model.blocks, prefix, own, strict=True):
-            q, k, v = (part.transpose(0, 1) for part in block.qkv(x, cos, sin))  # (H, pairs, Q, D)
-            heads = attend(q, [part[:, these] for part in shared], (k, v), prefix_bias[these], causal)
-            x = block.rest(x, heads.transpose(0, 1))
-            cache.append((k, v))
+        some, these = pairs[i : i + n, b : b + few].flatten(), slice(i, i + n)  # N pairs: of n prompts, or some of one
+        layers = [(keys[:, these], values[:, these]) for keys, values in prefix.layers]
+        x, kept = model.hidden(tokens[some], Prefix(prefix.lengths[these], prefix.bias[these], layers))
+        for cache, parts in zip(own, kept, strict=True):
+            cache.append([part.repeat_interleave(G, 1) for part in parts])
         last.append(x[torch.arange(len(x), device=device), lengths[some] - 1])
-    own = [[torch.cat(parts, dim=1).repeat_interleave(G, 1) for parts in zip(*cache, strict=True)] for cache in own]
-    logits = model.head(model.norm(torch.cat(last))).repeat_interleave(G, 0)  # (R, V)
-    filled = torch.arange(width + max_new, device=device) < lengths[:, None]  # (K * B, Q + max_new)
-    own_bias, positions = (part.repeat_interleave(G, 0) for part in (bias(filled)[:, None], start + lengths))
+    own = [tuple(torch.cat(parts, dim=1) for parts in zip(*cache, strict=True)) for cache in own]  # (H, R, Q, D)
+    logits = model.head(torch.cat(last)).repeat_interleave(G, 0)  # (R, V)
+    own_bias = bias(torch.arange(width + max_new, device=device) < lengths[:, None])[:, None].repeat_interleave(G, 0)
+    positions = (prefix.lengths.repeat_interleave(B) + lengths).repeat_interleave(G)  # (R,)
 
-    # 3. the completions, in chunks
-    noise = torch.rand(R, max_new, generator=generator, device=device) if noise is None else noise
+    # 2. the completions, in chunks
+    noise = torch.rand(R, max_new, device=device) if noise is None else noise
     out, out_logprobs = torch.full((R, max_new), pad, device=device), torch.zeros(R, max_new, device=device)
     token, out_logprobs[:, 0] = choose(logits, noise[:, 0], temperature)
     out[:, 0], done, lengths = token, token == eos, torch.ones_like(token)
@@ -337,7 +337,7 @@ def sample(
             more = own[0][0].new_zeros(H, rest, max(S + 1 - room, room // 8), D)
             own = [tuple(torch.cat([cache, more], dim=2) for cache in layer) for layer in own]
         used = [tuple(cache[:, :, :S] for cache in layer) for layer in own]
-        steps, caches = [], (prefix, prefix_bias, used, own_bias[..., :S])
+        steps, caches = [], (prefix.layers, prefix.bias, used, own_bias[..., :S])
         slots = torch.arange(width + begin - 1, S, device=device).split(1)
         for slot, step_noise in zip(slots, noise[rows, begin:end].unbind(1), strict=True):
             steps.append(decode(model, token, positions, slot, *caches, step_noise, temperature))

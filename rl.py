@@ -32,7 +32,7 @@ from torch import Tensor, nn
 import parallel
 from model import GPT, padded
 
-MICRO_ROWS = 64  # rollouts per forward and backward pass
+MICRO_ROWS = 32  # rollouts per forward and backward pass
 MAX_NORM = 1.0  # gradients are clipped to this norm
 
 
@@ -109,21 +109,30 @@ def policy_loss(
 def score(model: GPT, contexts: list, completions: list, temperature: float, every_token: bool = False) -> Tensor:
     """Log-probability of each completion token after its context under a model -> (N, S), 0 beyond the completion.
 
-    The model's head runs at the completions only. every_token: of all tokens that might follow, (N, S, V).
+    C contexts, N completions: the first N / C go on from the first context, and so on. A context is read once for all
+    of them, but for its last token, whose output is the first that counts.
+    every_token: of all tokens that might follow, (N, S, V).
     """
-    device = next(model.parameters()).device
-    rows = [context + completion for context, completion in zip(contexts, completions, strict=True)]
-    width = max(map(len, completions))
-    tokens, totals = padded(rows, device)  # (N, T), (N,)
-    first = torch.tensor([[len(context)] for context in contexts], device=device)  # (N, 1)
-    places = (first + torch.arange(width, device=device)).clamp(max=tokens.size(1) - 1)  # (N, S)
-    places += tokens.size(1) * torch.arange(len(rows), device=device)[:, None]  # in all rows laid end to end
-    hidden = torch.cat([model.hidden(some) for some in tokens.split(MICRO_ROWS)]).flatten(0, 1)  # (N * T, C)
-    logits = model.head(hidden.index_select(0, places.flatten() - 1)).view(*places.shape, -1)
-    mask = completion_mask(totals - first[:, 0], width)
+    n = len(completions) // len(contexts)
+    few = max(MICRO_ROWS // n, 1)  # contexts at a time
+    tokens, lengths = padded([contexts[i // n][-1:] + c[:-1] for i, c in enumerate(completions)], model.cos.device)
+    hidden = []  # of each part (few * n, S, C)
+    for i in range(0, len(contexts), few):
+        prefix = model.read([context[:-1] for context in contexts[i : i + few]])
+        hidden.append(model.hidden(tokens[i * n : (i + few) * n], prefix)[0])
+    logits, mask = model.head(torch.cat(hidden)), completion_mask(lengths, tokens.size(1))
     if every_token:
         return (logits.float() / temperature).log_softmax(-1) * mask[..., None]
-    return token_logprobs(logits, tokens.take(places), temperature) * mask
+    return token_logprobs(logits, padded(completions, tokens.device)[0], temperature) * mask
+
+
+def micro_batches(contexts: list, completions: list, wanted: list[int]):
+    """Of the wanted contexts this process's share, a few at a time, like beside like -> these, their completions."""
+    n = len(completions) // len(contexts)
+    longest = [len(contexts[c]) + max(map(len, completions[c * n : c * n + n])) for c in range(len(contexts))]
+    own, few = sorted(wanted, key=longest.__getitem__)[parallel.rank() :: parallel.size()], max(MICRO_ROWS // n, 1)
+    for some in (own[i : i + few] for i in range(0, len(own), few)):
+        yield some, [c * n + g for c in some for g in range(n)]
 
 
 def step(policy: nn.Module, optimizer: torch.optim.Optimizer) -> float:
@@ -137,60 +146,49 @@ def step(policy: nn.Module, optimizer: torch.optim.Optimizer) -> float:
 
 
 def update(
-    policy: nn.Module,
-    base: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    contexts: list[list[int]],
-    completions: list[list[int]],
-    sampled_logprobs: Tensor,
-    rewards: Tensor,
-    groups: Tensor,
-    *,
-    temperature: float,
-    kl_coef: float,
-    substeps: int = 1,
+    policy, base, optimizer, contexts, completions, sampled, rewards, groups, *, temperature, kl_coef, substeps=1
 ) -> dict:
     """One batch of R rollouts -> `substeps` updates of the policy, and figures for the log.
 
-    contexts, completions: R token lists; sampled_logprobs (R, S) from sampling; rewards (R,); groups (Q, G): which
-    rollouts answer the same question. Groups without spread are not even scored, nor held to the base.
+    contexts: C token lists; completions: R of them, R / C of each context; sampled (R, S): their log-probs while they
+    were sampled; rewards (R,); groups (Q, G): which rollouts answer the same question, all of a context or none.
+    Groups without spread are not even scored, nor held to the base.
     -> kl_base (k3, nats per scored token) and grad_norm, of the last update, None without one; dropped_groups
     """
     lengths = torch.tensor([len(c) for c in completions])
     of_groups, keep = group_advantages(rewards[groups])
     advantages, weights = torch.zeros(len(completions)), torch.zeros(len(completions))
     advantages[groups], weights[groups] = of_groups, token_weights(lengths[groups], keep)
-    rows = sorted(groups[keep].flatten().tolist(), key=lambda i: len(contexts[i]) + len(completions[i]))
-    own = rows[parallel.rank() :: parallel.size()]  # this process's share, like beside like
     figures = {"kl_base": None, "grad_norm": None, "dropped_groups": int((~keep).sum())}
     device, batches = next(policy.parameters()).device, []
-    for chosen in (own[i : i + MICRO_ROWS] for i in range(0, len(own), MICRO_ROWS)):
-        batch = [contexts[i] for i in chosen], [completions[i] for i in chosen], temperature
+    wanted = (weights.view(len(contexts), -1) > 0).any(1).nonzero()[:, 0].tolist()
+    for some, rows in micro_batches(contexts, completions, wanted):
+        batch = [contexts[c] for c in some], [completions[i] for i in rows], temperature
         base_logprobs = score(base, *batch).detach()  # (N, S), once for all updates
-        sampled = sampled_logprobs[chosen, : base_logprobs.size(1)]
-        a, w, n = (part[chosen].to(device) for part in (advantages, weights, lengths))
-        batches.append((batch, base_logprobs, sampled, a, w, completion_mask(n, sampled.size(1))))
-    for _ in range(substeps if rows else 0):
+        old = sampled[rows, : base_logprobs.size(1)] if substeps > 1 else None  # a single update is on-policy
+        a, w, n = (part[rows].to(device) for part in (advantages, weights, lengths))
+        batches.append((batch, base_logprobs, old, a, w, completion_mask(n, base_logprobs.size(1))))
+    for _ in range(substeps if wanted else 0):
         kl = torch.zeros((), device=device)
-        for batch, base_logprobs, sampled, a, w, mask in batches:
+        for batch, base_logprobs, old, a, w, mask in batches:
             logprobs = score(policy, *batch)  # (N, S)
-            old = sampled if substeps > 1 else None  # a single update is on-policy
             policy_loss(logprobs, base_logprobs, a, w, mask, kl_coef, old).backward()
             kl += (kl_estimate(logprobs.detach(), base_logprobs, "k3") * mask).sum()
         parallel.sum_over_processes(kl)
-        figures |= {"kl_base": kl.item() / lengths[rows].sum().item(), "grad_norm": step(policy, optimizer)}
+        figures |= {"kl_base": kl.item() / lengths[weights > 0].sum().item(), "grad_norm": step(policy, optimizer)}
     return figures
 
 
 def distill(policy, teacher, optimizer, contexts: list, taught: list, completions: list, temperature: float) -> dict:
     """One update towards what a teacher says in other contexts (`taught`): the reverse KL(policy, teacher), per token.
 
-    contexts, taught, completions: R token lists, the last the policy's. -> kl_teacher, grad_norm, dropped_groups
+    contexts, taught: C token lists each; completions: R, the policy's, R / C of each context.
+    -> kl_teacher, grad_norm, dropped_groups
     The KL is exact, in nats per token: estimates from drawn tokens do not tell what a teacher would have said.
     """
     mean = torch.zeros((), device=next(policy.parameters()).device)  # over all tokens
-    for i in range(parallel.rank(), len(completions), parallel.size() * MICRO_ROWS):
-        own, other, said = (part[i :: parallel.size()][:MICRO_ROWS] for part in (contexts, taught, completions))
+    for some, rows in micro_batches(contexts, completions, range(len(contexts))):
+        said, own, other = [completions[i] for i in rows], [contexts[c] for c in some], [taught[c] for c in some]
         wanted = score(teacher, other, said, temperature, every_token=True).detach()  # (N, S, V)
         logprobs = score(policy, own, said, temperature, every_token=True)
         kl = (logprobs.exp() * (logprobs - wanted)).sum() / sum(map(len, completions))  # 0 beyond the completions

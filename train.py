@@ -20,7 +20,6 @@ import itertools
 import json
 import math
 import os
-import random
 import signal
 import time
 
@@ -34,7 +33,7 @@ from fast_context import evolve
 from model import GPT, save_checkpoint, write_file
 from pretrain import PATIENCE, base_skills, generator_of
 from run import Run, prepare_base
-from tasks import Task, text
+from tasks import text
 from tasks.dialogue import answer, contexts_of, reflect
 
 
@@ -88,7 +87,7 @@ def slow_step(run: Run, questions: list) -> float:
     figures = {towards: None, "grad_norm": math.nan, "dropped_groups": 0}  # of rollouts that cannot be learned from
     if rewards.isfinite().all() and answers.logprobs.isfinite().all():
         if cfg.method == "distill":
-            taught = contexts_of([(run.best(), questions)], G)
+            taught = contexts_of([(run.best(), questions)])
             figures = rl.distill(*models, answers.contexts, taught, answers.completions, cfg.temperature)
         else:
             settings = {"temperature": cfg.temperature, "kl_coef": cfg.kl_coef, "substeps": cfg.substeps}
@@ -105,16 +104,16 @@ def slow_step(run: Run, questions: list) -> float:
 
 
 @torch.no_grad()
-def evaluate(run: Run, model: GPT, task: Task, rules: dict[str, str]) -> tuple[float, float, str]:
-    """Validation accuracy, KL to the base on the same contexts (k3, nats per token), and a transcript.
+def evaluate(run: Run, model: GPT, task: int, rules: dict[str, str]) -> tuple[float, float, str]:
+    """Validation accuracy on a task of the stream, KL to the base on the same contexts (k3, nats per token), and a
+    transcript.
 
     What was measured before, with the same weights and prompt, is not measured again.
     """
     version = 0 if model is run.base or run.cfg.method == "gepa" else run.step  # of the weights
-    key = run.tasks.index(task), version, text.prompt_text(rules)
+    key, questions = (task, version, text.prompt_text(rules)), run.held_out[task]
     if key in run.measured:
         return run.measured[key]
-    questions = task.questions(random.Random(f"validation {run.cfg.seed}"), run.cfg.eval_questions, validation=True)
     rng = torch.Generator(run.device).manual_seed(run.cfg.seed)  # the same every time
     answers = answer(generator_of(model, run.cfg.temperature, rng, run.decode), [(rules, questions)])
     base_logprobs = rl.score(run.base, answers.contexts, answers.completions, run.cfg.temperature)  # (R, S)
@@ -137,8 +136,8 @@ def evaluate_stream(run: Run) -> float:
         run.log("skills", current, **base_skills(run.policy, list(run.domains.values())))
     prompt = run.start if run.cfg.method == "distill" else run.best()
     for i, task in enumerate(run.tasks):
-        accuracy, kl, transcript = evaluate(run, run.policy, task, prompt)
-        neutral_accuracy, neutral_kl, _ = evaluate(run, run.policy, task, run.start)
+        accuracy, kl, transcript = evaluate(run, run.policy, i, prompt)
+        neutral_accuracy, neutral_kl, _ = evaluate(run, run.policy, i, run.start)
         figures = {"val_acc": accuracy, "kl_base": kl, "neutral_acc": neutral_accuracy, "neutral_kl": neutral_kl}
         run.log("eval", i, **figures, prompt=prompt)
         if i == current:
@@ -183,11 +182,10 @@ def closing_table(run: Run) -> None:
     The trained weights go into weights.pt, from which another run can begin as its --base.
     """
     models, results = {"base weights": run.base, "trained weights": run.policy}, []
-    for task, evolved in zip(run.tasks, run.evolved, strict=True):
+    for i, (task, evolved) in enumerate(zip(run.tasks, run.evolved, strict=True)):
         result = {"task": task.domain.name, "hidden": task.instructions, "evolved": evolved}
         cells = {
-            name: [evaluate(run, model, task, rules) for rules in (run.start, evolved)]
-            for name, model in models.items()
+            name: [evaluate(run, model, i, rules) for rules in (run.start, evolved)] for name, model in models.items()
         }
         result["accuracy"] = {name: [accuracy for accuracy, _, _ in row] for name, row in cells.items()}
         result["kl_base"] = [kl for _, kl, _ in cells["trained weights"]]

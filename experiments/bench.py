@@ -217,7 +217,7 @@ def rollouts_of(model: GPT):
     """Real rollouts at the main job's shapes and a reward for each that any program can compute, with spread."""
     prompts, questions, samples = batch()
     drawn = sample(model, prompts, questions, samples, max_new=64, eos=EOS, pad=PAD)
-    contexts = [p + q for p, row in zip(prompts, questions, strict=True) for q in row for _ in range(samples)]
+    contexts = [p + q for p, row in zip(prompts, questions, strict=True) for q in row]
     completions = [row[:n] for row, n in zip(drawn.tokens.tolist(), drawn.lengths.tolist(), strict=True)]
     return contexts, completions, drawn.logprobs, torch.tensor([reward(c) for c in completions])
 
@@ -235,12 +235,10 @@ def products(contexts: list, completions: list, cfg: GPTConfig):
     Forward under policy and base, and two products backward for each of the policy's, at the shapes that rl.update
     makes of these rollouts. Attention's products are not counted.
     """
-    totals = sorted(len(c) + len(d) for c, d in zip(contexts, completions, strict=True))
-    lengths = sorted(map(len, completions))
     C, F, V, work = cfg.n_embd, cfg.n_hidden, cfg.vocab_size, []
-    for i in range(0, len(totals), rl.MICRO_ROWS):
-        positions = len(totals[i : i + rl.MICRO_ROWS]) * totals[i : i + rl.MICRO_ROWS][-1]
-        scored = len(totals[i : i + rl.MICRO_ROWS]) * lengths[i : i + rl.MICRO_ROWS][-1]
+    for some, rows in rl.micro_batches(contexts, completions, range(len(contexts))):
+        scored = len(rows) * max(len(completions[i]) for i in rows)
+        positions = scored + len(some) * max(len(contexts[c]) - 1 for c in some)
         for n, a, b, times in ((positions, C, C, 4), (positions, C, F, 2), (positions, F, C, 1), (scored, C, V, 0)):
             x, w, y = torch.randn(n, a), torch.randn(a, b), torch.empty(n, b)
             work.append((x, w, y, torch.empty(a, b), cfg.n_layer * times or 1))

@@ -23,7 +23,10 @@ class Outcome(NamedTuple):
 
 
 class Answers(NamedTuple):
-    """R answers, for people (texts, outcomes) and for the gradient (contexts, completions, logprobs)."""
+    """R answers, for people (texts, outcomes) and for the gradient (contexts, completions, logprobs).
+
+    A context is there once for all samples that go on from it.
+    """
 
     outcomes: list[Outcome]
     texts: list[str]
@@ -47,10 +50,10 @@ def complete(generate: Callable, prompts: list[str], questions: list[list[str]],
     return tokens, rollouts.logprobs, texts
 
 
-def contexts_of(jobs: list, samples: int = 1) -> list[list[int]]:
-    """What precedes each answer to jobs of (rules, questions), in the order in which they are answered."""
+def contexts_of(jobs: list) -> list[list[int]]:
+    """What precedes the answers to each question of jobs (rules, questions), in their order."""
     texts = [text.prompt_text(rules) + text.question_text(q.topic, q.ask) for rules, asked in jobs for q in asked]
-    return [tokens for words in texts for tokens in [tokens_of(words)] * samples]
+    return [tokens_of(words) for words in texts]
 
 
 def answer(generate: Callable, jobs: list, samples: int = 1) -> Answers:
@@ -60,7 +63,7 @@ def answer(generate: Callable, jobs: list, samples: int = 1) -> Answers:
     tokens, logprobs, texts = complete(generate, prompts, asked, samples, ANSWER_TOKENS)
     rows = [q for _, questions in jobs for q in questions for _ in range(samples)]
     outcomes = [Outcome(text.verify(q, t), text.parse_answer(t)) for q, t in zip(rows, texts, strict=True)]
-    return Answers(outcomes, texts, contexts_of(jobs, samples), tokens, logprobs)
+    return Answers(outcomes, texts, contexts_of(jobs), tokens, logprobs)
 
 
 def reflect(generate: Callable, requests: list) -> list[tuple[str, str]]:

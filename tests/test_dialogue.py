@@ -37,8 +37,8 @@ def test_answers_come_in_the_order_prompt_question_sample():
     answers = dialogue.answer(model, jobs, samples=2)
     assert [outcome.answer for outcome in answers.outcomes] == [f"{i} a" for i in range(8)]
     asked = [text.decode(context[1:]) for context in answers.contexts]
-    first, second = "rules\nred: reverse\nask red: d a\n", "rules\nred: reverse\nask blue: b c\n"
-    assert asked[:4] == [first, first, second, second] and asked[4:6] == ["rules\nask red: d a\n"] * 2
+    assert asked[:2] == ["rules\nred: reverse\nask red: d a\n", "rules\nred: reverse\nask blue: b c\n"]
+    assert asked[2:] == ["rules\nask red: d a\n", "rules\nask blue: b c\n"]  # once for both samples
 
 
 def test_contexts_are_what_the_model_was_asked():

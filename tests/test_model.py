@@ -157,9 +157,8 @@ def test_eos_is_counted_and_nothing_comes_after_it():
 
 def test_frequencies_of_the_first_token_are_the_softmax():
     gpt, n = make_model(), 4000
-    rollouts = sample(
-        gpt, [[5, 6]], [[[7]]], n, max_new=1, eos=EOS, pad=PAD, generator=torch.Generator().manual_seed(1)
-    )
+    noise = torch.rand(n, 1, generator=torch.Generator().manual_seed(1))
+    rollouts = sample(gpt, [[5, 6]], [[[7]]], n, max_new=1, eos=EOS, pad=PAD, noise=noise)
     with torch.no_grad():
         expected = gpt(torch.tensor([[5, 6, 7]]))[0, -1].softmax(-1) * n
     counts = torch.bincount(rollouts.tokens[:, 0], minlength=V)
@@ -177,10 +176,10 @@ def test_greedy_takes_the_likeliest_token():
     torch.testing.assert_close(rollouts.logprobs[0, 0], logits.log_softmax(-1).max())
 
 
-def test_the_generator_decides_the_outcome():
-    gpt, batch = make_model(), make_batch()
-    a, b, c = (sample(gpt, *batch, 2, generator=torch.Generator().manual_seed(s), **SETTINGS).tokens for s in (3, 3, 4))
-    assert torch.equal(a, b) and not torch.equal(a, c)
+def test_the_noise_decides_the_outcome():
+    gpt, batch, noise = make_model(), make_batch(), torch.rand(3 * 4 * 2, 30)
+    a, b, c, d = (sample(gpt, *batch, 2, noise=n, **SETTINGS).tokens for n in (noise, noise, 1 - noise, None))
+    assert torch.equal(a, b) and not torch.equal(a, c) and not torch.equal(a, d)
 
 
 @pytest.mark.parametrize(

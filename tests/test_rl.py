@@ -205,9 +205,10 @@ def make_models():
     return policy, base
 
 
-CONTEXTS = [[3, 4], [3, 4], [5], [5], [6, 7, 8], [6, 7, 8]]
+CONTEXTS = [[3, 4], [5], [6, 7, 8]]  # each goes on in two ways
 COMPLETIONS = [[9, 1], [9, 9, 1], [2, 1], [1], [4, 4, 4, 1], [4, 1]]
 GROUPS = torch.tensor([[0, 1], [2, 3], [4, 5]])
+PAIRS = [(CONTEXTS[i // 2], completion) for i, completion in enumerate(COMPLETIONS)]
 
 
 def run_update(policy, base, rewards, lr=1.0, **settings):
@@ -221,11 +222,21 @@ def run_update(policy, base, rewards, lr=1.0, **settings):
 def test_scores_do_not_depend_on_padding_or_on_the_pad_id():
     policy, _ = make_models()
     together = rl.score(policy, CONTEXTS, COMPLETIONS, 0.8)
-    for i, (context, completion) in enumerate(zip(CONTEXTS, COMPLETIONS, strict=True)):
+    for i, (context, completion) in enumerate(PAIRS):
         logits = policy(torch.tensor([context + completion]))[0, len(context) - 1 : -1] / 0.8
         expected = logits.log_softmax(-1)[torch.arange(len(completion)), completion]
         torch.testing.assert_close(together[i, : len(completion)], expected)
         assert (together[i, len(completion) :] == 0).all()
+
+
+def test_a_context_is_read_once_for_all_its_completions(monkeypatch):
+    (policy, base), read, seen = make_models(), GPT.read, []
+    monkeypatch.setattr(GPT, "read", lambda self, prompts: (seen.append((self, prompts)), read(self, prompts))[1])
+    rl.score(policy, CONTEXTS, COMPLETIONS, 1.0)
+    assert seen == [(policy, [[3], [], [6, 7]])]  # but for the last token, whose output is the first that counts
+    seen.clear()
+    run_update(policy, base, [1.0, 0, 1, 1, 1, 0])
+    assert seen[1:] == [(base, [[3], [6, 7]]), (policy, [[3], [6, 7]])]  # the second group has no spread
 
 
 @pytest.mark.parametrize("rows", [1, 2, 4])
@@ -254,7 +265,7 @@ def test_an_update_makes_the_rewarded_answer_likelier_and_moves_away_from_the_ba
 def test_the_kl_of_the_log_is_k3_per_token_of_what_is_learned_from():
     policy, base = make_models()
     total = count = 0.0
-    for context, completion in zip(CONTEXTS[:4], COMPLETIONS[:4], strict=True):  # the last group has no spread
+    for context, completion in PAIRS[:4]:  # the last group has no spread
         p, q = (rl.score(model, [context], [completion], 1.0)[0].detach() for model in (policy, base))
         total, count = total + ((q - p).exp() - 1 - (q - p)).sum().item(), count + len(completion)
     figures = run_update(policy, base, [1.0, 0, 0, 1, 1, 1])
@@ -293,10 +304,10 @@ OTHERS = [[1, *context] for context in CONTEXTS]  # what the teacher reads
 def reverse_kl(policy, teacher, temperature):
     """Of every next token, averaged over all tokens: one rollout at a time, by definition."""
     total, count = 0.0, 0
-    for context, other, completion in zip(CONTEXTS, OTHERS, COMPLETIONS, strict=True):
+    for context, completion in PAIRS:
         p, q = (
             (model(torch.tensor([read + completion]))[0, len(read) - 1 : -1] / temperature).softmax(-1)
-            for model, read in ((policy, context), (teacher, other))
+            for model, read in ((policy, context), (teacher, OTHERS[CONTEXTS.index(context)]))
         )
         total, count = total + (p * (p.log() - q.log())).sum(), count + len(completion)
     return total / count
@@ -321,7 +332,7 @@ def test_distillation_takes_a_step_along_the_gradient_of_the_exact_reverse_kl(mo
     assert reverse_kl(moved, teacher, 0.8) < before
 
 
-@pytest.mark.parametrize("processes", [2, len(COMPLETIONS) + 2])  # the last ones have nothing to do
+@pytest.mark.parametrize("processes", [2, len(CONTEXTS) + 2])  # the last ones have nothing to do
 def test_the_processes_of_a_distillation_sum_to_one(monkeypatch, processes):
     policy, teacher = make_models()
     totals, of_one = [torch.zeros_like(p) for p in policy.parameters()], []

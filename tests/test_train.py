@@ -199,9 +199,9 @@ def test_a_question_is_one_group_over_all_prompts_of_the_population(start, monke
     assert [lr for _, _, lr in seen] == pytest.approx([0.0025, 0.005, 0.0075, 0.01])
     for contexts, groups, _ in seen:
         assert sorted(i for group in groups for i in group) == list(range(12)) and len(groups) == 3
-        for group in groups:
-            assert len({contexts[i].split("ask ")[1] for i in group}) == 1  # one question
-            prompts = [contexts[i].split("ask ")[0] for i in group]
+        for group in groups:  # a context is there once for its two rollouts
+            assert len({contexts[i // 2].split("ask ")[1] for i in group}) == 1  # one question
+            prompts = [contexts[i // 2].split("ask ")[0] for i in group]
             assert {prompts.count(prompt) for prompt in prompts} == {2}  # under two prompts, two rollouts each
 
 
