@@ -12,6 +12,7 @@ import os
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn.functional  # before there is a group, which its default arguments would hold
 from torch import Tensor
 
 
@@ -21,7 +22,7 @@ def join() -> None:
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
         dist.init_process_group()  # gloo for tensors on the CPU, nccl for CUDA
-        atexit.register(dist.destroy_process_group)  # gloo's threads, left running, may abort the process at its end
+        atexit.register(dist.destroy_process_group)  # stops gloo's threads, which may abort the process at its end
 
 
 def rank() -> int:

@@ -14,7 +14,16 @@ from tests import toy
 
 ROOT = Path(__file__).parent.parent
 CODE = """
-import sys, torch, train
+import atexit, os, sys
+
+def threads_left():
+    tasks = "/proc/self/task"  # on Linux
+    names = [open(f"{tasks}/{task}/comm").read() for task in os.listdir(tasks)] if os.path.exists(tasks) else []
+    if any("gloo" in name for name in names):
+        print("gloo's threads are still there", flush=True)
+
+atexit.register(threads_left)  # the last to be called
+import torch, train
 from tests import toy
 torch.set_num_threads(1)
 toy.take_over()
@@ -71,6 +80,7 @@ def test_two_processes_pretrain_the_base_that_one_does(tmp_path):
         ended = run_processes(n, tmp_path, tmp_path / f"{n}.pt", *argv, code=CLOCKED)
         assert [process.returncode for process in ended] == [0] * n, ended
         assert "base written" in ended[0].stdout and not any(process.stdout for process in ended[1:])
+        assert not any("still there" in process.stdout for process in ended)
         bases.append(load_checkpoint(tmp_path / f"{n}.pt"))
     one, two = bases
     assert one["step"] == two["step"] == 6
