@@ -97,7 +97,7 @@ class Prefix(NamedTuple):
 
 
 class Block(nn.Module):
-    """One transformer layer, in two halves so that sampling can put its cache in between."""
+    """One transformer layer, in two halves, so that what is attended to can be put in between."""
 
     def __init__(self, cfg: GPTConfig):
         super().__init__()
@@ -137,36 +137,39 @@ class GPT(nn.Module):
         self.register_buffer("cos", angles.cos(), persistent=False)  # (block_size, D / 2)
         self.register_buffer("sin", angles.sin(), persistent=False)
 
-    def hidden(self, tokens: Tensor, prefix: Prefix | None = None) -> tuple[Tensor, list]:
-        """tokens (B, T) -> what the head reads (B, T, C), and of each layer the keys and values (H, B, T, D).
+    def hidden(self, tokens: Tensor, prefix: Prefix | None = None, cache: list | None = None) -> Tensor:
+        """tokens (B, T) -> what the head reads (B, T, C).
 
-        With a prefix the first B / K rows go on from its first prompt, the next from its second.
+        Of a prefix each prompt goes on in B / K consecutive rows. A cache gets keys and values (H, B, T, D) per layer.
         """
-        places = steps = torch.arange(tokens.size(1), device=tokens.device)  # (T,)
+        positions = offsets = torch.arange(tokens.size(1), device=tokens.device)  # (T,)
         if prefix is not None:
             start = prefix.lengths.repeat_interleave(len(tokens) // len(prefix.lengths))  # (B,)
-            places = (start[:, None] + steps).clamp(max=len(self.cos) - 1)  # (B, T), clamped where there is padding
-        cos, sin = self.cos[places].unsqueeze(-3), self.sin[places].unsqueeze(-3)
-        x, kept, causal = self.embedding(tokens), [], bias(steps <= steps[:, None])  # (T, T)
+            positions = (start[:, None] + offsets).clamp(max=len(self.cos) - 1)  # (B, T), clamped in padding
+            causal = bias(offsets <= offsets[:, None])  # (T, T)
+        x, cos, sin = self.embedding(tokens), self.cos[positions].unsqueeze(-3), self.sin[positions].unsqueeze(-3)
         for i, block in enumerate(self.blocks):
             q, k, v = block.qkv(x, cos, sin)
-            kept.append((k.transpose(0, 1), v.transpose(0, 1)))
+            own = k.transpose(0, 1), v.transpose(0, 1)
+            if cache is not None:
+                cache.append(own)
             if prefix is None:
                 heads = causal_attention(q, k, v)
             else:
-                heads = attend(q.transpose(0, 1), prefix.layers[i], kept[-1], prefix.bias, causal).transpose(0, 1)
+                heads = attend(q.transpose(0, 1), prefix.layers[i], own, prefix.bias, causal).transpose(0, 1)
             x = block.rest(x, heads)
-        return self.norm(x), kept
+        return self.norm(x)
 
     def read(self, prompts: list[list[int]]) -> Prefix:
-        """Token lists -> the prefix that `hidden` goes on from."""
-        tokens, lengths = padded(prompts, self.cos.device)
+        """Token lists -> the prefix that `hidden` goes on from (prefill)."""
+        (tokens, lengths), cache = padded(prompts, self.cos.device), []
+        self.hidden(tokens, cache=cache)
         beyond = bias(torch.arange(tokens.size(1), device=tokens.device) < lengths[:, None])[:, None]  # (K, 1, P)
-        return Prefix(lengths, beyond, [(k.contiguous(), v.contiguous()) for k, v in self.hidden(tokens)[1]])
+        return Prefix(lengths, beyond, [(k.contiguous(), v.contiguous()) for k, v in cache])
 
     def forward(self, tokens: Tensor) -> Tensor:
         """tokens (B, T) -> logits (B, T, V) of the next token at every position."""
-        return self.head(self.hidden(tokens)[0])
+        return self.head(self.hidden(tokens))
 
 
 def write_file(path: Path, data: bytes) -> None:
@@ -263,8 +266,7 @@ def sample_naive(model, prompts, questions, samples, *, max_new, eos, pad, tempe
         token, logprob = choose(logits, noise[:, t], temperature)
         tokens[every, end], logprobs[:, t] = token.where(~done, pad), logprob.where(~done, 0.0)
         lengths, end, done = lengths + ~done, end + 1, done | (token == eos)
-    written = start[:, None] + torch.arange(max_new, device=end.device)  # (R, S)
-    return Rollouts(tokens[every[:, None], written], lengths, logprobs)
+    return Rollouts(tokens.gather(1, start[:, None] + torch.arange(max_new, device=end.device)), lengths, logprobs)
 
 
 def decode_step(model, tokens, positions, slot, prefix, prefix_bias, own, own_bias, noise, temperature):
@@ -298,29 +300,27 @@ def sample(
     """
     check_lengths(model, prompts, questions, max_new)
     device, K, B, G = model.cos.device, len(prompts), len(questions[0]), samples
-
     # 1. each prompt once, then each (prompt, question) pair, a few at a time, then one row per sample
     prefix = model.read(prompts)
     tokens, lengths = padded([q for row in questions for q in row], device)  # (K * B, Q)
     R, width = len(tokens) * G, tokens.size(1)
     pairs, few = torch.arange(K * B, device=device).view(K, B), max(AT_ONCE // width, 1)
-    last, own, n = [], [[] for _ in model.blocks], max(few // B, 1)
+    last, caches, n = [], [], max(few // B, 1)
     for i, b in product(range(0, K, n), range(0, B, few)):
         some, these = pairs[i : i + n, b : b + few].flatten(), slice(i, i + n)  # N pairs: of n prompts, or some of one
         layers = [(keys[:, these], values[:, these]) for keys, values in prefix.layers]
-        x, kept = model.hidden(tokens[some], Prefix(prefix.lengths[these], prefix.bias[these], layers))
-        for cache, parts in zip(own, kept, strict=True):
-            cache.append([part.repeat_interleave(G, 1) for part in parts])
+        x = model.hidden(tokens[some], Prefix(prefix.lengths[these], prefix.bias[these], layers), cache := [])
+        caches.append(cache)
         last.append(x[torch.arange(len(x), device=device), lengths[some] - 1])
-    own = [tuple(torch.cat(parts, dim=1) for parts in zip(*cache, strict=True)) for cache in own]  # (H, R, Q, D)
-    logits = model.head(torch.cat(last)).repeat_interleave(G, 0)  # (R, V)
+    layers = zip(*caches, strict=True)  # each as all parts' keys and values; joined (H, R, Q, D)
+    own = [tuple(torch.cat(parts, 1).repeat_interleave(G, 1) for parts in zip(*layer, strict=True)) for layer in layers]
     own_bias = bias(torch.arange(width + max_new, device=device) < lengths[:, None])[:, None].repeat_interleave(G, 0)
     positions = (prefix.lengths.repeat_interleave(B) + lengths).repeat_interleave(G)  # (R,)
 
     # 2. the completions, in chunks
     noise = torch.rand(R, max_new, device=device) if noise is None else noise
     out, out_logprobs = torch.full((R, max_new), pad, device=device), torch.zeros(R, max_new, device=device)
-    token, out_logprobs[:, 0] = choose(logits, noise[:, 0], temperature)
+    token, out_logprobs[:, 0] = choose(model.head(torch.cat(last)).repeat_interleave(G, 0), noise[:, 0], temperature)
     out[:, 0], done, lengths = token, token == eos, torch.ones_like(token)
     rows = torch.arange(R, device=device)  # which rollout each live row is
     for begin in range(1, max_new, CHUNK):

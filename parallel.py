@@ -2,9 +2,9 @@
 
 Every process holds the same weights, prompts and texts and goes through the same program; only the model's work is
 split. Sampling: each takes its share of the questions, and all get all rollouts (pretrain.generator_of). An update:
-each takes its share of the rollouts (rl.update), or in pretraining of the documents (pretrain.pretrain), and gradients
-are summed. What is drawn at random is a function of the run's seed and of a rollout's place in the whole batch, never
-of the process. The first process writes the files.
+each takes its share of the contexts with all their rollouts (rl.micro_batches), or in pretraining of the documents
+(pretrain.pretrain), and gradients are summed. What is drawn at random is a function of the run's seed and of a
+rollout's place in the whole batch, never of the process. The first process writes the files.
 """
 
 import atexit

@@ -25,6 +25,7 @@ What the KL estimators do as *losses*, with r = pi_base / pi and tokens drawn fr
 """
 
 import math
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +33,7 @@ from torch import Tensor, nn
 import parallel
 from model import GPT, padded
 
-MICRO_ROWS = 32  # rollouts per forward and backward pass
+MICRO_ROWS = 32  # rollouts per forward and backward pass; more where one context has more
 MAX_NORM = 1.0  # gradients are clipped to this norm
 
 
@@ -115,24 +116,24 @@ def score(model: GPT, contexts: list, completions: list, temperature: float, eve
     """
     n = len(completions) // len(contexts)
     few = max(MICRO_ROWS // n, 1)  # contexts at a time
-    tokens, lengths = padded([contexts[i // n][-1:] + c[:-1] for i, c in enumerate(completions)], model.cos.device)
-    hidden = []  # of each part (few * n, S, C)
+    rows, lengths = padded([contexts[i // n][-1:] + c for i, c in enumerate(completions)], model.cos.device)
+    tokens, targets, hidden = rows[:, :-1], rows[:, 1:], []  # (N, S) what is read, and what comes next
     for i in range(0, len(contexts), few):
         prefix = model.read([context[:-1] for context in contexts[i : i + few]])
-        hidden.append(model.hidden(tokens[i * n : (i + few) * n], prefix)[0])
-    logits, mask = model.head(torch.cat(hidden)), completion_mask(lengths, tokens.size(1))
+        hidden.append(model.hidden(tokens[i * n : (i + few) * n], prefix))  # (few * n, S, C)
+    logits, mask = model.head(torch.cat(hidden)), completion_mask(lengths - 1, targets.size(1))
     if every_token:
         return (logits.float() / temperature).log_softmax(-1) * mask[..., None]
-    return token_logprobs(logits, padded(completions, tokens.device)[0], temperature) * mask
+    return token_logprobs(logits, targets, temperature) * mask
 
 
-def micro_batches(contexts: list, completions: list, wanted: list[int]):
-    """Of the wanted contexts this process's share, a few at a time, like beside like -> these, their completions."""
+def micro_batches(contexts: list, completions: list, wanted: Iterable[int]) -> Iterator[tuple[list, list]]:
+    """Which contexts, and which completions: this process's share of the wanted contexts, a few at a time."""
     n = len(completions) // len(contexts)
     longest = [len(contexts[c]) + max(map(len, completions[c * n : c * n + n])) for c in range(len(contexts))]
     own, few = sorted(wanted, key=longest.__getitem__)[parallel.rank() :: parallel.size()], max(MICRO_ROWS // n, 1)
-    for some in (own[i : i + few] for i in range(0, len(own), few)):
-        yield some, [c * n + g for c in some for g in range(n)]
+    for chosen in (own[i : i + few] for i in range(0, len(own), few)):
+        yield chosen, [c * n + g for c in chosen for g in range(n)]
 
 
 def step(policy: nn.Module, optimizer: torch.optim.Optimizer) -> float:
@@ -151,7 +152,7 @@ def update(
     """One batch of R rollouts -> `substeps` updates of the policy, and figures for the log.
 
     contexts: C token lists; completions: R of them, R / C of each context; sampled (R, S): their log-probs while they
-    were sampled; rewards (R,); groups (Q, G): which rollouts answer the same question, all of a context or none.
+    were sampled; rewards (R,); groups (Q, G): which rollouts answer the same question, those of a context together.
     Groups without spread are not even scored, nor held to the base.
     -> kl_base (k3, nats per scored token) and grad_norm, of the last update, None without one; dropped_groups
     """
@@ -162,8 +163,8 @@ def update(
     figures = {"kl_base": None, "grad_norm": None, "dropped_groups": int((~keep).sum())}
     device, batches = next(policy.parameters()).device, []
     wanted = (weights.view(len(contexts), -1) > 0).any(1).nonzero()[:, 0].tolist()
-    for some, rows in micro_batches(contexts, completions, wanted):
-        batch = [contexts[c] for c in some], [completions[i] for i in rows], temperature
+    for chosen, rows in micro_batches(contexts, completions, wanted):
+        batch = [contexts[c] for c in chosen], [completions[i] for i in rows], temperature
         base_logprobs = score(base, *batch).detach()  # (N, S), once for all updates
         old = sampled[rows, : base_logprobs.size(1)] if substeps > 1 else None  # a single update is on-policy
         a, w, n = (part[rows].to(device) for part in (advantages, weights, lengths))
@@ -187,11 +188,11 @@ def distill(policy, teacher, optimizer, contexts: list, taught: list, completion
     The KL is exact, in nats per token: estimates from drawn tokens do not tell what a teacher would have said.
     """
     mean = torch.zeros((), device=next(policy.parameters()).device)  # over all tokens
-    for some, rows in micro_batches(contexts, completions, range(len(contexts))):
-        said, own, other = [completions[i] for i in rows], [contexts[c] for c in some], [taught[c] for c in some]
-        wanted = score(teacher, other, said, temperature, every_token=True).detach()  # (N, S, V)
+    for chosen, rows in micro_batches(contexts, completions, range(len(contexts))):
+        said, own, other = [completions[i] for i in rows], [contexts[c] for c in chosen], [taught[c] for c in chosen]
+        target = score(teacher, other, said, temperature, every_token=True).detach()  # (N, S, V)
         logprobs = score(policy, own, said, temperature, every_token=True)
-        kl = (logprobs.exp() * (logprobs - wanted)).sum() / sum(map(len, completions))  # 0 beyond the completions
+        kl = (logprobs.exp() * (logprobs - target)).sum() / sum(map(len, completions))  # 0 beyond the completions
         kl.backward()
         mean += kl.detach()
     parallel.sum_over_processes(mean)

@@ -121,7 +121,7 @@ class Run:
         self.tasks = [make_task(name, cfg.seed + i) for i, name in enumerate(cfg.tasks)]
         self.check_context()
         n, seed = cfg.eval_questions, f"validation {cfg.seed}"  # the same questions every time
-        self.held_out = [task.questions(random.Random(seed), n, validation=True) for task in self.tasks]
+        self.validation = [task.questions(random.Random(seed), n, validation=True) for task in self.tasks]
         self.step = self.rollouts = self.tokens = 0  # all that was sampled to learn from, in rollouts and in tokens
         self.skipped = self.streak = 0  # steps whose numbers were not finite: in all, and the latest in a row
         self.shown = dict(self.start)  # the prompt that was printed last

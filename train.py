@@ -111,7 +111,7 @@ def evaluate(run: Run, model: GPT, task: int, rules: dict[str, str]) -> tuple[fl
     What was measured before, with the same weights and prompt, is not measured again.
     """
     version = 0 if model is run.base or run.cfg.method == "gepa" else run.step  # of the weights
-    key, questions = (task, version, text.prompt_text(rules)), run.held_out[task]
+    key, questions = (task, version, text.prompt_text(rules)), run.validation[task]
     if key in run.measured:
         return run.measured[key]
     rng = torch.Generator(run.device).manual_seed(run.cfg.seed)  # the same every time

@@ -236,9 +236,9 @@ def products(contexts: list, completions: list, cfg: GPTConfig):
     makes of these rollouts. Attention's products are not counted.
     """
     C, F, V, work = cfg.n_embd, cfg.n_hidden, cfg.vocab_size, []
-    for some, rows in rl.micro_batches(contexts, completions, range(len(contexts))):
+    for chosen, rows in rl.micro_batches(contexts, completions, range(len(contexts))):
         scored = len(rows) * max(len(completions[i]) for i in rows)
-        positions = scored + len(some) * max(len(contexts[c]) - 1 for c in some)
+        positions = scored + len(chosen) * max(len(contexts[c]) - 1 for c in chosen)
         for n, a, b, times in ((positions, C, C, 4), (positions, C, F, 2), (positions, F, C, 1), (scored, C, V, 0)):
             x, w, y = torch.randn(n, a), torch.randn(a, b), torch.empty(n, b)
             work.append((x, w, y, torch.empty(a, b), cfg.n_layer * times or 1))

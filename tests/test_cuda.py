@@ -1,11 +1,13 @@
-"""Sampling on a GPU: no hidden waits, captured as a graph, and the tokens of a CPU. Skipped where there is none."""
+"""On a GPU: sampling without hidden waits, captured as a graph; a CPU's tokens and updates. Else skipped."""
 
 import time
 
 import pytest
 import torch
 
+import rl
 from model import decode_step, sample
+from tests import test_rl
 from tests.test_model import SETTINGS, make_batch, make_model, step_arguments
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, this machine has none")
@@ -53,3 +55,15 @@ def test_tokens_are_those_of_the_cpu_and_tokens_per_second_are_shown(capsys):
         print(f"\n{torch.cuda.get_device_name()}: {speed:.0f} tokens/s, {len(noise)} rows, a tiny model")
     same = (rollouts.tokens.cpu() == expected.tokens).all(1).float().mean()
     assert same > 0.95  # sums are rounded in another order, so a row may turn where two tokens are equally near
+
+
+@pytest.mark.parametrize("substeps", [1, 2])
+def test_updates_are_those_of_the_cpu(substeps):
+    weights = {}
+    for device in ("cpu", "cuda"):
+        policy, base = (model.to(device) for model in test_rl.make_models())
+        figures = test_rl.run_update(policy, base, [1.0, 0, 0, 1, 1, 0], lr=0.1, substeps=substeps)
+        optimizer = torch.optim.SGD(policy.parameters(), lr=0.1)
+        taught = rl.distill(policy, base, optimizer, test_rl.CONTEXTS, test_rl.OTHERS, test_rl.COMPLETIONS, 0.8)
+        weights[device] = [p.detach().cpu() for p in policy.parameters()], figures["kl_base"], taught["kl_teacher"]
+    torch.testing.assert_close(weights["cuda"], weights["cpu"], atol=1e-4, rtol=1e-3)
