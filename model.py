@@ -3,11 +3,10 @@
 Read `GPT` first: a Llama-family transformer (pre-RMSNorm, RoPE, SwiGLU, no biases, untied head). Then `sample_naive`,
 the lesson: recompute everything for every token. Then `sample`, which gives the same tokens many times faster.
 
-All rollouts of a training step share one of K prompts, then one of B questions, with G samples each. So `sample`
-runs each prompt through the model once, each (prompt, question) pair once, and only then splits into rows. A row
-attends to two segments under one softmax: the keys and values of its prompt, which all rows of the prompt share and
-nobody copies, and its own (question and completion). Rows that have finished are dropped between chunks of steps.
-Learning shares in the same way: rl.py reads a context once for all of its completions, with `GPT.read`.
+All rollouts of a training step share one of K prompts, then one of B questions, with G samples each. So `sample` runs
+each prompt through the model once, each (prompt, question) pair once, and only then splits into rows. A row attends to
+two segments under one softmax: the keys and values of its prompt, which its rows share and nobody copies (those of long
+questions likewise), and its own. Finished rows are dropped between chunks of steps. rl.py shares contexts the same way.
 
 Shapes: B sequences of length T, C channels, H heads of D channels, V vocabulary; in sampling K prompts of length P, B
 questions for each, G samples of each, R = K * B * G rows, S tokens of a completion or slots of a row's own cache.
@@ -220,25 +219,24 @@ class Rollouts:
 def choose(logits, noise, temperature: float):
     """logits (R, V), noise (R,) uniform in [0, 1) -> token (R,) ~ softmax(logits / T), its log-probability (R,).
 
-    The token at which the running sum of the probabilities passes the noise: one random number, not V of them.
-    Temperature 0 takes the likeliest token (log-probs at T = 1).
+    One random number, not V of them: the token is that at which the running sum of the probabilities passes it, the
+    last if none does (NaN). Temperature 0 takes the likeliest token (log-probs at T = 1).
     """
     probs = (logits.float() / (temperature or 1.0)).softmax(-1)
     if temperature == 0:
         token = probs.argmax(-1, keepdim=True)  # (R, 1)
     else:
         sums = probs.cumsum(-1)
-        token = torch.searchsorted(sums, noise[:, None] * sums[:, -1:], right=True)
-        token = token.clamp(max=logits.size(-1) - 1)  # beyond the end only where a logit is not a number
+        token = torch.searchsorted(sums, noise[:, None] * sums[:, -1:], right=True).clamp(max=logits.size(-1) - 1)
     return token[:, 0], probs.gather(-1, token)[:, 0].log()
 
 
 def check_lengths(model, prompts, questions, max_new: int) -> None:
     """Raises ValueError for empty or ragged input, and where a sequence would not fit the model."""
-    if not prompts or len(prompts) != len(questions) or len({len(row) for row in questions}) != 1 or not questions[0]:
-        raise ValueError("sample: needs one list of questions for each prompt, all with equally many questions")
-    if not all(prompts) or not all(q for row in questions for q in row):
-        raise ValueError("sample: a prompt or a question has no tokens; each needs at least one")
+    asked = [q for row in questions for q in row]
+    ragged = len(prompts) != len(questions) or len({len(row) for row in questions}) != 1
+    if ragged or not asked or not all(prompts + asked):
+        raise ValueError("sample: needs equally many questions for each prompt, one at least, and a token in each")
     longest = max(len(p) + max(map(len, row)) for p, row in zip(prompts, questions, strict=True)) + max_new
     if longest > (room := model.cfg.block_size):
         raise ValueError(f"sample: prompt, question and completion need {longest} tokens, the model has {room}")
@@ -299,14 +297,16 @@ def sample(
     Raises ValueError for empty or ragged input and for sequences longer than the model's block size.
     """
     check_lengths(model, prompts, questions, max_new)
+    if samples > 1 and min(len(q) for row in questions for q in row) > max_new:  # worth being shared, too
+        prompts = [p + q[:-1] for p, row in zip(prompts, questions, strict=True) for q in row]
+        questions = [[q[-1:]] for row in questions for q in row]
     device, K, B, G = model.cos.device, len(prompts), len(questions[0]), samples
     # 1. each prompt once, then each (prompt, question) pair, a few at a time, then one row per sample
     prefix = model.read(prompts)
     tokens, lengths = padded([q for row in questions for q in row], device)  # (K * B, Q)
-    R, width = len(tokens) * G, tokens.size(1)
-    pairs, few = torch.arange(K * B, device=device).view(K, B), max(AT_ONCE // width, 1)
-    last, caches, n = [], [], max(few // B, 1)
-    for i, b in product(range(0, K, n), range(0, B, few)):
+    last, caches, width = [], [], tokens.size(1)
+    pairs, few, R = torch.arange(K * B, device=device).view(K, B), max(AT_ONCE // width, 1), K * B * G
+    for i, b in product(range(0, K, n := max(few // B, 1)), range(0, B, few)):
         some, these = pairs[i : i + n, b : b + few].flatten(), slice(i, i + n)  # N pairs: of n prompts, or some of one
         layers = [(keys[:, these], values[:, these]) for keys, values in prefix.layers]
         x = model.hidden(tokens[some], Prefix(prefix.lengths[these], prefix.bias[these], layers), cache := [])

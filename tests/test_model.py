@@ -131,6 +131,24 @@ def test_questions_read_a_few_at_a_time_give_the_same_rollouts(monkeypatch, few)
     torch.testing.assert_close(whole.logprobs, parts.logprobs, atol=1e-4, rtol=0)
 
 
+def test_long_questions_are_read_once_for_all_samples_as_prompts_are(monkeypatch):
+    gpt, (prompts, questions), shapes, attend = make_model(), make_batch(), [], model.attend
+    questions = [[q * 6 for q in row] for row in questions]  # of 6 to 42 tokens
+    noise = torch.rand(3 * 4 * 2, 5, generator=torch.Generator().manual_seed(0))
+
+    def spy(q, prefix, own, *biases):
+        shapes.append((prefix[0].size(1), own[0].size(2)))
+        return attend(q, prefix, own, *biases)
+
+    monkeypatch.setattr(model, "attend", spy)
+    shared = sample(gpt, prompts, questions, 2, noise=noise, **SETTINGS | {"max_new": 5})
+    assert {K for K, _ in shapes} == {12}  # a row's own are the question's last token and its answer's
+    assert max(S for _, S in shapes) == 5
+    naive = sample_naive(gpt, prompts, questions, 2, noise=noise, **SETTINGS | {"max_new": 5})
+    assert torch.equal(shared.tokens, naive.tokens) and torch.equal(shared.lengths, naive.lengths)
+    torch.testing.assert_close(shared.logprobs, naive.logprobs, atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_sampled_logprob_is_the_scored_logprob(temperature):
     gpt, (prompts, questions) = make_model(), make_batch()
