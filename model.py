@@ -297,7 +297,7 @@ def sample(
     Raises ValueError for empty or ragged input and for sequences longer than the model's block size.
     """
     check_lengths(model, prompts, questions, max_new)
-    if samples > 1 and min(len(q) for row in questions for q in row) > max_new:  # worth being shared, too
+    if samples > 1 and min(len(q) for row in questions for q in row) > max_new:  # they are worth sharing, too
         prompts = [p + q[:-1] for p, row in zip(prompts, questions, strict=True) for q in row]
         questions = [[q[-1:]] for row in questions for q in row]
     device, K, B, G = model.cos.device, len(prompts), len(questions[0]), samples

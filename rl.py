@@ -128,7 +128,7 @@ def score(model: GPT, contexts: list, completions: list, temperature: float, eve
 
 
 def micro_batches(contexts: list, completions: list, wanted: Iterable[int]) -> Iterator[tuple[list, list]]:
-    """Which contexts, and which completions: this process's share of the wanted contexts, a few at a time."""
+    """Which contexts, and which completions: this process's share of the wanted, a few of like length at a time."""
     n = len(completions) // len(contexts)
     longest = [len(contexts[c]) + max(map(len, completions[c * n : c * n + n])) for c in range(len(contexts))]
     own, few = sorted(wanted, key=longest.__getitem__)[parallel.rank() :: parallel.size()], max(MICRO_ROWS // n, 1)

@@ -241,7 +241,7 @@ def test_a_context_is_read_once_for_all_its_completions(monkeypatch):
     assert seen[1:] == [(base, [[3], [6, 7]]), (policy, [[3], [6, 7]])]  # the second group has no spread
 
 
-@pytest.mark.parametrize("rows", [1, 4])
+@pytest.mark.parametrize("rows", [1, 2, 4])
 def test_micro_batches_change_nothing(rows, monkeypatch):
     weights = []
     for size in (64, rows):
