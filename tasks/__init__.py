@@ -200,6 +200,10 @@ def problems(domain: Domain) -> Iterator[str]:
     for name in domain.operations:
         if not re.fullmatch(WORD, name) or name in KEYWORDS + TOPICS:
             yield f"operation {name!r} must be one lower-case word of at most 16 letters, and no keyword or topic"
+    for kind, rule in (("habit", domain.habit), ("hidden rule", domain.hidden)):
+        if rule is not None and (not 1 <= len(rule) <= 3 or not {*rule} <= {*domain.operations}):
+            yield f"the {kind} {' '.join(rule)!r} must be one to three of the domain's operations"
+            return  # without which nothing can be tried out
     for word in domain.words:
         if not re.fullmatch("[a-z]+|[0-9]", word) or word in KEYWORDS:
             yield f"word {word!r} must be one lower-case word or one digit, and no keyword: else it is no single token"
@@ -237,9 +241,11 @@ def problems(domain: Domain) -> Iterator[str]:
         doing = "comparing all rules"
         if domain.hidden and domain.hidden not in domain.rules(len(domain.hidden), held_out=True):
             yield f"the hidden rule {' '.join(domain.hidden)!r} does what a shorter rule does"
-        for length in () if domain.hidden else sorted(set(RULE_LENGTHS)):
+        for length in sorted(set(RULE_LENGTHS)):
+            if not domain.rules(length):
+                yield f"no rule of {length} operations is left for the corpus: it needs more operations"
             different = {domain._results[rule] for rule in domain.task_rules[length]}
-            if len(different) < RULE_LENGTHS.count(length) or not domain.rules(length):
+            if len(different) < RULE_LENGTHS.count(length) and not domain.hidden:
                 kind = "held-out rules" if length > 1 else "rules"
                 yield f"{len(different)} {kind} of {length} operations are too few for a task: it needs more operations"
     except Exception as error:

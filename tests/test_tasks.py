@@ -198,6 +198,20 @@ BROKEN = {
     "word with digit": (replace(GOOD, words=(*GOOD.words, "x1")), "word 'x1' must be"),
     "number as a word": (replace(GOOD, words=(*GOOD.words, "12")), "word '12' must be"),
     "keyword as a word": (replace(GOOD, words=(*GOOD.words, "none")), "word 'none' must be"),
+    "an operation of the habit": (
+        replace(GOOD, habit=("srot",)),
+        "habit 'srot' must be one to three of the domain's operations",
+    ),
+    "an operation of the hidden rule": (replace(GOOD, hidden=("left", "srot")), "hidden rule 'left srot' must be one"),
+    "a long hidden rule": (replace(GOOD, hidden=("left",) * 4), "hidden rule 'left left left left' must be one to t"),
+    "two operations and a hidden rule": (
+        replace(
+            GOOD,
+            operations={name: GOOD.operations[name] for name in ("reverse", "mirror")},
+            hidden=("reverse", "mirror"),
+        ),
+        "no rule of . operations is left for the corpus",
+    ),
     "too few operations": (
         replace(GOOD, operations={name: GOOD.operations[name] for name in list(GOOD.operations)[:2]}),
         "held-out rules of 2 operations are too few",
@@ -221,7 +235,9 @@ def test_a_broken_domain_is_reported_by_name_in_one_line(kind, monkeypatch):
 
 def test_no_held_out_rule_of_three_operations_is_reported(monkeypatch):
     rules = Domain.rules
-    monkeypatch.setattr(Domain, "rules", lambda self, n, held_out=False: [] if n == 3 else rules(self, n, held_out))
+    monkeypatch.setattr(
+        Domain, "rules", lambda self, n, held_out=False: [] if n == 3 and held_out else rules(self, n, held_out)
+    )
     assert list(problems(replace(GOOD))) == [
         "0 held-out rules of 3 operations are too few for a task: it needs more operations"
     ]
