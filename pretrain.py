@@ -226,10 +226,11 @@ def pretrain(path: Path, device: str, names: list[str], *, minutes: float, batch
     for domain in worlds:  # now, not only when their turn comes
         check_fit([corpus.encode_document(corpus.reflect(random.Random(i), domain)) for i in range(30)], cfg.block_size)
     about = {"vocabulary": text.fingerprint(), "domains": names, "seed": seed, "batch": batch}
+    about |= {"model_config": dataclasses.asdict(cfg)}
     if saved and any(saved.get(key) != value for key, value in about.items()):
         raise ValueError(
-            f"{partial} is of a training with other domains, another vocabulary, --seed or --documents: move it away, "
-            "or choose another --base"
+            f"{partial} is of a training with other domains, another vocabulary, model, --seed or --documents: move it "
+            "away, or choose another --base"
         )
     if saved:
         model.load_state_dict(saved["model"])
@@ -242,8 +243,7 @@ def pretrain(path: Path, device: str, names: list[str], *, minutes: float, batch
     easy_seconds = min(0.4, 0.1 + 0.1 * len(worlds)) * 60 * minutes
 
     def contents() -> dict:
-        done = {"minutes": minutes, "step": step, "elapsed": elapsed}
-        return about | done | {"model_config": dataclasses.asdict(cfg), "model": model.state_dict()}
+        return about | {"minutes": minutes, "step": step, "elapsed": elapsed, "model": model.state_dict()}
 
     layout = "{desc} {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s{postfix}"
     bar = tqdm(total=60 * minutes, initial=elapsed, desc="pretraining", bar_format=layout, disable=not writes)

@@ -31,7 +31,7 @@ import rl
 from config import check_config, fail, parse_config
 from fast_context import evolve
 from model import GPT, save_checkpoint, write_file
-from pretrain import PATIENCE, base_skills, generator_of
+from pretrain import LOOK_EVERY, PATIENCE, base_skills, generator_of
 from run import Run, prepare_base
 from tasks import text
 from tasks.dialogue import answer, contexts_of, reflect
@@ -216,7 +216,7 @@ def main(argv: list[str] | None = None) -> None:
     except (ValueError, OSError, FloatingPointError) as error:
         fail(str(error))
     except KeyboardInterrupt:
-        fail("stopped; what was pretrained is kept, the same command goes on from there")
+        fail(f"stopped; the same command goes on with a base in training, from its last {LOOK_EVERY} steps' checkpoint")
 
     def interrupt(*_):
         run.stop = True

@@ -232,12 +232,14 @@ def test_a_process_may_have_no_share_of_the_documents():
     assert micro_batches([], "cpu") == []
 
 
-@pytest.mark.parametrize("of", ["another vocabulary", "other domains", "another seed"])
+@pytest.mark.parametrize("of", ["another vocabulary", "other domains", "another seed", "another model"])
 def test_what_another_training_left_is_not_overwritten(tiny, tmp_path, monkeypatch, of):
     path = tmp_path / "base.pt"
     with monkeypatch.context() as another:
         if of == "another vocabulary":
             another.setattr(text, "fingerprint", lambda: "another")
+        if of == "another model":
+            another.setattr(module, "GPTConfig", lambda vocab_size: GPTConfig(vocab_size, **TINY | {"n_layer": 2}))
         names, seed = WORLDS[: 1 if of == "other domains" else None], int(of == "another seed")
         pretrain(path, "cpu", names, minutes=0.005, batch=2, seed=seed)
     path.rename(left := beside(path, ".partial"))
