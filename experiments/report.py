@@ -174,14 +174,18 @@ def headline(claims: list[dict]) -> str:
 
     if not (ratios := named(claims, rollouts := "data efficiency, rollouts")):
         return ""
-    alone = times("data efficiency of gepa, rollouts")
+    others = {
+        "To nine tenths of `rl`'s best, where noise on a plateau counts for less": f"{rollouts} to 0.9 of rl's best",
+        "In tokens, to its best": "data efficiency, tokens",
+        "In rollouts, for `gepa`, which never changes the weights": "data efficiency of gepa, rollouts",
+    }
     seeds = " or ".join(map(str, sorted({c["n"] for c in ratios.values()})))
-    return (
+    return " ".join([
         f"**The rollouts that `rl` takes to its best accuracy, over those that `fst` takes to get there: "
         f"{times(rollouts)}.** Geometric means over {seeds} seeds; all rollouts count, "
-        "those that score prompts and reflections too."
-        + (f" The same ratio for `gepa`, which never changes the weights: {alone}." if alone else "")
-    )
+        "those that score prompts and reflections too.",
+        *(f"{what}: {found}." for what, name in others.items() if (found := times(name))),
+    ])  # fmt: skip
 
 
 def sweep_table(table: dict[str, dict[str, float]]) -> str:
@@ -202,12 +206,14 @@ def kl_sweep_table(table: dict[str, dict[str, float]]) -> str:
 
 
 VERDICTS = (
-    "A claim *holds* where the difference, paired by seed, is beyond noise (t-test, 95%) and the bar is met; it is "
-    "*short of the bar* where only the first is so. With so many lines one or two pass by chance. When a method first "
+    "A claim *holds* where the difference, paired by seed, is beyond noise (t-test, 95%), and what it is past the bar "
+    "is so, too; it holds *on average* where the bar is met by the mean alone, and is *short of the bar* where it is "
+    "not met. With so many lines one or two pass by chance. When a method first "
     "reaches a level is judged by the mean of up to three evaluations in a row, five steps apart (one step for zero "
     "reward; the one before training is left out), so what comes early is told roughly. An `rl` that never gains 0.02 "
     "counts with all that it took (*at least*), and so does what never gets where `rl` does (*at most*); "
-    "*about*: both. Of the peak: of the best that either method had in that stage."
+    "*about*: both. Of the peak: of the best that either method had in that stage; so where `fst` is always above, its "
+    "share says that its curve does not fall within the stage, and that of `rl` is the ratio of the two."
 )
 
 
