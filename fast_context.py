@@ -36,7 +36,6 @@ class Candidate:
 
     id: int
     rules: Rules
-    parents: tuple[int, ...] = ()
     scores: list[float] = field(default_factory=list)
 
     @property
@@ -52,12 +51,12 @@ class Population:
         self.size = size
         self.rng = random.Random(f"population {seed}")
         self.candidates = [Candidate(i, rules) for i, rules in enumerate(start or [{}])]
-        self.lineage = {c.id: (c.rules, c.parents) for c in self.candidates}  # and from where two of them parted
+        self.lineage = {c.id: (c.rules, ()) for c in self.candidates}  # and from where two of them parted
         self.next_id = len(self.candidates)
         self.turn = 0  # whose turn it is among the topics
 
     def add(self, rules: Rules, parents: tuple[int, ...], scores: list[float]) -> Candidate:
-        candidate = Candidate(self.next_id, rules, parents, scores)
+        candidate = Candidate(self.next_id, rules, scores)
         self.candidates.append(candidate)
         self.lineage[candidate.id] = (rules, parents)
         self.next_id += 1
@@ -88,7 +87,7 @@ class Population:
         """Everything as plain data."""
         return {
             "size": self.size,
-            "candidates": [[c.id, c.rules, list(c.parents), c.scores] for c in self.candidates],
+            "candidates": [[c.id, c.rules, c.scores] for c in self.candidates],
             "lineage": [[id, rules, list(parents)] for id, (rules, parents) in self.lineage.items()],
             "next_id": self.next_id,
             "turn": self.turn,
@@ -101,7 +100,7 @@ class Population:
             if parse_prompt(prompt_text(rules)) != rules:
                 raise ValueError(f"the checkpoint holds a prompt that is none: {rules}")
         self.size, self.next_id, self.turn = state["size"], state["next_id"], state["turn"]
-        self.candidates = [Candidate(id, rules, tuple(p), scores) for id, rules, p, scores in state["candidates"]]
+        self.candidates = [Candidate(*candidate) for candidate in state["candidates"]]
         self.lineage = {id: (rules, tuple(parents)) for id, rules, parents in state["lineage"]}
         version, internal, gauss = state["rng"]
         self.rng.setstate((version, tuple(internal), gauss))
@@ -225,14 +224,14 @@ def evolve(
         return [[outcome.score for outcome in outcomes] for outcomes in run([(r, anchor) for r in rules])]
 
     scored = list(population.candidates)
-    if left() < len(scored) * len(anchor):  # never with an earlier phase's budget: that has paid for them once
+    if left() < len(scored) * len(anchor):  # a smaller budget than that of the phase before, which has scored them all
         return report
     for candidate, scores in zip(scored, score([c.rules for c in scored]), strict=True):
         candidate.scores = scores  # the old scores were made by other weights: never compare the two
 
     by_topic = {topic: [q for q in anchor if q.topic == topic] for topic in sorted({q.topic for q in anchor})}
     minibatch = min(minibatch, *map(len, by_topic.values()))
-    hopeless = []  # merges that were tried and were worse than their parents
+    hopeless = []  # merges that were tried and were worse than the better of their parents
     # a proposal costs two minibatches and a reflection; one scoring stays in reserve
     while (n := min(width, (left() - len(anchor)) // (2 * minibatch + 1))) > 0:
         # parents answer a few questions of the topic whose turn it is

@@ -193,8 +193,8 @@ def save_checkpoint(path: Path, contents: dict) -> None:
 
 def load_checkpoint(path: Path) -> dict:
     """A checkpoint: tensors and plain data. Raises ValueError for a missing, damaged or foreign one."""
-    if not path.is_file():
-        raise ValueError(f"no checkpoint at {path}")
+    if not (path.is_file() and os.access(path, os.R_OK)):
+        raise ValueError(f"no checkpoint at {path}, or none that may be read")
     contents, fault = {}, "its bytes are not as they were written"
     with suppress(Exception), zipfile.ZipFile(path) as archive:  # a dozen kinds, for a file that is no checkpoint
         if archive.testzip() is None:  # checksums, which torch.load does not look at
@@ -333,7 +333,7 @@ def sample(
             own = [tuple(cache.index_select(1, keep) for cache in layer) for layer in own]
         end = min(begin + CHUNK, max_new)
         S, (H, rest, room, D) = width + end - 1, own[0][0].shape  # S slots are in use when the chunk ends
-        if room <= S:  # in large steps, since all is copied, and to more than S: views are alike to a compiler
+        if room <= S:  # in large steps, since all is copied, and past S: for a compiler a whole cache is another case
             more = own[0][0].new_zeros(H, rest, max(S + 1 - room, room // 8), D)
             own = [tuple(torch.cat([cache, more], dim=2) for cache in layer) for layer in own]
         used = [tuple(cache[:, :, :S] for cache in layer) for layer in own]

@@ -12,7 +12,7 @@ import os
 
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional  # before there is a group, which its default arguments would hold
+import torch.distributed.nn.functional  # before there is a group: default arguments in it would keep that alive
 from torch import Tensor
 
 

@@ -8,8 +8,9 @@ A finished run leaves a small file in experiments/results/runs/ and is not repea
 Runs take one thread each, two side by side. plot.py makes the figures and the table of claims of these files.
 
 One protocol for all methods: learning rates are swept on one domain, with three seeds that are not reported, in runs as
-long as the reported ones. Every method has the rate that did best there. `rl` is also run with the largest coefficient
-of its KL penalty with which it did as well as with any. It has more steps, since it spends no rollouts on prompts.
+long as the reported ones. `fst` and `rl` have the rate that did best there, `distill` that of `fst`, `gepa` none.
+`rl` is also run with the largest coefficient of its KL penalty with which it did as well as with any. It has more
+steps, since it spends no rollouts on prompts.
 """
 
 import argparse
@@ -278,8 +279,10 @@ def main() -> None:
                 run_all(jobs_of(experiment, lr, args.seeds, args.domains), args.out, experiment)
     except FileNotFoundError as error:
         sys.exit(f"run.py: {error.filename} is missing: run the sweep first, with --only sweep")
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"run.py: {error}")
+    except KeyboardInterrupt:
+        sys.exit("run.py: stopped; the same command goes on from there")
     except RuntimeError as error:
         sys.exit(f"run.py: a run failed, the others are kept: {error}")
 

@@ -174,7 +174,7 @@ WRITERS = {"solve": solve, "recite": recite, "spot": spot, "reflect": reflect}
 
 
 def document(rng: random.Random, domains: list[Domain], easy: bool = False) -> Document:
-    """One random document of a random domain; while it is easy, the last domain is new and has half of them."""
+    """One random document of a random domain; while it is easy, every other one is of the last, which is new."""
     domain = domains[-1] if easy and rng.random() < 0.5 else rng.choice(domains)
     return WRITERS[pick(rng, EASY if easy else KINDS)](rng, domain)
 

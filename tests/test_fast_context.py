@@ -205,7 +205,7 @@ def family(*rules_and_parents, scores=None):
     population.candidates, population.lineage = [], {}
     for i, (rules, parents) in enumerate(rules_and_parents):
         values = [float(rules.get(q.topic) == TRUTH[q.topic]) for q in ANCHOR]
-        population.candidates.append(Candidate(i, rules, parents, values))
+        population.candidates.append(Candidate(i, rules, values))
         population.lineage[i] = (rules, parents)
     return population, population.candidates
 
