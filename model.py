@@ -270,9 +270,8 @@ def sample_naive(model, prompts, questions, samples, *, max_new, eos, pad, tempe
 def decode_step(model, tokens, positions, slot, prefix, prefix_bias, own, own_bias, noise, temperature):
     """One token for every row: a pure function of tensors with static shapes, but for the cache that it writes.
 
-    tokens (R,) of the step before, at `positions` (R,), go into slot (1,) of the cache: `own`, keys and values
-    (H, R, S, D) per layer, and own_bias (R, 1, S), 0 for the slots that are filled, -inf for the others.
-    noise (R,). -> next tokens (R,), their log-probabilities (R,)
+    tokens (R,) of the step before, at `positions` (R,), go into `slot` (1,) of the cache `own`, keys and values
+    (H, R, S, D) per layer; own_bias (R, 1, S): 0 for filled slots, else -inf. noise (R,). -> tokens, log-probs (R,)
     """
     own_bias.index_fill_(2, slot, 0.0)
     cos, sin = model.cos[positions][:, None, None], model.sin[positions][:, None, None]  # (R, 1, 1, D / 2)
@@ -306,7 +305,8 @@ def sample(
     tokens, lengths = padded([q for row in questions for q in row], device)  # (K * B, Q)
     last, caches, width = [], [], tokens.size(1)
     pairs, few, R = torch.arange(K * B, device=device).view(K, B), max(AT_ONCE // width, 1), K * B * G
-    for i, b in product(range(0, K, n := max(few // B, 1)), range(0, B, few)):
+    n = max(few // B, 1)  # several prompts at a time only where all of their questions fit
+    for i, b in product(range(0, K, n), range(0, B, few)):
         some, these = pairs[i : i + n, b : b + few].flatten(), slice(i, i + n)  # N pairs: of n prompts, or some of one
         layers = [(keys[:, these], values[:, these]) for keys, values in prefix.layers]
         x = model.hidden(tokens[some], Prefix(prefix.lengths[these], prefix.bias[these], layers), cache := [])

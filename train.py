@@ -216,7 +216,7 @@ def main(argv: list[str] | None = None) -> None:
     except (ValueError, OSError, FloatingPointError) as error:
         fail(str(error))
     except KeyboardInterrupt:
-        fail(f"stopped; the same command goes on with a base in training, from its last {LOOK_EVERY} steps' checkpoint")
+        fail(f"stopped; a base in training is saved every {LOOK_EVERY} steps, and the same command goes on with it")
 
     def interrupt(*_):
         run.stop = True
