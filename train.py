@@ -110,15 +110,17 @@ def evaluate(run: Run, model: GPT, task: int, rules: dict[str, str]) -> tuple[fl
 
     What was measured before, with the same weights and prompt, is not measured again.
     """
-    version = 0 if model is run.base or run.cfg.method == "gepa" else run.step  # of the weights
+    version = 0 if model is run.base or run.cfg.method == "gepa" else run.step  # of the weights, 0: the base's
     key, questions = (task, version, text.prompt_text(rules)), run.validation[task]
     if key in run.measured:
         return run.measured[key]
     rng = torch.Generator(run.device).manual_seed(run.cfg.seed)  # the same every time
     answers = answer(generator_of(model, run.cfg.temperature, rng, run.decode), [(rules, questions)])
-    base_logprobs = rl.score(run.base, answers.contexts, answers.completions, run.cfg.temperature)  # (R, S)
-    logprobs = answers.logprobs[:, : base_logprobs.size(1)]  # sampling knows them; both are 0 after the end
-    kl = rl.kl_estimate(logprobs, base_logprobs, "k3").sum().item() / sum(map(len, answers.completions))
+    kl = 0.0
+    if version:
+        base_logprobs = rl.score(run.base, answers.contexts, answers.completions, run.cfg.temperature)  # (R, S)
+        logprobs = answers.logprobs[:, : base_logprobs.size(1)]  # sampling knows them; both are 0 after the end
+        kl = rl.kl_estimate(logprobs, base_logprobs, "k3").sum().item() / sum(map(len, answers.completions))
     verdict = "right" if answers.outcomes[0].score else f"wrong, {questions[0].want} is right"
     transcript = f"{text.decode(answers.contexts[0][1:])}{answers.texts[0]}   [{verdict}]"
     run.measured[key] = sum(outcome.score for outcome in answers.outcomes) / len(questions), kl, transcript

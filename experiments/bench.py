@@ -134,9 +134,9 @@ def decode_products(cfg: GPTConfig):
     R, C, H, D, V = QUESTIONS * GROUP, cfg.n_embd, cfg.n_head, cfg.n_embd // cfg.n_head, cfg.vocab_size
     x, wide = torch.randn(R, C), torch.randn(R, cfg.n_hidden)
     square, up, down, head = (torch.randn(s) / 16 for s in ((C, C), (C, cfg.n_hidden), (cfg.n_hidden, C), (C, V)))
-    q, prefix = torch.randn(H * PROMPTS, R // PROMPTS, D), torch.randn(H * PROMPTS, PROMPT, D)
+    q, prefix = torch.randn(H * PROMPTS, R // PROMPTS, D), torch.randn(H * PROMPTS, D, PROMPT)
     chunks = [QUESTION + end for end in range(CHUNK, ANSWER + CHUNK, CHUNK)]
-    own = {width: torch.randn(cfg.n_layer, H * R, width, D) for width in chunks}
+    own = {width: torch.randn(cfg.n_layer, H * R, D, width) for width in chunks}
 
     def run():
         for t in range(ANSWER - 1):
@@ -144,8 +144,8 @@ def decode_products(cfg: GPTConfig):
                 for w in (square, square, square, square):
                     torch.mm(x, w)
                 torch.mm(x, up), torch.mm(x, up), torch.mm(wide, down)
-                torch.bmm(torch.bmm(q, prefix.mT), prefix)
-                torch.bmm(torch.bmm(q.view(H * R, 1, D), keys.mT), keys)
+                torch.bmm(torch.bmm(q, prefix), prefix.mT)
+                torch.bmm(torch.bmm(q.view(H * R, 1, D), keys), keys.mT)
             torch.mm(x, head)
 
     return run

@@ -137,7 +137,7 @@ def test_long_questions_are_read_once_for_all_samples_as_prompts_are(monkeypatch
     noise = torch.rand(3 * 4 * 2, 5, generator=torch.Generator().manual_seed(0))
 
     def spy(q, prefix, own, *biases):
-        shapes.append((prefix[0].size(1), own[0].size(2)))
+        shapes.append((prefix[0].size(1), own[0].size(3)))
         return attend(q, prefix, own, *biases)
 
     monkeypatch.setattr(model, "attend", spy)
@@ -219,7 +219,7 @@ def test_too_long_a_sequence_is_refused_with_the_numbers():
 def step_arguments(gpt, K=2, R=6, S=8, device="cpu"):
     """Arguments of decode_step at one chunk's shapes."""
     D, H, L = gpt.cfg.n_embd // gpt.cfg.n_head, gpt.cfg.n_head, gpt.cfg.n_layer
-    cache = lambda rows, slots: [(torch.randn(H, rows, slots, D, device=device),) * 2 for _ in range(L)]  # noqa: E731
+    cache = lambda rows, slots: [(torch.randn(H, rows, D, slots, device=device),) * 2 for _ in range(L)]  # noqa: E731
     prefix, own, prefix_bias = cache(K, 5), cache(R, S), torch.zeros(K, 1, 5, device=device)
     own_bias = torch.full((R, 1, S), -torch.inf, device=device)
     tokens, noise = torch.zeros(R, dtype=torch.long, device=device), torch.full((R,), 0.5, device=device)
@@ -265,7 +265,7 @@ def test_decode_step_writes_into_the_cache_in_place():
     with torch.no_grad():
         decode_step(*arguments(0))
     assert pointers == [keys.data_ptr() for keys, _ in own]
-    changed = (own[0][0] != before).any(-1).any(1).any(0)  # slots
+    changed = (own[0][0] != before).flatten(0, 2).any(0)  # slots
     assert changed.tolist() == [i == 3 for i in range(8)]
 
 
