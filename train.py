@@ -128,16 +128,18 @@ def evaluate(run: Run, model: GPT, task: int, rules: dict[str, str]) -> tuple[fl
 
 
 def evaluate_stream(run: Run) -> float:
-    """Log the validation accuracy on every task of the stream -> that on the one trained on, shown with a transcript.
+    """Log the validation accuracy on the task trained on -> that, shown with a transcript.
 
-    Under the best prompt (`distill`: the seed prompt), and beside it under the prompt that the run began with. With
-    --skills also what is left of the base's skills.
+    Under the best prompt (`distill`: the seed prompt), and beside it under the prompt that the run began with. When a
+    stage ends, all tasks of the stream are measured. With --skills also what is left of the base's skills.
     """
-    current = run.task_at(max(run.step - 1, 0))
+    current, all_tasks = run.task_at(max(run.step - 1, 0)), run.step % run.cfg.stage == 0
     if run.cfg.skills:
         run.log("skills", current, **base_skills(run.policy, list(run.domains.values())))
     prompt = run.start if run.cfg.method == "distill" else run.best()
     for i, task in enumerate(run.tasks):
+        if i != current and not all_tasks:
+            continue
         accuracy, kl, transcript = evaluate(run, run.policy, i, prompt)
         neutral_accuracy, neutral_kl, _ = evaluate(run, run.policy, i, run.start)
         figures = {"val_acc": accuracy, "kl_base": kl, "neutral_acc": neutral_accuracy, "neutral_kl": neutral_kl}

@@ -19,7 +19,8 @@ ROOT = Path(__file__).parent.parent
 RUNS = ROOT / "experiments" / "results" / "runs"
 DOMAINS = ("strings", "numbers", "facts", "star_graph")
 EXERCISES = ("method=gepa+passes=45", "passes=3", "passes=0", "batch=8", "lr=0.003")  # changes to fst, on strings
-SECOND = "rl with its own KL coefficient"  # as a baseline, in runs called rlkl
+SECOND, OWN = "rl with its own KL coefficient", "each with its own KL coefficient"
+VARIANTS = {SECOND: ("fst", "rlkl"), OWN: ("fstkl", "rlkl")}  # what their runs are called
 ZERO = 0.02  # gain in validation accuracy that counts as one
 T = {3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}  # Student's t, 95%, two-sided, by seeds
 
@@ -167,9 +168,9 @@ def forgetting(base: dict, where: str, seeds: list[int], made: dict[str, list[li
         )  # fmt: skip
 
 
-def domain_claims(runs: dict, domain: str, against: str = "rl") -> Iterable[dict]:
-    """What fst against rl on one domain says; there may be runs of rl under another name."""
-    group = pairs(runs, f"fst-{domain}-{{}}", f"{against}-{domain}-{{}}")
+def domain_claims(runs: dict, domain: str, ours: str = "fst", against: str = "rl") -> Iterable[dict]:
+    """What fst against rl on one domain says; there may be runs of them under other names."""
+    group = pairs(runs, f"{ours}-{domain}-{{}}", f"{against}-{domain}-{{}}")
     if not group:
         return
     seeds, both = [seed for seed, _ in group], [pair for _, pair in group]
@@ -215,7 +216,7 @@ def domain_claims(runs: dict, domain: str, against: str = "rl") -> Iterable[dict
     yield from forgetting(runs["base"], domain, seeds, each(lambda run: [run]), others)
     if domain == "star_graph":
         rewarded = [(seed, [{"evals": by_step(run["reward"])} for run in pair]) for seed, pair in group]
-        looked_at = pairs(runs, "zero-fst-{}", f"zero-{against}-{{}}")  # after every step
+        looked_at = pairs(runs, f"zero-{ours}-{{}}", f"zero-{against}-{{}}")  # after every step
         for what, found in (("validation leaves", looked_at), ("rewards leave", rewarded)):
             if not found:
                 continue
@@ -239,7 +240,7 @@ def domain_claims(runs: dict, domain: str, against: str = "rl") -> Iterable[dict
         difference=[cell[3] - max(cell[:3]) for cell in cells],
         past=[[cell[i] - cell[0] for cell in cells] for i in (1, 2)], sure=True,
     )  # fmt: skip
-    names = f"fst-{domain}-{{}}", f"{against}-{domain}-{{}}", f"gepa-{domain}-{{}}"
+    names = f"{ours}-{domain}-{{}}", f"{against}-{domain}-{{}}", f"gepa-{domain}-{{}}"
     if group := pairs(runs, *names):
         seeds = [seed for seed, _ in group]
         ends = {m: [at_the_end(made[i]["evals"]) for _, made in group] for i, m in enumerate(("fst", "rl", "gepa"))}
@@ -252,9 +253,9 @@ def domain_claims(runs: dict, domain: str, against: str = "rl") -> Iterable[dict
         yield row("data efficiency of gepa, rollouts", domain, "-", "-", seeds, saved(both, met, "rollouts", "gepa")[0])
 
 
-def forgetting_over_all(runs: dict) -> Iterable[dict]:
+def forgetting_over_all(runs: dict, ours: str = "fst", against: str = "rl") -> Iterable[dict]:
     """The mean over the domains, seed by seed, where all of them have run."""
-    if group := pairs(runs, *(f"{m}-{d}-{{}}" for m in ("fst", "rl") for d in DOMAINS)):
+    if group := pairs(runs, *(f"{m}-{d}-{{}}" for m in (ours, against) for d in DOMAINS)):
         n, seeds = len(DOMAINS), [seed for seed, _ in group]
         made = {"fst": [runs_of[:n] for _, runs_of in group], "rl": [runs_of[n:] for _, runs_of in group]}
         yield from forgetting(runs["base"], "mean of the domains", seeds, made, {})
@@ -341,10 +342,10 @@ def late(figures: list[float | None]) -> float | None:
 def outcomes(runs: dict) -> dict[str, dict]:
     """What the runs of a method on a domain ended with, "domain, method": accuracy, KL, what they cost, and
     how much there was left to learn from."""
-    called = {"rlkl": SECOND, "frozen": "fst, base reflects"}
+    called = {"rlkl": SECOND, "fstkl": "fst with its own KL coefficient", "frozen": "fst, base reflects"}
     table = {}
     for domain in DOMAINS:
-        for method in ("fst", "rl", "rlkl", "gepa", "distill", "frozen"):
+        for method in ("fst", "fstkl", "rl", "rlkl", "gepa", "distill", "frozen"):
             if group := pairs(runs, f"{method}-{domain}-{{}}"):
                 made = [run for _, [run] in group]
                 last = [run["evals"][-1] for run in made]
@@ -386,7 +387,8 @@ def command(line: dict) -> str:
     named = {"plasticity": "plasticity", "continual": "stream", "FST-distill": "distill", "reflector": "reflector"}
     zero = "zero" if "until validation" in line["claim"] else ""
     only = next((experiment for start, experiment in named.items() if line["claim"].startswith(start)), zero)
-    only = " ".join(filter(None, ("domains", only, "kl" if SECOND in line["where"] else "")))
+    others = next((names for name, names in {SECOND: "kl", OWN: "kl kl-fst"}.items() if name in line["where"]), "")
+    only = " ".join(filter(None, ("domains", only, others)))
     return f"python experiments/run.py --only sweep {only} --seeds {' '.join(map(str, line['seeds']))}"
 
 
@@ -400,14 +402,21 @@ def sweep(runs: dict) -> dict[str, dict[str, float]]:
     return {method: {rate: mean(row[rate]) for rate in sorted(row, key=float)} for method, row in table.items()}
 
 
-def kl_sweep(runs: dict) -> dict[str, dict[str, float]]:
-    """KL coefficient of rl -> what it came to, the mean of the seeds."""
-    table: dict[str, list] = {}
+def kl_sweep(runs: dict) -> dict[str, dict[str, dict[str, float]]]:
+    """Method -> KL coefficient -> what it came to, the mean of the seeds."""
+    table: dict[str, dict[str, list]] = {}
     for name, run in runs.items():
         if name.startswith("klsweep-"):
-            table.setdefault(name.split("-")[1], []).append((at_the_end(run["evals"]), run["evals"][-1]["kl_base"]))
-    means = {c: [mean(column) for column in zip(*table[c], strict=True)] for c in sorted(table, key=float)}
-    return {c: {"accuracy": accuracy, "KL": kl} for c, (accuracy, kl) in means.items()}
+            _, method, c, _ = name.split("-")
+            ended = at_the_end(run["evals"]), run["evals"][-1]["kl_base"]
+            table.setdefault(method, {}).setdefault(c, []).append(ended)
+    return {
+        method: {
+            c: dict(zip(("accuracy", "KL"), map(mean, zip(*row[c], strict=True)), strict=True))
+            for c in sorted(row, key=float)
+        }
+        for method, row in table.items()
+    }
 
 
 def stage_ends(evals: list[dict]) -> list[tuple[float, float]]:
@@ -426,10 +435,12 @@ def stage_ends(evals: list[dict]) -> list[tuple[float, float]]:
 
 
 def all_claims(runs: dict) -> list[dict]:
-    """The table: claims of every domain, also against SECOND, of several domains; each with the command of its runs."""
+    """The table: claims of every domain, also of VARIANTS, of several domains; each with the command of its runs."""
     claims = [line for domain in DOMAINS for line in domain_claims(runs, domain)]
     kept = ("data", "asymptote", "stays", "forgets", "zero")
-    lines = (line for domain in DOMAINS for line in domain_claims(runs, domain, "rlkl"))
-    lines = (line for line in lines if line["claim"].startswith(kept) and line["bar"] != "-")
-    claims += [line | {"where": f"{line['where']}, {SECOND}"} for line in lines]
+    for variant, methods in VARIANTS.items():
+        of_all = forgetting_over_all(runs, *methods)
+        lines = chain(*(domain_claims(runs, domain, *methods) for domain in DOMAINS), of_all)
+        lines = (line for line in lines if line["claim"].startswith(kept) and line["bar"] != "-")
+        claims += [line | {"where": f"{line['where']}, {variant}"} for line in lines]
     return [line | {"command": command(line)} for line in chain(claims, other_claims(runs))]

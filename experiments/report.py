@@ -197,11 +197,14 @@ def sweep_table(table: dict[str, dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
-def kl_sweep_table(table: dict[str, dict[str, float]]) -> str:
-    """What `rl` came to with every KL coefficient."""
-    lines = ["| KL coefficient of `rl` | " + " | ".join(table) + " |", "|---" * (1 + len(table)) + "|"]
-    for key, title in (("accuracy", "validation accuracy"), ("KL", "KL to the base")):
-        lines.append(f"| {title} | {' | '.join(f'{row[key]:.3f}' for row in table.values())} |")
+def kl_sweep_table(table: dict[str, dict[str, dict[str, float]]]) -> str:
+    """What every method came to with every KL coefficient."""
+    tried = sorted({c for row in table.values() for c in row}, key=float)
+    lines = ["| KL coefficient | " + " | ".join(tried) + " |", "|---" * (1 + len(tried)) + "|"]
+    for method, row in table.items():
+        for key, title in (("accuracy", "validation accuracy"), ("KL", "KL to the base")):
+            cells = (f"{row[c][key]:.3f}" if c in row else "-" for c in tried)
+            lines.append(f"| `{method}`, {title} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -320,7 +323,7 @@ def read(name: str) -> dict | None:
 
 def is_variant(claim: dict) -> bool:
     """Whether a claim is of runs with other settings."""
-    return ", " in claim["where"] and not of_several(claim)
+    return claim["where"].endswith("own KL coefficient")
 
 
 def claims_block() -> str:
@@ -390,10 +393,10 @@ def results_page() -> str:
         ]
         if result["kl_sweep"]:
             parts += [
-                "The KL coefficient of `rl`, its own: the largest within 0.02 of the best:",
+                "A method's own KL coefficient is the largest within 0.02 of the best:",
                 kl_sweep_table(result["kl_sweep"]),
             ]
-        parts += ["    python experiments/run.py --only sweep kl\n    " + PLOT]
+        parts += ["    python experiments/run.py --only sweep kl kl-fst\n    " + PLOT]
     if result and (claims := result["claims"]):
         if variants := [*filter(is_variant, claims)]:
             parts += ["## Claims with other settings", summary(variants)]

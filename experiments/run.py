@@ -9,8 +9,8 @@ Runs take one thread each, two side by side. plot.py makes the figures and the t
 
 One protocol for all methods: learning rates are swept on one domain, with three seeds that are not reported, in runs as
 long as the reported ones. `fst` and `rl` have the rate that did best there, `distill` that of `fst`, `gepa` none.
-`rl` is also run with the largest coefficient of its KL penalty with which it did as well as with any. It has more
-steps, since it spends no rollouts on prompts.
+`rl` is also run with the largest coefficient of its KL penalty with which it did as well as with any, and with
+`--only kl-fst` so is `fst`. `rl` has more steps, since it spends no rollouts on prompts.
 """
 
 import argparse
@@ -49,10 +49,11 @@ LATER = 77  # what is added to the seed for those other rules
 ZERO_STEPS = {"fst": 10, "rl": 30}  # of the runs that are looked at after every step, until reward comes in
 STAGES = {"fst": 40, "rl": 50}  # steps for each task of the stream, so that both spend about as many rollouts
 CHEAP = ("strings", "numbers")  # the domains of distillation and of the frozen reflector
-KL_COEFS = ("1", "0.1", "0.01", "0.001", "0")  # rl as a second baseline: swept like the rates, from the base outwards
+KL_COEFS = ("1", "0.1", "0.01", "0.001", "0")  # swept like the rates, from the base outwards
+OWN_KL = {"kl": "rl", "kl-fst": "fst"}  # who gets its own: rl as a second baseline, and fst against that
 EXERCISE_STEPS = 30
 CLAIMS = ("sweep", "domains", "zero", "kl", "plasticity", "stream", "distill", "reflector")  # what they need
-EXPERIMENTS = (*CLAIMS, "exercises")
+EXPERIMENTS = (*CLAIMS, "kl-fst", "exercises")
 
 
 @dataclass(frozen=True)
@@ -100,16 +101,16 @@ def best_rates() -> dict[str, str]:
     return rates | {"distill": rates["fst"], "gepa": ""}  # where weights are frozen it has no say
 
 
-def kl_jobs(lr: dict[str, str]) -> dict[str, list[Job]]:
-    """KL coefficient -> the runs of rl that try it out."""
+def kl_jobs(method: str, lr: dict[str, str]) -> dict[str, list[Job]]:
+    """KL coefficient -> the runs of a method that try it out."""
     return {
-        c: [job(f"klsweep-{c}-{seed}", "rl", SWEEP, seed, lr["rl"], "--kl-coef", c) for seed in SWEEP_SEEDS]
+        c: [job(f"klsweep-{method}-{c}-{s}", method, SWEEP, s, lr[method], "--kl-coef", c) for s in SWEEP_SEEDS]
         for c in KL_COEFS
     }
 
 
 def jobs_of(experiment: str, lr: dict[str, str], seeds: list[int], names: list[str]) -> list[Job]:
-    """The runs of an experiment; those that begin with other runs' weights come after them."""
+    """The runs of an experiment, maybe some twice; those that begin with other runs' weights come after them."""
     jobs = []
     for seed in seeds:
         if experiment == "domains":
@@ -119,9 +120,10 @@ def jobs_of(experiment: str, lr: dict[str, str], seeds: list[int], names: list[s
             for method, steps in ZERO_STEPS.items():
                 name = f"zero-{method}-{seed}"
                 jobs.append(job(name, method, "star_graph", seed, lr[method], steps=steps, every=1))
-        elif experiment == "kl" and float(chosen := best(kl_jobs(lr))) != Config.kl_coef:  # else the runs of `domains`
-            options = ("--kl-coef", chosen)
-            jobs += [job(f"rlkl-{d}-{seed}", "rl", d, seed, lr["rl"], *options, skills=True) for d in names]
+        elif method := OWN_KL.get(experiment):
+            if float(chosen := best(kl_jobs(method, lr))) != Config.kl_coef:  # else the runs of `domains`
+                settings = (seed, lr[method], "--kl-coef", chosen)
+                jobs += [job(f"{method}kl-{d}-{seed}", method, d, *settings, skills=True) for d in names]
         elif experiment == "plasticity":
             for first, second in PAIRS:
                 later = seed + LATER if first == second else seed
@@ -148,7 +150,7 @@ def jobs_of(experiment: str, lr: dict[str, str], seeds: list[int], names: list[s
                 options = [word for setting in change.split("+") for word in f"--{setting}".split("=")]
                 name = f"exercise-{change}-{seed}"
                 jobs.append(job(name, "fst", "strings", seed, lr["fst"], *options, steps=EXERCISE_STEPS))
-    return list(dict.fromkeys(jobs))
+    return jobs
 
 
 def domain_job(method: str, domain: str, seed: int, lr: dict[str, str]) -> Job:
@@ -221,6 +223,7 @@ def still_to_run(jobs: list[Job], out: Path) -> list[Job]:
 
     Raises ValueError where there is a result of another job with such a name.
     """
+    jobs = list(dict.fromkeys(jobs))  # those that several experiments need once
     todo = [j for j in jobs if not (RESULTS / f"{j.name}.json").exists()]
     for j in jobs:
         if j not in todo and finished(j)["command"] != (asked := command_of(j)):
@@ -238,6 +241,7 @@ def run_all(jobs: list[Job], out: Path, label: str) -> None:
             if j.base in running:
                 running[j.base].result()
             execute(j, out)
+            bar.set_postfix_str(j.name, refresh=False)
             bar.update()
 
         try:
@@ -255,7 +259,7 @@ def main() -> None:
         "--quick", action="store_true", help="fst, rl and gepa on strings with seed 0, at the rates of the sweep"
     )
     parser.add_argument(
-        "--only", nargs="+", choices=EXPERIMENTS, default=CLAIMS, help="one or several (default: all but the exercises)"
+        "--only", nargs="+", choices=EXPERIMENTS, default=CLAIMS, help="one or several (default: all but the last two)"
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument(
@@ -269,14 +273,13 @@ def main() -> None:
     args.out = args.out.resolve()  # train.py runs in a folder of its own choice
     try:
         check_base()
-        for experiment in args.only:
-            if experiment == "sweep":
-                run_all([*chain(*sweep_jobs().values())], args.out, experiment)
-            else:
-                lr = best_rates()
-                if experiment == "kl":
-                    run_all([*chain(*kl_jobs(lr).values())], args.out, "sweep of the KL coefficient")
-                run_all(jobs_of(experiment, lr, args.seeds, args.domains), args.out, experiment)
+        if "sweep" in args.only:
+            run_all([*chain(*sweep_jobs().values())], args.out, "sweep of the rates")
+        lr = best_rates()
+        for method in (OWN_KL[experiment] for experiment in args.only if experiment in OWN_KL):
+            run_all([*chain(*kl_jobs(method, lr).values())], args.out, f"sweep of the KL coefficient of {method}")
+        jobs = [j for experiment in args.only for j in jobs_of(experiment, lr, args.seeds, args.domains)]
+        run_all(jobs, args.out, "runs")  # all in one queue, so that no core waits between experiments
     except FileNotFoundError as error:
         sys.exit(f"run.py: {error.filename} is missing: run the sweep first, with --only sweep")
     except (ValueError, OSError) as error:

@@ -200,13 +200,18 @@ def test_forgetting_is_also_averaged_over_the_domains_by_seed():
     assert corpus["figures"]["rl"]["values"] == [0.03, 0.04, 0.05] and corpus["verdict"] == "holds"
 
 
-def test_the_second_baseline_is_asked_what_it_is_there_for():
+def test_other_kl_coefficients_are_asked_what_they_are_there_for():
     runs = {"base": {"skills": {"strings": 1.0, "other": 1.0}, "corpus_loss": 0.1}}
     accuracy = {"base weights": [0.0, 0.4], "trained weights": [0.1, 0.9]}
     for seed in range(3):
         runs |= {f"{name}-strings-{seed}": record(RL, accuracy, 0.9) for name in ("fst", "rl", "rlkl")}
-    lines = [line["claim"] for line in claims.all_claims(runs) if line["where"] == f"strings, {claims.SECOND}"]
-    assert {claim.split()[0].strip(":,") for claim in lines} == {"data", "asymptote", "stays", "forgets"}
+        runs[f"fstkl-strings-{seed}"] = record(RL, accuracy, 1.0)
+    for variant, lost, needs in ((claims.SECOND, 0.1, "kl"), (claims.OWN, 0.0, "kl kl-fst")):
+        lines = [line for line in claims.all_claims(runs) if line["where"] == f"strings, {variant}"]
+        assert {line["claim"].split()[0].strip(":,") for line in lines} == {"data", "asymptote", "stays", "forgets"}
+        [skills] = [line for line in lines if line["claim"] == "forgets less: drop of base skills"]
+        assert {m: f["mean"] for m, f in skills["figures"].items() if "," not in m} == {"fst": lost, "rl": 0.1}
+        assert skills["command"] == f"python experiments/run.py --only sweep domains {needs} --seeds 0 1 2"
 
 
 def test_each_channel_alone_and_each_method_alone_are_tested_too():

@@ -40,19 +40,20 @@ def note(tried: dict, scores: dict) -> None:
 
 def test_every_job_is_a_run_that_train_py_accepts(results):
     jobs = [*chain(*runs.sweep_jobs().values())]
-    note(runs.kl_jobs(LR), {"0": 0.4})
-    assert runs.best(runs.kl_jobs(LR)) == "0"
-    jobs += chain(*runs.kl_jobs(LR).values())
+    for method in ("rl", "fst"):
+        note(runs.kl_jobs(method, LR), {"0": 0.4})
+        assert runs.best(runs.kl_jobs(method, LR)) == "0"
+        jobs += chain(*runs.kl_jobs(method, LR).values())
     for experiment in runs.EXPERIMENTS[1:]:
         found = runs.jobs_of(experiment, LR, [0, 1], runs.DOMAINS)
-        assert found and len({job.name for job in found}) == len(found)
+        assert found and len({job.name for job in found}) == len(set(found))
         jobs += found
     for job in dict.fromkeys(jobs):
         check_config(parse_config([*job.options]))
 
 
 def test_rl_is_not_run_twice_where_its_own_coefficient_is_that_of_all(results):
-    note(runs.kl_jobs(LR), {"0.001": 0.4, "0": 0.41})
+    note(runs.kl_jobs("rl", LR), {"0.001": 0.4, "0": 0.41})
     assert runs.jobs_of("kl", LR, [0], runs.DOMAINS) == []
 
 
@@ -70,7 +71,7 @@ def test_the_sweep_gives_every_method_its_best_rate(results):
 
 
 def test_reported_seeds_are_none_that_the_sweep_used():
-    jobs = chain(*runs.sweep_jobs().values(), *runs.kl_jobs(LR).values())
+    jobs = chain(*runs.sweep_jobs().values(), *runs.kl_jobs("rl", LR).values())
     assert {parse_config([*job.options]).seed for job in jobs} == {100, 101, 102}
 
 
@@ -97,7 +98,7 @@ def test_a_second_task_of_the_same_domain_hides_other_rules():
 
 
 def test_finished_runs_are_not_repeated_unless_their_weights_are_needed_and_gone(results, tmp_path):
-    jobs = runs.jobs_of("plasticity", LR, [0], runs.DOMAINS)
+    jobs = [*runs.jobs_of("plasticity", LR, [0], runs.DOMAINS), *runs.jobs_of("domains", LR, [0], ["strings"])]
     after = [job for job in jobs if job.base]
     assert {job.base for job in after} < {job.name for job in jobs} and len(after) == 6
     for job in jobs:

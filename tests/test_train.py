@@ -77,11 +77,12 @@ def test_evaluation_does_not_disturb_training(start):
     assert len(toy.kinds(often, "eval")) > len(toy.kinds(seldom, "eval"))
 
 
-def test_a_stream_goes_through_its_tasks_and_evaluates_on_all(start, monkeypatch):
+def test_a_stream_goes_through_its_tasks_and_evaluates_on_all_when_a_stage_ends(start):
     argv = ["--tasks", "strings", "strings"]
-    out = start("run", *argv, stage=3)
-    assert [line["task"] for line in toy.kinds(out, "slow")] == [0, 0, 0, 1, 1, 1]
-    assert [(line["step"], line["task"]) for line in toy.kinds(out, "eval")] == [(0, 0), (0, 1), (4, 0), (4, 1)]
+    out = start("run", *argv, stage=4, steps=8, eval_every=2)
+    assert [line["task"] for line in toy.kinds(out, "slow")] == [0, 0, 0, 0, 1, 1, 1, 1]
+    evaluated = [(line["step"], line["task"]) for line in toy.kinds(out, "eval")]
+    assert evaluated == [(0, 0), (0, 1), (2, 0), (4, 0), (4, 1), (6, 1), (8, 0), (8, 1)]
     tasks = run.Run(parse_config(["--resume", str(out)])).tasks
     assert tasks[0].rules != tasks[1].rules
 
