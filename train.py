@@ -133,20 +133,19 @@ def evaluate_stream(run: Run) -> float:
     Under the best prompt (`distill`: the seed prompt), and beside it under the prompt that the run began with. When a
     stage ends, all tasks of the stream are measured. With --skills also what is left of the base's skills.
     """
-    current, all_tasks = run.task_at(max(run.step - 1, 0)), run.step % run.cfg.stage == 0
+    current = run.task_at(max(run.step - 1, 0))
+    measured = range(len(run.tasks)) if run.step % run.cfg.stage == 0 else [current]
     if run.cfg.skills:
         run.log("skills", current, **base_skills(run.policy, list(run.domains.values())))
     prompt = run.start if run.cfg.method == "distill" else run.best()
-    for i, task in enumerate(run.tasks):
-        if i != current and not all_tasks:
-            continue
+    for i in measured:
         accuracy, kl, transcript = evaluate(run, run.policy, i, prompt)
         neutral_accuracy, neutral_kl, _ = evaluate(run, run.policy, i, run.start)
         figures = {"val_acc": accuracy, "kl_base": kl, "neutral_acc": neutral_accuracy, "neutral_kl": neutral_kl}
         run.log("eval", i, **figures, prompt=prompt)
         if i == current:
             result, shown = accuracy, transcript.replace("\n", "\n    ")
-            about = f"step {run.step}: {task.domain.name}, validation {result:.2f}, {run.rollouts} rollouts"
+            about = f"step {run.step}: {run.tasks[i].domain.name}, validation {result:.2f}, {run.rollouts} rollouts"
             run.say(f"{about}. One of them:\n    {shown}")
     return result
 

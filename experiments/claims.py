@@ -20,7 +20,7 @@ RUNS = ROOT / "experiments" / "results" / "runs"
 DOMAINS = ("strings", "numbers", "facts", "star_graph")
 EXERCISES = ("method=gepa+passes=45", "passes=3", "passes=0", "batch=8", "lr=0.003")  # changes to fst, on strings
 SECOND, OWN = "rl with its own KL coefficient", "each with its own KL coefficient"
-VARIANTS = {SECOND: ("fst", "rlkl"), OWN: ("fstkl", "rlkl")}  # what their runs are called
+VARIANTS = {SECOND: ("fst", "rlkl", "kl"), OWN: ("fstkl", "rlkl", "kl kl-fst")}  # their runs, what makes them
 ZERO = 0.02  # gain in validation accuracy that counts as one
 T = {3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}  # Student's t, 95%, two-sided, by seeds
 
@@ -387,36 +387,30 @@ def command(line: dict) -> str:
     named = {"plasticity": "plasticity", "continual": "stream", "FST-distill": "distill", "reflector": "reflector"}
     zero = "zero" if "until validation" in line["claim"] else ""
     only = next((experiment for start, experiment in named.items() if line["claim"].startswith(start)), zero)
-    others = next((names for name, names in {SECOND: "kl", OWN: "kl kl-fst"}.items() if name in line["where"]), "")
+    others = next((needed for variant, (*_, needed) in VARIANTS.items() if variant in line["where"]), "")
     only = " ".join(filter(None, ("domains", only, others)))
     return f"python experiments/run.py --only sweep {only} --seeds {' '.join(map(str, line['seeds']))}"
 
 
-def sweep(runs: dict) -> dict[str, dict[str, float]]:
-    """Method -> learning rate -> validation accuracy over the last three evaluations, the mean of the seeds."""
+def swept(runs: dict, kind: str, figure: Callable[[list[dict]], float]) -> dict[str, dict[str, float]]:
+    """Method -> setting -> a figure of its runs' evaluations, the mean of the seeds."""
     table: dict[str, dict[str, list]] = {}
     for name, run in runs.items():
-        if name.startswith("sweep-"):
-            _, method, rate, _ = name.split("-")
-            table.setdefault(method, {}).setdefault(rate, []).append(at_the_end(run["evals"]))
-    return {method: {rate: mean(row[rate]) for rate in sorted(row, key=float)} for method, row in table.items()}
+        if name.startswith(f"{kind}-"):
+            _, method, setting, _ = name.split("-")
+            table.setdefault(method, {}).setdefault(setting, []).append(figure(run["evals"]))
+    return {method: {key: mean(row[key]) for key in sorted(row, key=float)} for method, row in table.items()}
+
+
+def sweep(runs: dict) -> dict[str, dict[str, float]]:
+    """Method -> learning rate -> validation accuracy over the last three evaluations, the mean of the seeds."""
+    return swept(runs, "sweep", at_the_end)
 
 
 def kl_sweep(runs: dict) -> dict[str, dict[str, dict[str, float]]]:
-    """Method -> KL coefficient -> what it came to, the mean of the seeds."""
-    table: dict[str, dict[str, list]] = {}
-    for name, run in runs.items():
-        if name.startswith("klsweep-"):
-            _, method, c, _ = name.split("-")
-            ended = at_the_end(run["evals"]), run["evals"][-1]["kl_base"]
-            table.setdefault(method, {}).setdefault(c, []).append(ended)
-    return {
-        method: {
-            c: dict(zip(("accuracy", "KL"), map(mean, zip(*row[c], strict=True)), strict=True))
-            for c in sorted(row, key=float)
-        }
-        for method, row in table.items()
-    }
+    """Accuracy and KL -> method -> KL coefficient -> what it came to, the mean of the seeds."""
+    figures = {"validation accuracy": at_the_end, "KL to the base": lambda evals: evals[-1]["kl_base"]}
+    return {name: swept(runs, "klsweep", figure) for name, figure in figures.items()}
 
 
 def stage_ends(evals: list[dict]) -> list[tuple[float, float]]:
@@ -438,7 +432,7 @@ def all_claims(runs: dict) -> list[dict]:
     """The table: claims of every domain, also of VARIANTS, of several domains; each with the command of its runs."""
     claims = [line for domain in DOMAINS for line in domain_claims(runs, domain)]
     kept = ("data", "asymptote", "stays", "forgets", "zero")
-    for variant, methods in VARIANTS.items():
+    for variant, (*methods, _) in VARIANTS.items():
         of_all = forgetting_over_all(runs, *methods)
         lines = chain(*(domain_claims(runs, domain, *methods) for domain in DOMAINS), of_all)
         lines = (line for line in lines if line["claim"].startswith(kept) and line["bar"] != "-")

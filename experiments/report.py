@@ -188,24 +188,19 @@ def headline(claims: list[dict]) -> str:
     ])  # fmt: skip
 
 
-def sweep_table(table: dict[str, dict[str, float]]) -> str:
-    """What the sweep came to, for every method and learning rate."""
-    rates = sorted({rate for row in table.values() for rate in row}, key=float)
-    lines = ["| learning rate | " + " | ".join(rates) + " |", "|---" * (1 + len(rates)) + "|"]
+def sweep_table(table: dict[str, dict[str, float]], setting: str = "learning rate") -> str:
+    """What a sweep came to: a row for every method, a column for every value of the setting."""
+    tried = sorted({value for row in table.values() for value in row}, key=float)
+    lines = [f"| {setting} | " + " | ".join(tried) + " |", "|---" * (1 + len(tried)) + "|"]
     for method, row in table.items():
-        lines.append(f"| {method} | {' | '.join(f'{row[r]:.3f}' if r in row else '-' for r in rates)} |")
+        lines.append(f"| {method} | {' | '.join(f'{row[v]:.3f}' if v in row else '-' for v in tried)} |")
     return "\n".join(lines)
 
 
-def kl_sweep_table(table: dict[str, dict[str, dict[str, float]]]) -> str:
-    """What every method came to with every KL coefficient."""
-    tried = sorted({c for row in table.values() for c in row}, key=float)
-    lines = ["| KL coefficient | " + " | ".join(tried) + " |", "|---" * (1 + len(tried)) + "|"]
-    for method, row in table.items():
-        for key, title in (("accuracy", "validation accuracy"), ("KL", "KL to the base")):
-            cells = (f"{row[c][key]:.3f}" if c in row else "-" for c in tried)
-            lines.append(f"| `{method}`, {title} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+def kl_sweep_table(figures: dict[str, dict[str, dict[str, float]]]) -> str:
+    """What every method came to with every KL coefficient, in every figure."""
+    rows = {f"`{method}`, {title}": row for title, table in figures.items() for method, row in table.items()}
+    return sweep_table(rows, "KL coefficient")
 
 
 VERDICTS = (
@@ -322,8 +317,8 @@ def read(name: str) -> dict | None:
 
 
 def is_variant(claim: dict) -> bool:
-    """Whether a claim is of runs with other settings."""
-    return claim["where"].endswith("own KL coefficient")
+    """Whether a claim is of runs with other settings, named after the domain. (Plasticity names a second domain.)"""
+    return ", " in claim["where"] and not claim["claim"].startswith("plasticity")
 
 
 def claims_block() -> str:
@@ -391,7 +386,7 @@ def results_page() -> str:
             "accuracy, the mean of the last three evaluations): the best. `distill` has that of `fst`, `gepa` none.",
             sweep_table(result["sweep"]),
         ]
-        if result["kl_sweep"]:
+        if any(result["kl_sweep"].values()):
             parts += [
                 "A method's own KL coefficient is the largest within 0.02 of the best:",
                 kl_sweep_table(result["kl_sweep"]),
