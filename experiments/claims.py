@@ -20,7 +20,7 @@ RUNS = ROOT / "experiments" / "results" / "runs"
 DOMAINS = ("strings", "numbers", "facts", "star_graph")
 EXERCISES = ("method=gepa+passes=45", "passes=3", "passes=0", "batch=8", "lr=0.003")  # changes to fst, on strings
 SECOND, OWN = "rl with its own KL coefficient", "each with its own KL coefficient"
-VARIANTS = {SECOND: ("fst", "rlkl", "kl"), OWN: ("fstkl", "rlkl", "kl kl-fst")}  # their runs, what makes them
+VARIANTS = {SECOND: ("fst", "rlkl", "kl"), OWN: ("fstkl", "rlkl", "own-kl")}  # their runs, what makes them
 ZERO = 0.02  # gain in validation accuracy that counts as one
 T = {3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}  # Student's t, 95%, two-sided, by seeds
 
@@ -261,12 +261,12 @@ def forgetting_over_all(runs: dict, ours: str = "fst", against: str = "rl") -> I
         yield from forgetting(runs["base"], "mean of the domains", seeds, made, {})
 
 
-def plasticity_claims(runs: dict) -> Iterable[dict]:
+def plasticity_claims(runs: dict, ours: str = "fst", against: str = "rl") -> Iterable[dict]:
     """What weights that were trained before learn of another task, for every pair of tasks and over all pairs.
 
     One pair's figure may be all or nothing, so the mean of the pairs, seed by seed, says more than each.
     """
-    names = sorted({n.rsplit("-", 1)[0] for n in runs if n.startswith("plasticity") and "-after-fst-" in n})
+    names = sorted({n.rsplit("-", 1)[0] for n in runs if n.startswith("plasticity") and f"-after-{ours}-" in n})
     of_seed: dict[int, list] = {}  # for every pair the final accuracy from each beginning
 
     def named(accuracies: list) -> dict[str, list]:  # one from each beginning for every seed
@@ -284,8 +284,9 @@ def plasticity_claims(runs: dict) -> Iterable[dict]:
 
     for name in names:
         second, first = name.split("-")[1], name.split("-")[4]
-        fresh = name.replace("-fst-", "-base-") if first == second else f"rl-{second}"
-        triples = pairs(runs, f"{fresh}-{{}}", f"{name}-{{}}", f"{name.replace('-fst-', '-rl-')}-{{}}")
+        fresh, other = (name.replace(f"-{ours}-", f"-{start}-") for start in ("base", against))
+        fresh = fresh if first == second else f"rl-{second}"
+        triples = pairs(runs, *(f"{start}-{{}}" for start in (fresh, name, other)))
         if triples:
             seeds, where = [s for s, _ in triples], f"{first}, then {'other rules' if first == second else second}"
             final = [[at_the_end(run["evals"]) for run in triple] for _, triple in triples]
@@ -431,9 +432,9 @@ def stage_ends(evals: list[dict]) -> list[tuple[float, float]]:
 def all_claims(runs: dict) -> list[dict]:
     """The table: claims of every domain, also of VARIANTS, of several domains; each with the command of its runs."""
     claims = [line for domain in DOMAINS for line in domain_claims(runs, domain)]
-    kept = ("data", "asymptote", "stays", "forgets", "zero")
+    kept = ("data", "asymptote", "stays", "forgets", "zero", "plasticity")
     for variant, (*methods, _) in VARIANTS.items():
-        of_all = forgetting_over_all(runs, *methods)
+        of_all = chain(forgetting_over_all(runs, *methods), plasticity_claims(runs, *methods) if variant == OWN else ())
         lines = chain(*(domain_claims(runs, domain, *methods) for domain in DOMAINS), of_all)
         lines = (line for line in lines if line["claim"].startswith(kept) and line["bar"] != "-")
         claims += [line | {"where": f"{line['where']}, {variant}"} for line in lines]

@@ -6,6 +6,8 @@ python experiments/report.py
 import json
 from pathlib import Path
 
+from claims import OWN, VARIANTS
+
 ROOT = Path(__file__).parent.parent
 PLOT = "python experiments/plot.py && python experiments/report.py"
 METHODS = ("rl", "gepa", "fst")
@@ -317,8 +319,8 @@ def read(name: str) -> dict | None:
 
 
 def is_variant(claim: dict) -> bool:
-    """Whether a claim is of runs with other settings, named after the domain. (Plasticity names a second domain.)"""
-    return ", " in claim["where"] and not claim["claim"].startswith("plasticity")
+    """Whether a claim is of runs with other settings, which are named at the end of where it is of."""
+    return claim["where"].endswith(tuple(VARIANTS))
 
 
 def claims_block() -> str:
@@ -330,7 +332,11 @@ def claims_block() -> str:
         ]
         main = [claim for claim in result["claims"] if not is_variant(claim) and claim["bar"] != "-"]
         parts += [*images[:1], ends_table(result["claims"], result["outcomes"]), headline(result["claims"])]
-        parts += [summary(main), VERDICTS, *images[1:]]
+        parts += [summary(main), VERDICTS]
+        if own := [c for c in result["claims"] if c["where"].endswith(OWN) and "verdict" in c]:
+            parts.append("With each method's own KL coefficient, from a sweep (RESULTS.md), instead of the paper's:")
+            parts.append(summary([c | {"where": c["where"].removesuffix(f", {OWN}")} for c in own]))
+        parts += images[1:]
         parts.append(f"    python experiments/run.py\n    {PLOT}")
         parts.append("[All figures](experiments/RESULTS.md): spread, costs, other settings, the sweeps, speed.")
     if base := read("base"):
@@ -391,7 +397,7 @@ def results_page() -> str:
                 "A method's own KL coefficient is the largest within 0.02 of the best:",
                 kl_sweep_table(result["kl_sweep"]),
             ]
-        parts += ["    python experiments/run.py --only sweep kl kl-fst\n    " + PLOT]
+        parts += ["    python experiments/run.py --only sweep own-kl\n    " + PLOT]
     if result and (claims := result["claims"]):
         if variants := [*filter(is_variant, claims)]:
             parts += ["## Claims with other settings", summary(variants)]

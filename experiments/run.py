@@ -10,7 +10,7 @@ Runs take one thread each, two side by side. plot.py makes the figures and the t
 One protocol for all methods: learning rates are swept on one domain, with three seeds that are not reported, in runs as
 long as the reported ones. `fst` and `rl` have the rate that did best there, `distill` that of `fst`, `gepa` none.
 `rl` is also run with the largest coefficient of its KL penalty with which it did as well as with any, and with
-`--only kl-fst` so is `fst`. `rl` has more steps, since it spends no rollouts on prompts.
+`--only own-kl` so is `fst`. `rl` has more steps, since it spends no rollouts on prompts.
 """
 
 import argparse
@@ -20,6 +20,7 @@ import subprocess
 import sys
 import threading
 import zlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import chain
@@ -50,10 +51,10 @@ ZERO_STEPS = {"fst": 10, "rl": 30}  # of the runs that are looked at after every
 STAGES = {"fst": 40, "rl": 50}  # steps for each task of the stream, so that both spend about as many rollouts
 CHEAP = ("strings", "numbers")  # the domains of distillation and of the frozen reflector
 KL_COEFS = ("1", "0.1", "0.01", "0.001", "0")  # swept like the rates, from the base outwards
-OWN_KL = {"kl": "rl", "kl-fst": "fst"}  # who gets its own: rl as a second baseline, and fst against that
+OWN_KL = {"kl": ("rl",), "own-kl": ("rl", "fst")}  # who gets its own: rl as a second baseline, or both
 EXERCISE_STEPS = 30
 CLAIMS = ("sweep", "domains", "zero", "kl", "plasticity", "stream", "distill", "reflector")  # what they need
-EXPERIMENTS = (*CLAIMS, "kl-fst", "exercises")
+EXPERIMENTS = (*CLAIMS, "own-kl", "exercises")
 
 
 @dataclass(frozen=True)
@@ -120,21 +121,11 @@ def jobs_of(experiment: str, lr: dict[str, str], seeds: list[int], names: list[s
             for method, steps in ZERO_STEPS.items():
                 name = f"zero-{method}-{seed}"
                 jobs.append(job(name, method, "star_graph", seed, lr[method], steps=steps, every=1))
-        elif method := OWN_KL.get(experiment):
-            if float(chosen := best(kl_jobs(method, lr))) != Config.kl_coef:  # else the runs of `domains`
-                settings = (seed, lr[method], "--kl-coef", chosen)
-                jobs += [job(f"{method}kl-{d}-{seed}", method, d, *settings, skills=True) for d in names]
+        elif experiment in OWN_KL:
+            jobs += [own_kl_job(method, d, seed, lr) for method in OWN_KL[experiment] for d in names]
+            jobs += plasticity_jobs(seed, lr, own_kl_job) if experiment == "own-kl" else []
         elif experiment == "plasticity":
-            for first, second in PAIRS:
-                later = seed + LATER if first == second else seed
-                if first == second:
-                    jobs.append(job(f"plasticity-{second}-after-base-{first}-{seed}", "rl", second, later, lr["rl"]))
-                else:
-                    jobs.append(domain_job("rl", second, seed, lr))
-                for method in ("rl", "fst"):
-                    before = domain_job(method, first, seed, lr)
-                    name = f"plasticity-{second}-after-{method}-{first}-{seed}"
-                    jobs += [before, job(name, "rl", second, later, lr["rl"], base=before.name)]
+            jobs += plasticity_jobs(seed, lr, domain_job)
         elif experiment == "stream":
             for method in ("fst", "rl"):
                 stage, steps = ("--stage", str(STAGES[method])), STAGES[method] * len(Config.tasks)
@@ -155,6 +146,29 @@ def jobs_of(experiment: str, lr: dict[str, str], seeds: list[int], names: list[s
 
 def domain_job(method: str, domain: str, seed: int, lr: dict[str, str]) -> Job:
     return job(f"{method}-{domain}-{seed}", method, domain, seed, lr[method], skills=method != "gepa")
+
+
+def own_kl_job(method: str, domain: str, seed: int, lr: dict[str, str]) -> Job:
+    """With the KL coefficient of the method's sweep. Raises OSError before it ran."""
+    if float(chosen := best(kl_jobs(method, lr))) == Config.kl_coef:
+        return domain_job(method, domain, seed, lr)
+    return job(f"{method}kl-{domain}-{seed}", method, domain, seed, lr[method], "--kl-coef", chosen, skills=True)
+
+
+def plasticity_jobs(seed: int, lr: dict[str, str], trained: Callable[..., Job]) -> list[Job]:
+    """`rl` on the second task of every pair, from the base and from weights that were trained on the first."""
+    jobs = []
+    for first, second in PAIRS:
+        later = seed + LATER if first == second else seed
+        if first == second:
+            jobs.append(job(f"plasticity-{second}-after-base-{first}-{seed}", "rl", second, later, lr["rl"]))
+        else:
+            jobs.append(domain_job("rl", second, seed, lr))
+        for method in ("rl", "fst"):
+            before = trained(method, first, seed, lr)
+            name = f"plasticity-{second}-after-{before.name}"
+            jobs += [before, job(name, "rl", second, later, lr["rl"], base=before.name)]
+    return jobs
 
 
 def finished(j: Job) -> dict:
@@ -276,7 +290,7 @@ def main() -> None:
         if "sweep" in args.only:
             run_all([*chain(*sweep_jobs().values())], args.out, "sweep of the rates")
         lr = best_rates()
-        for method in (OWN_KL[experiment] for experiment in args.only if experiment in OWN_KL):
+        for method in dict.fromkeys(chain(*(OWN_KL[experiment] for experiment in args.only if experiment in OWN_KL))):
             run_all([*chain(*kl_jobs(method, lr).values())], args.out, f"sweep of the KL coefficient of {method}")
         jobs = [j for experiment in args.only for j in jobs_of(experiment, lr, args.seeds, args.domains)]
         run_all(jobs, args.out, "runs")  # all in one queue, so that no core waits between experiments

@@ -54,7 +54,18 @@ def test_every_job_is_a_run_that_train_py_accepts(results):
 
 def test_rl_is_not_run_twice_where_its_own_coefficient_is_that_of_all(results):
     note(runs.kl_jobs("rl", LR), {"0.001": 0.4, "0": 0.41})
-    assert runs.jobs_of("kl", LR, [0], runs.DOMAINS) == []
+    assert {*runs.jobs_of("kl", LR, [0], runs.DOMAINS)} < {*runs.jobs_of("domains", LR, [0], runs.DOMAINS)}
+
+
+def test_plasticity_is_also_measured_after_runs_with_their_own_coefficients(results):
+    for method in ("rl", "fst"):
+        note(runs.kl_jobs(method, LR), {"0.1": 0.4})
+    usual, own = (runs.jobs_of(kind, LR, [0], runs.DOMAINS) for kind in ("plasticity", "own-kl"))
+    after = [{job.base: job for job in jobs if job.base and "numbers-after" in job.name} for jobs in (usual, own)]
+    assert [*after[0]] == ["rl-strings-0", "fst-strings-0"] and [*after[1]] == ["rlkl-strings-0", "fstkl-strings-0"]
+    assert len({job.options for jobs in after for job in jobs.values()}) == 1  # they differ in where they begin only
+    first = {job.name: parse_config([*job.options]) for job in own}
+    assert first["fstkl-strings-0"].kl_coef == first["rlkl-facts-0"].kl_coef == 0.1
 
 
 def test_methods_are_compared_on_the_same_tasks_and_rl_has_its_own_rate():
