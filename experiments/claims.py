@@ -301,7 +301,7 @@ def plasticity_claims(runs: dict, ours: str = "fst", against: str = "rl") -> Ite
 
 
 def other_claims(runs: dict) -> Iterable[dict]:
-    """Forgetting over all domains, plasticity, the stream, distillation, who reflects."""
+    """Forgetting over all domains, plasticity, the stream, distillation, who reflects, prompts first."""
     yield from forgetting_over_all(runs)
     yield from plasticity_claims(runs)
     if group := pairs(runs, "stream-fst-{}", "stream-rl-{}"):
@@ -327,7 +327,8 @@ def other_claims(runs: dict) -> Iterable[dict]:
         own = [[t["accuracy"]["trained weights"][1] for t in fst["result"]["tasks"][:-1]] for _, (fst, _) in group]
         last["fst on those before, each with the prompt it had"] = [*map(mean, own)]
         yield row("continual, all tasks at the end", "the stream", "-", "reported", seeds, last)
-    for claim, paper, other in (("FST-distill", "between", "distill"), ("reflector", "frozen", "frozen")):
+    others = ("FST-distill", "between", "distill"), ("reflector", "frozen", "frozen"), ("prompts first", "-", "gepa+rl")
+    for claim, paper, other in others:
         for domain in DOMAINS:
             if group := pairs(runs, f"{other}-{domain}-{{}}", f"fst-{domain}-{{}}", f"rl-{domain}-{{}}"):
                 final = {m: [at_the_end(g[i]["evals"]) for _, g in group] for i, m in enumerate((other, "fst", "rl"))}
@@ -386,6 +387,7 @@ def exercises(runs: dict) -> dict[str, dict]:
 def command(line: dict) -> str:
     """What makes the runs of a claim, and the learning rates that they have."""
     named = {"plasticity": "plasticity", "continual": "stream", "FST-distill": "distill", "reflector": "reflector"}
+    named |= {"prompts first": "prompt-first"}
     zero = "zero" if "until validation" in line["claim"] else ""
     only = next((experiment for start, experiment in named.items() if line["claim"].startswith(start)), zero)
     others = next((needed for variant, (*_, needed) in VARIANTS.items() if variant in line["where"]), "")

@@ -39,6 +39,7 @@ from config import Config, parse_config  # noqa: E402
 from model import write_file  # noqa: E402
 from pretrain import base_skills, load_base  # noqa: E402
 from tasks import domains  # noqa: E402
+from tasks.text import prompt_text  # noqa: E402
 
 RESULTS = ROOT / "experiments" / "results" / "runs"
 RATES = ("0.0001", "0.0003", "0.001", "0.003")
@@ -49,21 +50,25 @@ PAIRS = (("strings", "numbers"), ("numbers", "strings"), ("strings", "strings"))
 LATER = 77  # what is added to the seed for those other rules
 ZERO_STEPS = {"fst": 10, "rl": 30}  # of the runs that are looked at after every step, until reward comes in
 STAGES = {"fst": 40, "rl": 50}  # steps for each task of the stream, so that both spend about as many rollouts
-CHEAP = ("strings", "numbers")  # the domains of distillation and of the frozen reflector
+CHEAP = ("strings", "numbers")  # the domains of distillation, the frozen reflector and prompts first
 KL_COEFS = ("1", "0.1", "0.01", "0.001", "0")  # swept like the rates, from the base outwards
 OWN_KL = {"kl": ("rl",), "own-kl": ("rl", "fst")}  # who gets its own: rl as a second baseline, or both
 EXERCISE_STEPS = 30
 CLAIMS = ("sweep", "domains", "zero", "kl", "plasticity", "stream", "distill", "reflector")  # what they need
-EXPERIMENTS = (*CLAIMS, "own-kl", "exercises")
+EXPERIMENTS = (*CLAIMS, "own-kl", "prompt-first", "exercises")
 
 
 @dataclass(frozen=True)
 class Job:
-    """A run of train.py: its name, its options, and the job whose weights it begins with ("" for the shipped base)."""
+    """A run of train.py: its name, its options, and the jobs whose weights and whose evolved prompt it begins with.
+
+    "": the shipped base, the seed prompt.
+    """
 
     name: str
     options: tuple[str, ...]
     base: str = ""
+    prompt: str = ""
     skills: bool = False  # also measure what was forgotten
 
 
@@ -111,7 +116,7 @@ def kl_jobs(method: str, lr: dict[str, str]) -> dict[str, list[Job]]:
 
 
 def jobs_of(experiment: str, lr: dict[str, str], seeds: list[int], names: list[str]) -> list[Job]:
-    """The runs of an experiment, maybe some twice; those that begin with other runs' weights come after them."""
+    """The runs of an experiment, maybe some twice; those that begin with what others left come after them."""
     jobs = []
     for seed in seeds:
         if experiment == "domains":
@@ -136,6 +141,11 @@ def jobs_of(experiment: str, lr: dict[str, str], seeds: list[int], names: list[s
         elif experiment == "reflector":
             options = ("--reflector", "base")
             jobs += [job(f"frozen-{d}-{seed}", "fst", d, seed, lr["fst"], *options) for d in names if d in CHEAP]
+        elif experiment == "prompt-first":
+            for d in (d for d in names if d in CHEAP):
+                before = domain_job("gepa", d, seed, lr)
+                more = {"steps": STEPS["fst"], "prompt": before.name}
+                jobs += [before, job(f"gepa+rl-{d}-{seed}", "rl", d, seed, lr["rl"], **more)]
         elif experiment == "exercises":  # against the runs of `domains`, at the same step
             for change in EXERCISES:
                 options = [word for setting in change.split("+") for word in f"--{setting}".split("=")]
@@ -196,6 +206,11 @@ def execute(j: Job, out: Path) -> None:
     options = [*j.options, "--out", str(folder)]
     if j.base:
         options += ["--base", str(out / j.base / "weights.pt")]
+    if j.prompt:
+        evolved = json.loads((RESULTS / f"{j.prompt}.json").read_text())["result"]["tasks"][0]["evolved"]
+        out.mkdir(parents=True, exist_ok=True)
+        write_file(prompt := out / f"{j.name}.txt", prompt_text(evolved).encode())
+        options += ["--prompt", str(prompt)]
     command, environment = [sys.executable, "train.py", *options], os.environ | {"OMP_NUM_THREADS": "1"}
     if (settings := folder / "config.json").exists():
         if json.loads(settings.read_text()) != json.loads(json.dumps(asdict(parse_config(options)))):
@@ -208,7 +223,7 @@ def execute(j: Job, out: Path) -> None:
     if not (folder / "result.json").exists():
         raise RuntimeError(f"{j.name} was stopped: the same command goes on from there")
     slow = [line for line in lines if line["kind"] == "slow"]
-    record = {"command": command_of(j), "begins_with": j.base}
+    record = {"command": command_of(j), "begins_with": j.base or j.prompt}
     record |= {
         key: [line[key] and round(line[key], 3) for line in slow] for key in ("reward", "entropy", "dropped_groups")
     }
@@ -247,13 +262,13 @@ def still_to_run(jobs: list[Job], out: Path) -> list[Job]:
 
 
 def run_all(jobs: list[Job], out: Path, label: str) -> None:
-    """Two at a time, each after the one whose weights it begins with."""
-    running, order = {}, sorted(still_to_run(jobs, out), key=lambda j: bool(j.base))
+    """Two at a time, each after those that it begins with."""
+    running, order = {}, sorted(still_to_run(jobs, out), key=lambda j: bool(j.base or j.prompt))
     with ThreadPoolExecutor(2) as pool, tqdm(total=len(order), desc=label, unit="run") as bar:
 
         def work(j: Job) -> None:
-            if j.base in running:
-                running[j.base].result()
+            for before in {j.base, j.prompt} & {*running}:
+                running[before].result()
             execute(j, out)
             bar.set_postfix_str(j.name, refresh=False)
             bar.update()
@@ -273,7 +288,7 @@ def main() -> None:
         "--quick", action="store_true", help="fst, rl and gepa on strings with seed 0, at the rates of the sweep"
     )
     parser.add_argument(
-        "--only", nargs="+", choices=EXPERIMENTS, default=CLAIMS, help="one or several (default: all but the last two)"
+        "--only", nargs="+", choices=EXPERIMENTS, default=CLAIMS, help="one or more (default: all but the last three)"
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument(

@@ -315,6 +315,7 @@ def test_outcomes_and_exercises_compare_ends_at_the_same_step():
         ("asymptote", "facts", "domains"),
         ("stays close", "facts, rl with its own KL coefficient", "domains kl"),
         ("continual, stage 2", "numbers", "domains stream"),
+        ("prompts first", "numbers", "domains prompt-first"),
     ],
 )
 def test_a_claim_says_which_command_makes_its_runs(claim, where, only):

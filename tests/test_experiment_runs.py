@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from config import Config, check_config, parse_config
-from tasks import make_task
+from tasks import make_task, text
 from tests import toy
 
 ROOT = Path(__file__).parent.parent
@@ -66,6 +66,13 @@ def test_plasticity_is_also_measured_after_runs_with_their_own_coefficients(resu
     assert len({job.options for jobs in after for job in jobs.values()}) == 1  # they differ in where they begin only
     first = {job.name: parse_config([*job.options]) for job in own}
     assert first["fstkl-strings-0"].kl_coef == first["rlkl-facts-0"].kl_coef == 0.1
+
+
+def test_prompts_first_goes_on_from_the_prompt_that_gepa_ended_with():
+    gepa, rl = runs.jobs_of("prompt-first", LR, [3], ["numbers", "facts"])
+    assert (gepa, rl.prompt) == (runs.domain_job("gepa", "numbers", 3, LR), "gepa-numbers-3")
+    fst, after = (parse_config([*j.options]) for j in (runs.domain_job("fst", "numbers", 3, LR), rl))
+    assert (after.method, after.steps, after.seed, after.kl_coef) == ("rl", fst.steps, fst.seed, fst.kl_coef)
 
 
 def test_methods_are_compared_on_the_same_tasks_and_rl_has_its_own_rate():
@@ -139,13 +146,16 @@ def test_a_run_is_made_in_a_process_of_its_own_measured_and_noted(results, tmp_p
     toy.make_base(tmp_path / "base.pt", known=["strings"])
     options = [*toy.SIZES, "--method", "rl", "--steps", "4", "--base", str(tmp_path / "base.pt")]
     first = runs.Job("first", tuple(options), skills=True)
-    second = runs.Job("second", (*options[:-2],), base="first")
+    second = runs.Job("second", (*options[:-2],), base="first", prompt="evolution")
+    evolution = {"result": {"tasks": [{"evolved": {"red": "reverse"}}]}}
+    (results / "evolution.json").write_text(json.dumps(evolution))
     runs.run_all([first, second], tmp_path / "out", "test")
     made = {name: json.loads((results / f"{name}.json").read_text()) for name in ("first", "second")}
     assert [e["step"] for e in made["first"]["evals"]] == [0, 4] and len(made["first"]["reward"]) == 4
     assert set(made["first"]["skills"]) == {"strings"} and made["first"]["corpus_loss"] > 4
     assert made["first"]["command"].startswith("python train.py --tasks strings") and "skills" not in made["second"]
-    assert json.loads((tmp_path / "out/second/config.json").read_text())["base"].endswith("first/weights.pt")
+    settings = json.loads((tmp_path / "out/second/config.json").read_text())
+    assert settings["base"].endswith("first/weights.pt") and settings["prompt"] == text.prompt_text({"red": "reverse"})
     times = {name: (results / f"{name}.json").stat().st_mtime_ns for name in made}
     runs.run_all([first, second], tmp_path / "out", "test")
     assert times == {name: (results / f"{name}.json").stat().st_mtime_ns for name in made}

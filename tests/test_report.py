@@ -26,7 +26,7 @@ def test_the_table_of_faults_says_what_was_found():
     soak = {"steps": 2000, "growth": 0.0123, "steps_per_second": [9.8, 10.2], "checkpoint_bytes": [1000, 2000]}
     soak["bytes_per_step"] = {"log.jsonl": [300.2, 310.0], "samples.txt": [1, 1]}
     table = report.fault_table(kill, faults, fuzz, {"fst": soak})
-    assert "| 5 kills over 2 runs: half a write of log.jsonl 3, resuming 2 |" in table and "| 9 of 60 steps |" in table
+    assert "| 5 kills over 2 runs, in 2 places |" in table and "| 9 of 60 steps |" in table
     assert "| 100,000 | 3 exceptions" in table and "but for 4 that left" in table
     assert (
         "memory at most +1.2% after" in table
@@ -126,7 +126,10 @@ def test_the_readme_begins_with_where_the_methods_end_and_what_it_took_them():
     assert "the weights: facts at least 8.5 times." in said and "9.0" not in said
     assert report.headline(claims[2:]) == report.ends_table(claims[:2], {}) == ""  # of a sweep alone there is none
     outcomes = {
-        f"{d}, {m}": {"rollouts": {"mean": n}} for d in ("a", "b") for m, n in (("rl", 10), ("gepa", 2000), ("fst", 30))
+        f"{d}, {m}": {"rollouts": {"mean": n}, "tokens": {"mean": 9.0 * n}}
+        for d in ("a", "b")
+        for m, n in (("rl", 10), ("gepa", 2000), ("fst", 30))
     }
     table = report.ends_table(claims, outcomes)
     assert "| facts | 0.00 | 0.25 | 0.38 | 0.50 |" in table and "| rollouts | | 10 | 2,000 | 30 |" in table
+    assert "| tokens | | 90 | 18,000 | 270 |" in table
