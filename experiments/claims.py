@@ -386,8 +386,8 @@ def exercises(runs: dict) -> dict[str, dict]:
 
 def command(line: dict) -> str:
     """What makes the runs of a claim, and the learning rates that they have."""
-    named = {"plasticity": "plasticity", "continual": "stream", "FST-distill": "distill", "reflector": "reflector"}
-    named |= {"prompts first": "prompt-first"}
+    named = {"plasticity": "plasticity", "continual": "stream", "FST-distill": "distill", "reflector": "reflector",
+             "prompts first": "prompt-first"}  # fmt: skip
     zero = "zero" if "until validation" in line["claim"] else ""
     only = next((experiment for start, experiment in named.items() if line["claim"].startswith(start)), zero)
     others = next((needed for variant, (*_, needed) in VARIANTS.items() if variant in line["where"]), "")

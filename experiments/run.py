@@ -20,7 +20,6 @@ import subprocess
 import sys
 import threading
 import zlib
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import chain
@@ -96,7 +95,7 @@ def best(tried: dict[str, list[Job]], equal: float = EQUAL) -> str:
 
     Raises OSError before they have run.
     """
-    did = {setting: mean(at_the_end(finished(j)["evals"]) for j in jobs) for setting, jobs in tried.items()}
+    did = {setting: mean(at_the_end(finished(j.name)["evals"]) for j in jobs) for setting, jobs in tried.items()}
     return next(setting for setting, accuracy in did.items() if accuracy >= max(did.values()) - equal)
 
 
@@ -117,6 +116,7 @@ def kl_jobs(method: str, lr: dict[str, str]) -> dict[str, list[Job]]:
 
 def jobs_of(experiment: str, lr: dict[str, str], seeds: list[int], names: list[str]) -> list[Job]:
     """The runs of an experiment, maybe some twice; those that begin with what others left come after them."""
+    coefs = {method: best(kl_jobs(method, lr)) for method in OWN_KL.get(experiment, ())}
     jobs = []
     for seed in seeds:
         if experiment == "domains":
@@ -127,10 +127,10 @@ def jobs_of(experiment: str, lr: dict[str, str], seeds: list[int], names: list[s
                 name = f"zero-{method}-{seed}"
                 jobs.append(job(name, method, "star_graph", seed, lr[method], steps=steps, every=1))
         elif experiment in OWN_KL:
-            jobs += [own_kl_job(method, d, seed, lr) for method in OWN_KL[experiment] for d in names]
-            jobs += plasticity_jobs(seed, lr, own_kl_job) if experiment == "own-kl" else []
+            jobs += [domain_job(method, d, seed, lr, coef) for method, coef in coefs.items() for d in names]
+            jobs += plasticity_jobs(seed, lr, coefs) if experiment == "own-kl" else []
         elif experiment == "plasticity":
-            jobs += plasticity_jobs(seed, lr, domain_job)
+            jobs += plasticity_jobs(seed, lr, coefs)
         elif experiment == "stream":
             for method in ("fst", "rl"):
                 stage, steps = ("--stage", str(STAGES[method])), STAGES[method] * len(Config.tasks)
@@ -154,19 +154,18 @@ def jobs_of(experiment: str, lr: dict[str, str], seeds: list[int], names: list[s
     return jobs
 
 
-def domain_job(method: str, domain: str, seed: int, lr: dict[str, str]) -> Job:
-    return job(f"{method}-{domain}-{seed}", method, domain, seed, lr[method], skills=method != "gepa")
+def domain_job(method: str, domain: str, seed: int, lr: dict[str, str], coef: str = "") -> Job:
+    """coef: the method's own KL coefficient; with that of all it is the usual run."""
+    own = coef and float(coef) != Config.kl_coef
+    called, options = (f"{method}kl", ("--kl-coef", coef)) if own else (method, ())
+    return job(f"{called}-{domain}-{seed}", method, domain, seed, lr[method], *options, skills=method != "gepa")
 
 
-def own_kl_job(method: str, domain: str, seed: int, lr: dict[str, str]) -> Job:
-    """With the KL coefficient of the method's sweep. Raises OSError before it ran."""
-    if float(chosen := best(kl_jobs(method, lr))) == Config.kl_coef:
-        return domain_job(method, domain, seed, lr)
-    return job(f"{method}kl-{domain}-{seed}", method, domain, seed, lr[method], "--kl-coef", chosen, skills=True)
+def plasticity_jobs(seed: int, lr: dict[str, str], coefs: dict[str, str]) -> list[Job]:
+    """`rl` on the second task of every pair, from the base and from weights that were trained on the first.
 
-
-def plasticity_jobs(seed: int, lr: dict[str, str], trained: Callable[..., Job]) -> list[Job]:
-    """`rl` on the second task of every pair, from the base and from weights that were trained on the first."""
+    coefs: the KL coefficients of that training, of methods with their own.
+    """
     jobs = []
     for first, second in PAIRS:
         later = seed + LATER if first == second else seed
@@ -175,15 +174,15 @@ def plasticity_jobs(seed: int, lr: dict[str, str], trained: Callable[..., Job]) 
         else:
             jobs.append(domain_job("rl", second, seed, lr))
         for method in ("rl", "fst"):
-            before = trained(method, first, seed, lr)
+            before = domain_job(method, first, seed, lr, coefs.get(method, ""))
             name = f"plasticity-{second}-after-{before.name}"
             jobs += [before, job(name, "rl", second, later, lr["rl"], base=before.name)]
     return jobs
 
 
-def finished(j: Job) -> dict:
+def finished(name: str) -> dict:
     """What a run left. Raises OSError where it has not been run."""
-    return json.loads((RESULTS / f"{j.name}.json").read_text())
+    return json.loads((RESULTS / f"{name}.json").read_text())
 
 
 measuring = threading.Lock()  # torch's threads are for one at a time
@@ -207,7 +206,7 @@ def execute(j: Job, out: Path) -> None:
     if j.base:
         options += ["--base", str(out / j.base / "weights.pt")]
     if j.prompt:
-        evolved = json.loads((RESULTS / f"{j.prompt}.json").read_text())["result"]["tasks"][0]["evolved"]
+        evolved = finished(j.prompt)["result"]["tasks"][0]["evolved"]
         out.mkdir(parents=True, exist_ok=True)
         write_file(prompt := out / f"{j.name}.txt", prompt_text(evolved).encode())
         options += ["--prompt", str(prompt)]
@@ -255,7 +254,7 @@ def still_to_run(jobs: list[Job], out: Path) -> list[Job]:
     jobs = list(dict.fromkeys(jobs))  # those that several experiments need once
     todo = [j for j in jobs if not (RESULTS / f"{j.name}.json").exists()]
     for j in jobs:
-        if j not in todo and finished(j)["command"] != (asked := command_of(j)):
+        if j not in todo and finished(j.name)["command"] != (asked := command_of(j)):
             raise ValueError(f"{RESULTS / j.name}.json is not of {asked}: move it away first")
     needed = {j.base for j in todo}
     return [j for j in jobs if j in todo or (j.name in needed and not (out / j.name / "weights.pt").exists())]
