@@ -69,17 +69,17 @@ def causal_attention(q, k, v):
 def attend(q, prefix, own, prefix_bias, own_bias):
     """Attention over a shared prefix and a row's own segment, under one softmax. Heads come first: no cache is copied.
 
-    q (H, R, T, D); prefix: keys and values (H, K, D, P), each for R / K consecutive rows; own: keys and values
-    (H, R, D, S): a CPU reads keys twice as fast with their slots last. Biases (K, 1, P) and, broadcast, (R, T, S) are
-    0 where attended to, -inf elsewhere. -> (H, R, T, D)
+    q (H, R, T, D); prefix: keys (H, K, D, P) and values (H, K, P, D), each for R / K consecutive rows; own: keys
+    (H, R, D, S) and values (H, R, S, D): so a CPU reads both fastest. Biases (K, 1, P) and, broadcast, (R, T, S) are 0
+    where attended to, -inf elsewhere. -> (H, R, T, D)
     """
     (H, R, T, D), (K, _, P) = q.shape, prefix[0].shape[1:]
     q = q.contiguous() * D**-0.5
     to_prefix = (q.view(H, K, -1, D) @ prefix[0] + prefix_bias).view(H, R, T, P)
     to_own = q @ own[0] + own_bias  # (H, R, T, S)
     weights = torch.cat([to_prefix, to_own], dim=-1).softmax(-1)
-    of_prefix = weights[..., :P].reshape(H, K, R // K * T, P) @ prefix[1].mT  # (H, K, R / K * T, D)
-    return of_prefix.view(q.shape) + weights[..., P:] @ own[1].mT
+    of_prefix = weights[..., :P].reshape(H, K, R // K * T, P) @ prefix[1]  # (H, K, R / K * T, D)
+    return of_prefix.view(q.shape) + weights[..., P:] @ own[1]
 
 
 def bias(visible: Tensor) -> Tensor:
@@ -92,7 +92,7 @@ class Prefix(NamedTuple):
 
     lengths: Tensor  # (K,) long
     bias: Tensor  # (K, 1, P), 0 on the prompts, -inf beyond
-    layers: list  # of each layer the keys and values (H, K, D, P)
+    layers: list  # of each layer the keys (H, K, D, P) and the values (H, K, P, D)
 
 
 class Block(nn.Module):
@@ -139,7 +139,7 @@ class GPT(nn.Module):
     def hidden(self, tokens: Tensor, prefix: Prefix | None = None, cache: list | None = None) -> Tensor:
         """tokens (B, T) -> what the head reads (B, T, C).
 
-        Of a prefix each prompt goes on in B / K consecutive rows. A cache gets keys and values (H, B, D, T) per layer.
+        Of a prefix each prompt goes on in B / K consecutive rows. A cache gets keys (H, B, D, T), values (H, B, T, D).
         """
         positions = offsets = torch.arange(tokens.size(1), device=tokens.device)  # (T,)
         if prefix is not None:
@@ -149,7 +149,7 @@ class GPT(nn.Module):
         x, cos, sin = self.embedding(tokens), self.cos[positions].unsqueeze(-3), self.sin[positions].unsqueeze(-3)
         for i, block in enumerate(self.blocks):
             q, k, v = block.qkv(x, cos, sin)
-            own = k.permute(1, 0, 3, 2), v.permute(1, 0, 3, 2)
+            own = k.permute(1, 0, 3, 2), v.transpose(0, 1)
             if cache is not None:
                 cache.append(own)
             if prefix is None:
@@ -270,8 +270,8 @@ def sample_naive(model, prompts, questions, samples, *, max_new, eos, pad, tempe
 def decode_step(model, tokens, positions, slot, prefix, prefix_bias, own, own_bias, noise, temperature):
     """One token for every row: a pure function of tensors with static shapes, but for the cache that it writes.
 
-    tokens (R,) of the step before, at `positions` (R,), go into `slot` (1,) of the cache `own`, keys and values
-    (H, R, D, S) per layer; own_bias (R, 1, S): 0 for filled slots, else -inf. noise (R,). -> tokens, log-probs (R,)
+    tokens (R,) of the step before, at `positions` (R,), go into `slot` (1,) of the cache `own`, per layer keys
+    (H, R, D, S), values (H, R, S, D); own_bias (R, 1, S): 0 for filled slots, else -inf. noise (R,). -> tokens, log-probs
     """
     own_bias.index_fill_(2, slot, 0.0)
     cos, sin = model.cos[positions][:, None, None], model.sin[positions][:, None, None]  # (R, 1, 1, D)
@@ -279,7 +279,7 @@ def decode_step(model, tokens, positions, slot, prefix, prefix_bias, own, own_bi
     for block, shared, (keys, values) in zip(model.blocks, prefix, own, strict=True):
         q, k, v = block.qkv(x, cos, sin)  # (R, H, 1, D)
         keys.index_copy_(3, slot, k.permute(1, 0, 3, 2))
-        values.index_copy_(3, slot, v.permute(1, 0, 3, 2))
+        values.index_copy_(2, slot, v.transpose(0, 1))
         heads = attend(q.transpose(0, 1), shared, (keys, values), prefix_bias, own_bias)
         x = block.rest(x, heads.transpose(0, 1))
     return choose(model.head(model.norm(x[:, 0])), noise, temperature)
@@ -312,7 +312,7 @@ def sample(
         x = model.hidden(tokens[some], Prefix(prefix.lengths[these], prefix.bias[these], layers), cache := [])
         caches.append(cache)
         last.append(x[torch.arange(len(x), device=device), lengths[some] - 1])
-    layers = zip(*caches, strict=True)  # each as all parts' keys and values; joined (H, R, D, Q)
+    layers = zip(*caches, strict=True)  # each as all parts' keys and values; joined (H, R, D, Q), (H, R, Q, D)
     own = [tuple(torch.cat(parts, 1).repeat_interleave(G, 1) for parts in zip(*layer, strict=True)) for layer in layers]
     own_bias = bias(torch.arange(width + max_new, device=device) < lengths[:, None])[:, None].repeat_interleave(G, 0)
     positions = (prefix.lengths.repeat_interleave(B) + lengths).repeat_interleave(G)  # (R,)
@@ -335,8 +335,8 @@ def sample(
         S, (H, rest, D, room) = width + end - 1, own[0][0].shape  # S slots are in use when the chunk ends
         if room <= S:  # in large steps, since all is copied, and past S: for a compiler a whole cache is another case
             more = own[0][0].new_zeros(H, rest, D, max(S + 1 - room, room // 8))
-            own = [tuple(torch.cat([cache, more], dim=3) for cache in layer) for layer in own]
-        used = [tuple(cache[..., :S] for cache in layer) for layer in own]
+            own = [(torch.cat([k, more], dim=3), torch.cat([v, more.mT], dim=2)) for k, v in own]
+        used = [(k[..., :S], v[:, :, :S]) for k, v in own]
         steps, caches = [], (prefix.layers, prefix.bias, used, own_bias[..., :S])
         slots = torch.arange(width + begin - 1, S, device=device).split(1)
         for slot, step_noise in zip(slots, noise[rows, begin:end].unbind(1), strict=True):

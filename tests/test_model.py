@@ -219,7 +219,11 @@ def test_too_long_a_sequence_is_refused_with_the_numbers():
 def step_arguments(gpt, K=2, R=6, S=8, device="cpu"):
     """Arguments of decode_step at one chunk's shapes."""
     D, H, L = gpt.cfg.n_embd // gpt.cfg.n_head, gpt.cfg.n_head, gpt.cfg.n_layer
-    cache = lambda rows, slots: [(torch.randn(H, rows, D, slots, device=device),) * 2 for _ in range(L)]  # noqa: E731
+
+    def cache(rows, slots):
+        shapes = (H, rows, D, slots), (H, rows, slots, D)
+        return [tuple(torch.randn(shape, device=device) for shape in shapes) for _ in range(L)]
+
     prefix, own, prefix_bias = cache(K, 5), cache(R, S), torch.zeros(K, 1, 5, device=device)
     own_bias = torch.full((R, 1, S), -torch.inf, device=device)
     tokens, noise = torch.zeros(R, dtype=torch.long, device=device), torch.full((R,), 0.5, device=device)
@@ -260,13 +264,13 @@ def test_decode_steps_run_the_same_operations_on_the_same_shapes_and_never_sync(
 def test_decode_step_writes_into_the_cache_in_place():
     arguments = step_arguments(make_model())
     own = arguments(0)[6]
-    pointers = [keys.data_ptr() for keys, _ in own]
-    before = own[0][0].clone()
+    pointers, before = [cache.data_ptr() for layer in own for cache in layer], [cache.clone() for cache in own[0]]
     with torch.no_grad():
         decode_step(*arguments(0))
-    assert pointers == [keys.data_ptr() for keys, _ in own]
-    changed = (own[0][0] != before).flatten(0, 2).any(0)  # slots
-    assert changed.tolist() == [i == 3 for i in range(8)]
+    assert pointers == [cache.data_ptr() for layer in own for cache in layer]
+    keys, values = (after != cache for after, cache in zip(own[0], before, strict=True))
+    for changed in keys.flatten(0, 2).any(0), values.mT.flatten(0, 2).any(0):  # slots
+        assert changed.tolist() == [i == 3 for i in range(8)]
 
 
 def test_decode_step_runs_on_the_meta_device():
