@@ -19,9 +19,11 @@ from torch import Tensor
 def join() -> None:
     """Meet the other processes, where torchrun has started some."""
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
-        if torch.cuda.is_available():
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
-        dist.init_process_group()  # gloo for tensors on the CPU, nccl for CUDA
+        if torch.cuda.device_count() >= int(os.environ["LOCAL_WORLD_SIZE"]):
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+            dist.init_process_group()  # gloo for tensors on the CPU, nccl for CUDA
+        else:
+            dist.init_process_group("gloo")  # nccl refuses processes that share a GPU, even if they do not use it
         atexit.register(dist.destroy_process_group)  # stops gloo's threads, which may abort the process at its end
 
 

@@ -91,6 +91,39 @@ def compiled_step():
     return torch.compile(decode_step, dynamic=True)  # else compiled anew for every chunk
 
 
+class CapturedStep:
+    """decode_step on a GPU, where its hundred small kernels take longer to launch than to run.
+
+    Of each chunk of steps one is recorded as a CUDA graph, and all are replays of it: the caches stay where they are,
+    and what is new in a step is copied to where the graph reads it.
+    """
+
+    def __init__(self):
+        self.own, self.pool = None, torch.cuda.graph_pool_handle()
+
+    def __call__(self, model, tokens, positions, slot, prefix, prefix_bias, own, own_bias, noise, temperature):
+        new = tokens, positions, slot, noise
+        if own is not self.own:  # another chunk
+            self.inputs = [part.clone() for part in new]
+            tokens, positions, slot, noise = self.inputs
+            arguments = model, tokens, positions, slot, prefix, prefix_bias, own, own_bias, noise, temperature
+            if self.own is None:
+                decode_step(*arguments)  # what a kernel does when it first runs cannot be recorded
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=self.pool):
+                self.outputs = decode_step(*arguments)
+            self.graph, self.own = graph, own  # only now: the graph before keeps the pool alive
+        for part, value in zip(self.inputs, new, strict=True):
+            part.copy_(value)
+        self.graph.replay()
+        return tuple(part.clone() for part in self.outputs)
+
+
+def decoder(compiled: bool, device: str):
+    """The fastest form of decode_step there: compiled (--compile), recorded on a GPU, else as it is."""
+    return compiled_step() if compiled else CapturedStep() if device == "cuda" else decode_step
+
+
 class Run:
     """The state of a run between two gradient steps, and its folder."""
 
@@ -114,7 +147,7 @@ class Run:
                 )
         self.base_sum = zlib.crc32(Path(cfg.base).read_bytes())
         self.policy = copy.deepcopy(self.base).requires_grad_()
-        self.decode = compiled_step() if cfg.compile else decode_step
+        self.decode = decoder(cfg.compile, self.device)
         self.optimizer = torch.optim.AdamW(self.policy.parameters(), lr=cfg.lr, betas=(0.9, 0.999), weight_decay=0.0)
         self.start = text.parse_prompt(cfg.prompt)  # the seed prompt; without --prompt it is empty
         self.population = Population(cfg.population, cfg.seed, [self.start])

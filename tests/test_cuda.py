@@ -6,8 +6,11 @@ import pytest
 import torch
 
 import rl
+import run
+import train
+from config import METHODS
 from model import decode_step, sample
-from tests import test_rl
+from tests import test_rl, toy
 from tests.test_model import SETTINGS, make_batch, make_model, step_arguments
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, this machine has none")
@@ -55,6 +58,30 @@ def test_tokens_are_those_of_the_cpu_and_tokens_per_second_are_shown(capsys):
         print(f"\n{torch.cuda.get_device_name()}: {speed:.0f} tokens/s, {len(noise)} rows, a tiny model")
     same = (rollouts.tokens.cpu() == expected.tokens).all(1).float().mean()
     assert same > 0.95  # sums are rounded in another order, so a row may turn where two tokens are equally near
+
+
+def test_captured_steps_draw_the_tokens_of_plain_ones():
+    gpt, (prompts, questions), captured = make_model().cuda(), make_batch(B=32), run.decoder(False, "cuda")
+    for max_new in (2, 30, 80):  # shorter than a chunk of steps, than two, and longer
+        noise = torch.rand(3 * 32 * 2, max_new, device="cuda")
+        settings = SETTINGS | {"noise": noise, "max_new": max_new}
+        plain = sample(gpt, prompts, questions, 2, **settings)
+        replayed = sample(gpt, prompts, questions, 2, decode=captured, **settings)
+        assert torch.equal(plain.tokens, replayed.tokens) and torch.equal(plain.lengths, replayed.lengths)
+        torch.testing.assert_close(plain.logprobs, replayed.logprobs)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_on_a_gpu_samples_with_captured_steps_and_can_be_resumed(start, monkeypatch, method):
+    replays, call = [], run.CapturedStep.__call__
+    monkeypatch.setattr(run.CapturedStep, "__call__", lambda *a: replays.append(1) or call(*a))
+    folder = start("gpu", "--device", "cuda", method=method, steps=5)
+    train.main(["--resume", str(folder), "--steps", "10"])
+    lines = toy.log_of(folder)
+    assert replays and lines[-1]["step"] == 10 and lines[-1]["rollouts"] > 0
+    if method != "gepa":
+        assert [line["step"] for line in lines if line["kind"] == "slow"] == [*range(1, 11)]
+        assert all(line["skipped"] == 0 for line in lines if line["kind"] == "slow")
 
 
 @pytest.mark.parametrize("substeps", [1, 2])

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import parallel
 from model import load_checkpoint
 from tests import toy
 
@@ -41,7 +42,8 @@ def run_processes(n: int, out: Path, base: Path, *argv: str, code: str = CODE) -
     processes = []
     for i in range(n):
         world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(n), "RANK": str(i)}
-        settings = {"cwd": ROOT, "env": os.environ | world | {"LOCAL_RANK": str(i)}, "text": True}
+        world |= {"LOCAL_WORLD_SIZE": str(n), "LOCAL_RANK": str(i)}
+        settings = {"cwd": ROOT, "env": os.environ | world, "text": True}
         command = [sys.executable, "-c", code, *flags]
         processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **settings))
     ended = []
@@ -86,3 +88,16 @@ def test_two_processes_pretrain_the_base_that_one_does(tmp_path):
     assert one["step"] == two["step"] == 6
     for name, weight in one["model"].items():
         torch.testing.assert_close(weight, two["model"][name], atol=1e-3, rtol=0)
+
+
+def test_with_fewer_gpus_than_processes_they_talk_without_them(monkeypatch):
+    asked, places = [], []
+    monkeypatch.setattr(torch.cuda, "set_device", places.append)
+    monkeypatch.setattr(parallel.dist, "init_process_group", lambda *backend: asked.append(backend))
+    monkeypatch.setattr(parallel.atexit, "register", lambda _: None)
+    for name, value in {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    for gpus in (0, 1, 2):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda gpus=gpus: gpus)
+        parallel.join()
+    assert asked == [("gloo",), ("gloo",), ()] and places == [1]

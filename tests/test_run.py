@@ -21,7 +21,7 @@ import train
 from config import METHODS, Config, parse_config
 from model import load_checkpoint, save_checkpoint
 from tasks import TOPICS, corpus, make_task, text
-from tests import toy
+from tests import test_model, toy
 
 ROOT = Path(__file__).parent.parent
 
@@ -120,6 +120,47 @@ def test_a_compiled_run_samples_with_the_compiled_step_and_is_the_same(start, mo
     monkeypatch.setattr(torch, "compile", compile)
     compiled = start("compiled", "--compile", steps=2)
     assert calls and toy.equal(toy.outcome(plain), toy.outcome(compiled))
+
+
+class FakeGraph:
+    """A CUDA graph of decode_step, as a CPU can have one: a replay calls it again with what was recorded."""
+
+    recording, recorded = None, 0
+
+    def __enter__(self):
+        FakeGraph.recording = self
+
+    def __exit__(self, *_):
+        FakeGraph.recording, FakeGraph.recorded = None, FakeGraph.recorded + 1
+
+    def replay(self):
+        for part, value in zip(self.outputs, model.decode_step(*self.arguments), strict=True):
+            part.copy_(value)
+
+
+def test_a_captured_step_is_recorded_once_a_chunk_and_samples_the_same(monkeypatch):
+    def decode_step(*arguments):
+        if graph := FakeGraph.recording:  # nothing is computed while a graph is recorded
+            graph.arguments, graph.outputs = arguments, (torch.zeros_like(arguments[1]), torch.zeros(len(arguments[1])))
+            return graph.outputs
+        return model.decode_step(*arguments)
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", FakeGraph)
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph, pool: graph)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+    monkeypatch.setattr(run, "decode_step", decode_step)
+    gpt, (prompts, questions) = test_model.make_model(), test_model.make_batch()
+    noise = torch.rand(3 * 4 * 2, 30, generator=torch.Generator().manual_seed(0))
+    captured = run.decoder(False, "cuda")
+    for weights in gpt, test_model.make_model(scale=2.0):  # of two models, one after the other
+        both = [
+            model.sample(weights, prompts, questions, 2, noise=noise, **test_model.SETTINGS, decode=decode)
+            for decode in (model.decode_step, captured)
+        ]
+        for plain, other in zip(*(vars(rollouts).values() for rollouts in both), strict=True):
+            assert torch.equal(plain, other)
+    assert FakeGraph.recorded == 2 * 4  # 29 steps in chunks of 8
+    assert run.decoder(False, "cpu") is decode_step
 
 
 def test_a_folder_with_another_run_is_refused(start, capsys, base):
