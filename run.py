@@ -99,7 +99,7 @@ class CapturedStep:
     """
 
     def __init__(self):
-        self.own, self.pool = None, torch.cuda.graph_pool_handle()
+        self.own = None  # the caches of the chunk that was recorded
 
     def __call__(self, model, tokens, positions, slot, prefix, prefix_bias, own, own_bias, noise, temperature):
         new = tokens, positions, slot, noise
@@ -109,10 +109,9 @@ class CapturedStep:
             arguments = model, tokens, positions, slot, prefix, prefix_bias, own, own_bias, noise, temperature
             if self.own is None:
                 decode_step(*arguments)  # what a kernel does when it first runs cannot be recorded
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self.pool):
+            self.graph, self.own = torch.cuda.CUDAGraph(), own
+            with torch.cuda.graph(self.graph):
                 self.outputs = decode_step(*arguments)
-            self.graph, self.own = graph, own  # only now: the graph before keeps the pool alive
         for part, value in zip(self.inputs, new, strict=True):
             part.copy_(value)
         self.graph.replay()

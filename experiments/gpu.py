@@ -1,0 +1,93 @@
+"""How fast a run is on a GPU: decode steps replayed from CUDA graphs, and launched kernel by kernel.
+
+python experiments/gpu.py --out experiments/results/gpu.json
+
+Both draw the same tokens, in turn, in one process; a time is the median of its rounds. Last comes one whole
+`python train.py`, from its start to its closing table.
+"""
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+import torch
+from bench import ROOT, base_model, race
+
+import train
+from config import parse_config
+from model import decode_step
+from pretrain import generator_of
+from run import Run, decoder
+from tasks import make_task, text
+from tasks.dialogue import REFLECTION_TOKENS, answer, complete
+
+WAYS = {"replayed": lambda: decoder(False, "cuda"), "launched": lambda: decode_step}
+STEPS = 12  # of the main job: two cycles
+
+
+def samplers(words: str) -> tuple[dict, dict]:
+    """Functions that sample answers, or reflections, in each way; and what they left: how many tokens."""
+    model, task, tokens = base_model().cuda(), make_task("strings", 0), {}
+    asked = task.questions(random.Random(0), 32)
+    failures = [(q.ask, None, q.want) for q in asked]
+    requests = [text.reflection_text(q.topic, "", failures[i : i + 3]) for i, q in enumerate(asked[:16])]
+
+    def run(way: str, decode) -> None:
+        generate = generator_of(model, 1.0, torch.Generator("cuda").manual_seed(0), decode)
+        if words == "answers":
+            said = answer(generate, [(task.instructions, asked)] * 4, samples=2).completions
+        else:
+            said = complete(generate, [""], [requests], 1, REFLECTION_TOKENS)[0]
+        tokens[way] = sum(map(len, said))
+
+    return {way: partial(run, way, make()) for way, make in WAYS.items()}, tokens
+
+
+def cycles(way: str) -> tuple[float, list]:
+    """Two cycles of the main job -> how many seconds, and the log without those."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run(parse_config(["--out", folder, "--steps", str(STEPS), "--device", "cuda"]))
+        run.decode, start = WAYS[way](), time.perf_counter()
+        train.train(run)
+        seconds = time.perf_counter() - start
+        run.lock.close()
+        lines = [json.loads(line) for line in (Path(folder) / "log.jsonl").read_text().splitlines()]
+    return seconds, [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="the file to write")
+    args = parser.parse_args()
+    if not torch.cuda.is_available():
+        sys.exit("gpu.py: needs a CUDA device, this machine has none")
+    result = {"device": torch.cuda.get_device_name(), "torch": torch.__version__}
+    for words, rounds in (("answers", 7), ("reflections", 3)):
+        runners, tokens = samplers(words)
+        times = race(runners, rounds)
+        result[words] = {way: round(tokens[way] / seconds) for way, seconds in times.items()}  # tokens a second
+        print(words, result[words], flush=True)
+    runs = [(way, *cycles(way)) for way in ("launched", "replayed", "launched", "replayed")]
+    result["seconds"] = {way: min(seconds for name, seconds, _ in runs if name == way) for way in WAYS}
+    result["the same log"] = {way: runs[i][2] == runs[i + 2][2] for i, way in enumerate(("launched", "replayed"))}
+    print(result["seconds"], result["the same log"], flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        command = [sys.executable, "train.py", "--seed", "0", "--device", "cuda", "--out", folder]
+        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        result["train.py"] = {"seconds": time.perf_counter() - start}
+        outcome = json.loads((Path(folder) / "result.json").read_text())
+    accuracies = {task["task"]: task["accuracy"]["trained weights"][1] for task in outcome["tasks"]}
+    result["train.py"] |= {"rollouts": outcome["rollouts"], "accuracy": accuracies}
+    print(result["train.py"], flush=True)
+    args.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
