@@ -92,7 +92,7 @@ def compiled_step():
 
 
 class CapturedStep:
-    """decode_step on a GPU, where its hundred small kernels take longer to launch than to run.
+    """decode_step on a GPU, where its 200 small kernels take longer to launch than to run.
 
     Of each chunk of steps one is recorded as a CUDA graph, and all are replays of it: the caches stay where they are,
     and what is new in a step is copied to where the graph reads it.

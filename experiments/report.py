@@ -310,6 +310,22 @@ def speed_table(bench: dict) -> str:
     ])  # fmt: skip
 
 
+def gpu_text(gpu: dict) -> str:
+    """What a GPU makes of it."""
+    times = {words: f"{gpu[words]['replayed'] / gpu[words]['launched']:.1f}" for words in ("answers", "reflections")}
+    cycles, whole = gpu["seconds"], gpu["train.py"]
+    accuracy = ", ".join(f"{name} {value:.2f}" for name, value in whole["accuracy"].items())
+    repeats = "repeat" if gpu["the same log"]["replayed"] else "do not repeat"
+    return (
+        f"On a GPU ({gpu['device']}, torch {gpu['torch']}) decode steps are replayed from CUDA graphs: "
+        f"{gpu['answers']['replayed']:,} tokens a second of answers in 256 rows, {times['answers']} times as many as "
+        f"launched kernel by kernel; {gpu['reflections']['replayed']:,} of reflections in 16 rows, "
+        f"{times['reflections']} times. Two cycles of the main job take {cycles['replayed']:.1f} s, "
+        f"{cycles['launched']:.1f} s if launched, and {repeats} number by number. `python train.py --seed 0` takes "
+        f"{whole['seconds']:.0f} s: {whole['rollouts']:,} rollouts, validation accuracy {accuracy}."
+    )
+
+
 def drawn(name: str) -> bool:
     return (ROOT / "experiments" / "figures" / f"{name}.png").exists()
 
@@ -417,6 +433,8 @@ def results_page() -> str:
         quick = " --quick" if bench["quick"] else ""
         command = f"    python experiments/bench.py{quick} && python experiments/report.py"
         parts += ["## Speed", speed_table(bench), command]
+    if gpu := read("gpu"):
+        parts += [gpu_text(gpu), "    python experiments/gpu.py --out experiments/results/gpu.json"]
     return "\n\n".join(parts) + "\n"
 
 
