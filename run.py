@@ -110,7 +110,7 @@ class CapturedStep:
             if self.own is None:
                 decode_step(*arguments)  # what a kernel does when it first runs cannot be recorded
             self.graph, self.own = torch.cuda.CUDAGraph(), own
-            with torch.cuda.graph(self.graph):
+            with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):  # nccl's threads may go on
                 self.outputs = decode_step(*arguments)
         for part, value in zip(self.inputs, new, strict=True):
             part.copy_(value)

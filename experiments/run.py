@@ -1,6 +1,6 @@
 """The runs behind the paper's claims at toy scale, resumable run by run.
 
-    python experiments/run.py                            all claims, with 5 seeds: 4 to 5 hours on 2 cores
+    python experiments/run.py                            all claims, with 5 seeds: 3.5 hours on 2 fast cores
     python experiments/run.py --quick                    the headline: fst, rl and gepa on strings, one seed
     python experiments/run.py --only domains --seeds 0 1 --domains strings facts
 

@@ -146,7 +146,7 @@ def test_a_captured_step_is_recorded_once_a_chunk_and_samples_the_same(monkeypat
         return model.decode_step(*arguments)
 
     monkeypatch.setattr(torch.cuda, "CUDAGraph", FakeGraph)
-    monkeypatch.setattr(torch.cuda, "graph", lambda graph: graph)
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph, capture_error_mode: graph)
     monkeypatch.setattr(run, "decode_step", decode_step)
     gpt, (prompts, questions) = test_model.make_model(), test_model.make_batch()
     noise = torch.rand(3 * 4 * 2, 30, generator=torch.Generator().manual_seed(0))
