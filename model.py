@@ -292,7 +292,7 @@ def sample(
     """Sample completions of K prompts, each followed by its B questions, G = `samples` times each; all are token lists.
 
     Rows are ordered (k, b, g), R = K * B * G; each ends at `eos` or after `max_new` tokens. `noise` (R, max_new),
-    uniform in [0, 1), makes them a function of the weights alone. `decode`: decode_step, or a compiled one.
+    uniform in [0, 1), makes them a function of the weights alone. `decode`: decode_step, or run.py's.
     Raises ValueError for empty or ragged input and for sequences longer than the model's block size.
     """
     check_lengths(model, prompts, questions, max_new)

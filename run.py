@@ -1,4 +1,5 @@
-"""A run: its state between two gradient steps, and the folder of files that it can be resumed from.
+"""A run: its state between two gradient steps, and the folder of files that it can be resumed from; and the decode step
+compiled, or recorded on a GPU.
 
 Nothing here trains. A run is killed at any moment and loses at most the steps since its last checkpoint: files are
 written whole or not at all, and what a log holds beyond the checkpoint is cut off when the run is resumed.
@@ -33,12 +34,14 @@ PLAIN = ("step", "rollouts", "tokens", "skipped", "shown", "evolved")  # what a 
 
 def pick_device(name: str) -> str:
     """ "auto" -> the best device there is. Raises ValueError for one that is not there, or not for every process."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # torchrun's, on this machine
+    one_mps = torch.backends.mps.is_available() and processes == 1  # its processes could not talk to each other
+    there = {"cuda": torch.cuda.is_available(), "mps": one_mps, "cpu": True}
     if name == "auto":
         name = next(device for device in there if there[device])
     if not there[name]:
-        raise ValueError(f"--device {name}: this machine has none; use --device auto")
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # torchrun's, on this machine
+        none = "none" if processes == 1 else f"none for {processes} processes"
+        raise ValueError(f"--device {name}: this machine has {none}; use --device auto")
     if name == "cuda" and processes > (gpus := torch.cuda.device_count()):
         raise ValueError(f"{processes} processes need as many GPUs, here are {gpus}: start fewer, or use --device cpu")
     return name
@@ -119,7 +122,7 @@ class CapturedStep:
 
 
 def decoder(compiled: bool, device: str):
-    """The fastest form of decode_step there: compiled (--compile), recorded on a GPU, else as it is."""
+    """The form of decode_step that a run uses: compiled (--compile), else recorded on a CUDA device, else as it is."""
     return compiled_step() if compiled else CapturedStep() if device == "cuda" else decode_step
 
 

@@ -130,8 +130,8 @@ def evaluate(run: Run, model: GPT, task: int, rules: dict[str, str]) -> tuple[fl
 def evaluate_stream(run: Run) -> float:
     """Log the validation accuracy on the task trained on -> that, shown with a transcript.
 
-    Under the best prompt (`distill`: the seed prompt), and beside it under the prompt that the run began with. When a
-    stage ends, all tasks of the stream are measured. With --skills also what is left of the base's skills.
+    Under the best prompt (`distill`: the seed prompt), and beside it under the prompt that the run began with; where
+    a stage ends just then, for all tasks of the stream. With --skills also what is left of the base's skills.
     """
     current = run.task_at(max(run.step - 1, 0))
     measured = range(len(run.tasks)) if run.step % run.cfg.stage == 0 else [current]

@@ -132,20 +132,21 @@ def samplers(model: GPT, prompts, questions, samples, max_new=ANSWER) -> dict:
 def decode_products(cfg: GPTConfig):
     """The matrix products of the decode steps of `batch()`, and nothing else -> a function that carries them out."""
     R, C, H, D, V = QUESTIONS * GROUP, cfg.n_embd, cfg.n_head, cfg.n_embd // cfg.n_head, cfg.vocab_size
+    caches = lambda rows, slots: (torch.randn(H * rows, D, slots), torch.randn(H * rows, slots, D))  # noqa: E731
     x, wide = torch.randn(R, C), torch.randn(R, cfg.n_hidden)
     square, up, down, head = (torch.randn(s) / 16 for s in ((C, C), (C, cfg.n_hidden), (cfg.n_hidden, C), (C, V)))
-    q, prefix = torch.randn(H * PROMPTS, R // PROMPTS, D), torch.randn(H * PROMPTS, D, PROMPT)
+    q, shared = torch.randn(H * PROMPTS, R // PROMPTS, D), caches(PROMPTS, PROMPT)
     chunks = [QUESTION + end for end in range(CHUNK, ANSWER + CHUNK, CHUNK)]
-    own = {width: torch.randn(cfg.n_layer, H * R, D, width) for width in chunks}
+    own = {width: [caches(R, width) for _ in range(cfg.n_layer)] for width in chunks}
 
     def run():
         for t in range(ANSWER - 1):
-            for keys in own[chunks[t // CHUNK]]:
+            for keys, values in own[chunks[t // CHUNK]]:
                 for w in (square, square, square, square):
                     torch.mm(x, w)
                 torch.mm(x, up), torch.mm(x, up), torch.mm(wide, down)
-                torch.bmm(torch.bmm(q, prefix), prefix.mT)
-                torch.bmm(torch.bmm(q.view(H * R, 1, D), keys), keys.mT)
+                torch.bmm(torch.bmm(q, shared[0]), shared[1])
+                torch.bmm(torch.bmm(q.view(H * R, 1, D), keys), values)
             torch.mm(x, head)
 
     return run

@@ -2,8 +2,8 @@
 
 python experiments/gpu.py --out experiments/results/gpu.json
 
-Both draw the same tokens, in turn, in one process; a time is the median of its rounds. Last comes one whole
-`python train.py`, from its start to its closing table.
+Both run in turn, in one process. A time of sampling is the median of its rounds, that of two cycles the shorter of two.
+Last comes one whole `python train.py`, from its start to its closing table.
 """
 
 import argparse
@@ -71,16 +71,18 @@ def main() -> None:
     for words, rounds in (("answers", 7), ("reflections", 3)):
         runners, tokens = samplers(words)
         times = race(runners, rounds)
+        assert len(set(tokens.values())) == 1, tokens
         result[words] = {way: round(tokens[way] / seconds) for way, seconds in times.items()}  # tokens a second
         print(words, result[words], flush=True)
     runs = [(way, *cycles(way)) for way in ("launched", "replayed", "launched", "replayed")]
     result["seconds"] = {way: min(seconds for name, seconds, _ in runs if name == way) for way in WAYS}
     result["the same log"] = {way: runs[i][2] == runs[i + 2][2] for i, way in enumerate(("launched", "replayed"))}
     print(result["seconds"], result["the same log"], flush=True)
+    args.out.write_text(json.dumps(result, indent=1) + "\n")
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         command = [sys.executable, "train.py", "--seed", "0", "--device", "cuda", "--out", folder]
-        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
         result["train.py"] = {"seconds": time.perf_counter() - start}
         outcome = json.loads((Path(folder) / "result.json").read_text())
     accuracies = {task["task"]: task["accuracy"]["trained weights"][1] for task in outcome["tasks"]}

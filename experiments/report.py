@@ -321,8 +321,9 @@ def gpu_text(gpu: dict) -> str:
         f"{gpu['answers']['replayed']:,} tokens a second of answers in 256 rows, {times['answers']} times as many as "
         f"launched kernel by kernel; {gpu['reflections']['replayed']:,} of reflections in 16 rows, "
         f"{times['reflections']} times. Two cycles of the main job take {cycles['replayed']:.1f} s, "
-        f"{cycles['launched']:.1f} s if launched, and {repeats} number by number. `python train.py --seed 0` takes "
-        f"{whole['seconds']:.0f} s: {whole['rollouts']:,} rollouts, validation accuracy {accuracy}."
+        f"{cycles['launched']:.1f} s if launched (the shorter of two runs), and {repeats} number by number. "
+        f"`python train.py --seed 0` takes {whole['seconds']:.0f} s: {whole['rollouts']:,} rollouts, "
+        f"validation accuracy {accuracy}."
     )
 
 

@@ -45,13 +45,14 @@ def test_a_decode_step_can_be_captured_and_replayed():
 
 def test_tokens_are_those_of_the_cpu_and_tokens_per_second_are_shown(capsys):
     gpt, (prompts, questions) = make_model(), make_batch(B=32)
-    noise = torch.rand(3 * 32 * 2, 30, generator=torch.Generator().manual_seed(0))
-    expected = sample(gpt, prompts, questions, 2, noise=noise, **SETTINGS)
+    noise = torch.rand(3 * 32 * 2, 80, generator=torch.Generator().manual_seed(0))
+    settings = SETTINGS | {"max_new": 80}
+    expected = sample(gpt, prompts, questions, 2, noise=noise, **settings)
     gpt, noise = gpt.cuda(), noise.cuda()
-    sample(gpt, prompts, questions, 2, noise=noise, **SETTINGS)
+    sample(gpt, prompts, questions, 2, noise=noise, **settings)
     torch.cuda.synchronize()
     start = time.perf_counter()
-    rollouts = sample(gpt, prompts, questions, 2, noise=noise, **SETTINGS)
+    rollouts = sample(gpt, prompts, questions, 2, noise=noise, **settings)
     torch.cuda.synchronize()
     speed = rollouts.lengths.sum().item() / (time.perf_counter() - start)
     with capsys.disabled():
@@ -62,7 +63,7 @@ def test_tokens_are_those_of_the_cpu_and_tokens_per_second_are_shown(capsys):
 
 def test_captured_steps_draw_the_tokens_of_plain_ones():
     gpt, (prompts, questions), captured = make_model().cuda(), make_batch(B=32), run.decoder(False, "cuda")
-    for max_new in (2, 30, 80):  # shorter than a chunk of steps, than two, and longer
+    for max_new in (2, 40, 80):  # one chunk of steps, two and three
         noise = torch.rand(3 * 32 * 2, max_new, device="cuda")
         settings = SETTINGS | {"noise": noise, "max_new": max_new}
         plain = sample(gpt, prompts, questions, 2, **settings)

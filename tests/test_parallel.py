@@ -100,4 +100,4 @@ def test_with_fewer_gpus_than_processes_they_talk_without_them(monkeypatch):
     for gpus in (0, 1, 2):
         monkeypatch.setattr(torch.cuda, "device_count", lambda gpus=gpus: gpus)
         parallel.join()
-    assert asked == [("gloo",), ("gloo",), ()] and places == [1]
+    assert asked == [("gloo",), ("gloo",), ("cpu:gloo,cuda:nccl",)] and places == [1]

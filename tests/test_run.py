@@ -406,6 +406,17 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
             run.pick_device(name)
 
 
+def test_several_processes_do_not_run_on_apples_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert run.pick_device("auto") == run.pick_device("mps") == "mps"
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert run.pick_device("auto") == "cpu"
+    with pytest.raises(ValueError, match="--device mps: this machine has none for 2 processes; use --device auto"):
+        run.pick_device("mps")
+
+
 # --- the base ---
 
 
