@@ -19,12 +19,17 @@ from torch import Tensor
 def join() -> None:
     """Meet the other processes, where torchrun has started some."""
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
-        if torch.cuda.device_count() >= int(os.environ.get("LOCAL_WORLD_SIZE", 1)) > 0:
+        if torch.cuda.device_count() >= local_size():
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
             dist.init_process_group("cpu:gloo,cuda:nccl")  # the default is nccl alone, not for tensors on the CPU
         else:
             dist.init_process_group("gloo")  # no nccl, which refuses processes that share a GPU
         atexit.register(dist.destroy_process_group)  # stops gloo's threads, which may abort the process at its end
+
+
+def local_size() -> int:
+    """How many processes torchrun has started on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
 def rank() -> int:

@@ -34,7 +34,7 @@ PLAIN = ("step", "rollouts", "tokens", "skipped", "shown", "evolved")  # what a 
 
 def pick_device(name: str) -> str:
     """ "auto" -> the best device there is. Raises ValueError for one that is not there, or not for every process."""
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # torchrun's, on this machine
+    processes = parallel.local_size()
     one_mps = torch.backends.mps.is_available() and processes == 1  # its processes could not talk to each other
     there = {"cuda": torch.cuda.is_available(), "mps": one_mps, "cpu": True}
     if name == "auto":

@@ -26,6 +26,7 @@ from pretrain import generator_of
 from run import Run, decoder
 from tasks import make_task, text
 from tasks.dialogue import REFLECTION_TOKENS, answer, complete
+from tests import toy
 
 WAYS = {"replayed": lambda: decoder(False, "cuda"), "launched": lambda: decode_step}
 STEPS = 12  # of the main job: two cycles
@@ -57,8 +58,7 @@ def cycles(way: str) -> tuple[float, list]:
         train.train(run)
         seconds = time.perf_counter() - start
         run.lock.close()
-        lines = [json.loads(line) for line in (Path(folder) / "log.jsonl").read_text().splitlines()]
-    return seconds, [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+        return seconds, toy.log_of(Path(folder))
 
 
 def main() -> None:
@@ -74,9 +74,9 @@ def main() -> None:
         assert len(set(tokens.values())) == 1, tokens
         result[words] = {way: round(tokens[way] / seconds) for way, seconds in times.items()}  # tokens a second
         print(words, result[words], flush=True)
-    runs = [(way, *cycles(way)) for way in ("launched", "replayed", "launched", "replayed")]
-    result["seconds"] = {way: min(seconds for name, seconds, _ in runs if name == way) for way in WAYS}
-    result["the same log"] = {way: runs[i][2] == runs[i + 2][2] for i, way in enumerate(("launched", "replayed"))}
+    one, two = ({way: cycles(way) for way in WAYS} for _ in range(2))
+    result["seconds"] = {way: min(one[way][0], two[way][0]) for way in WAYS}
+    result["the same log"] = {way: one[way][1] == two[way][1] for way in WAYS}
     print(result["seconds"], result["the same log"], flush=True)
     args.out.write_text(json.dumps(result, indent=1) + "\n")
     with tempfile.TemporaryDirectory() as folder:
