@@ -103,7 +103,9 @@ def check(rows: list[list[int]], rng: random.Random, file: Path):
             yield f"reward {answers.outcomes[i].score} for {words!r}, {q.want!r} is right"
         shown = text.decode(asked[i])
         fields = [word for word in shown.replace(":", "").split() if word in KEYWORDS and word != "none"]
-        if fields != ["reflect", "ask", "got", "want"] or shown.count("\n") != 2 or len(asked[i]) > 200:
+        longest = text.reflection_text(q.topic, "", [(q.ask, "z" * (2 * len(q.want) + 8), q.want)])  # as runs expect it
+        too_long = len(asked[i]) > len(text.encode(longest))
+        if fields != ["reflect", "ask", "got", "want"] or shown.count("\n") != 2 or too_long:
             yield f"{words!r} makes the feedback {shown!r}"
         rules = {q.topic: instructions[i]} if instructions[i] else {}
         prompt = text.prompt_text(rules)
