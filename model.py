@@ -1,35 +1,28 @@
-"""The GPT, and batched sampling from it with a shared-prefix KV cache.
+"""The language model: a small GPT, how a token is drawn, the log-probabilities of what it wrote.
 
-Read `GPT` first: a Llama-family transformer (pre-RMSNorm, RoPE, SwiGLU, no biases, untied head). Then `sample_naive`,
-the lesson: recompute everything for every token. Then `sample`, which gives the same tokens many times faster.
+Read `GPT` first: a Llama-family transformer (pre-RMSNorm, RoPE, SwiGLU, no biases, an untied head).
+Then read `generate`: one text, one token at a time, everything computed anew for every token.
+sampling.py draws the same tokens many times faster.
 
-All rollouts of a training step share one of K prompts, then one of B questions, with G samples each. So `sample` runs
-each prompt through the model once, each (prompt, question) pair once, and only then splits into rows. A row attends to
-two segments under one softmax: the keys and values of its prompt, which its rows share and nobody copies (those of long
-questions likewise), and its own. Finished rows are dropped between chunks of steps. rl.py shares contexts the same way.
+Training and sampling share one idea: many texts begin with the same prompt. `GPT.read` runs the
+prompts through the model once. `GPT.hidden` continues them: each row attends to the stored keys and
+values of its prompt, which its rows share, and to its own tokens.
 
-Shapes: B sequences of length T, C channels, H heads of D channels, V vocabulary; in sampling K prompts of length P, B
-questions for each, G samples of each, R = K * B * G rows, S tokens of a completion or slots of a row's own cache.
-Left out: dropout, top-k and top-p (what is trained must be the distribution that was sampled from), paged caches.
+Shapes: B texts of T tokens, C channels, H heads of D channels, V tokens in the vocabulary;
+K prompts of at most P tokens; N completions of at most S tokens.
+
+Left out: dropout, top-k and top-p. The policy that is trained must be the policy that sampled.
 """
 
-import io
 import math
-import os
-import zipfile
-from contextlib import suppress
 from dataclasses import dataclass
-from itertools import product
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-FORMAT = 1  # of checkpoints
-CHUNK = 8  # decode steps, 4 times as many on a GPU, between looks at which rows are done; in between shapes are static
-AT_ONCE = 4096  # tokens of questions that are read together: the attention of more no longer fits a CPU's caches
+ROWS_AT_ONCE = 32  # completions per forward pass in training; more where one context has more
 
 
 @dataclass(frozen=True)
@@ -43,6 +36,9 @@ class GPTConfig:
     rope_base: float = 10000.0
 
 
+# --- attention ---
+
+
 class RMSNorm(nn.Module):
     def __init__(self, width: int):
         super().__init__()
@@ -53,67 +49,100 @@ class RMSNorm(nn.Module):
 
 
 def rotate(x, cos, sin):
-    """RoPE (arXiv 2104.09864), halves convention: x (..., T, D), cos and signed sin broadcastable to (..., T, D)."""
-    return (x * cos + x.roll(x.size(-1) // 2, dims=-1) * sin).to(x.dtype)  # a cos - b sin, b cos + a sin
+    """RoPE (arXiv 2104.09864), halves convention: x (..., T, D), cos and signed sin alike."""
+    # The halves (a, b) become (a cos - b sin, b cos + a sin); the first minus is in `sin` itself.
+    other_half = x.roll(x.size(-1) // 2, dims=-1)
+    return (x * cos + other_half * sin).to(x.dtype)
 
 
 def causal_attention(q, k, v):
-    """q, k, v (B, H, T, D) -> (B, H, T, D), each position attending to itself and those before."""
+    """q, k, v (B, H, T, D) -> (B, H, T, D): each position attends to itself and those before."""
     if q.is_cuda or q.dtype == torch.float32:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    # on CPU the plain products win in bfloat16: at T <= 256 the fused kernel's backward takes three times as long
-    future = torch.full((q.size(2), q.size(2)), -torch.inf, dtype=q.dtype, device=q.device).triu(1)  # (T, T)
-    return (q @ k.transpose(-1, -2) * q.size(-1) ** -0.5 + future).softmax(-1, dtype=q.dtype) @ v
+
+    # In bfloat16 on a CPU plain products win: the fused backward takes three times as long.
+    T = q.size(2)
+    future = torch.full((T, T), -torch.inf, dtype=q.dtype, device=q.device).triu(1)  # (T, T)
+    scores = q @ k.transpose(-1, -2) * q.size(-1) ** -0.5 + future  # (B, H, T, T)
+    return scores.softmax(-1, dtype=q.dtype) @ v
 
 
 def attend(q, prefix, own, prefix_bias, own_bias):
-    """Attention over a shared prefix and a row's own segment, under one softmax. Heads come first: no cache is copied.
+    """Attention over a shared prefix and a row's own tokens, under one softmax -> (H, R, T, D).
 
-    q (H, R, T, D); prefix: keys (H, K, D, P) and values (H, K, P, D), each for R / K consecutive rows; own: keys
-    (H, R, D, S) and values (H, R, S, D): so a CPU reads both fastest. Biases (K, 1, P) and, broadcast, (R, T, S) are 0
-    where attended to, -inf elsewhere. -> (H, R, T, D)
+    q (H, R, T, D). prefix: keys (H, K, D, P) and values (H, K, P, D), each of R / K consecutive
+    rows. own: keys (H, R, D, S) and values (H, R, S, D). A CPU reads both fastest in these layouts.
+    The biases (K, 1, P) and, broadcast, (R, T, S) are 0 where a row attends, -inf elsewhere.
     """
-    (H, R, T, D), (K, _, P) = q.shape, prefix[0].shape[1:]
+    prefix_keys, prefix_values = prefix
+    own_keys, own_values = own
+    H, R, T, D = q.shape
+    K = prefix_keys.size(1)
+    P = prefix_keys.size(3)
     q = q.contiguous() * D**-0.5
-    to_prefix = (q.view(H, K, -1, D) @ prefix[0] + prefix_bias).view(H, R, T, P)
-    to_own = q @ own[0] + own_bias  # (H, R, T, S)
-    weights = torch.cat([to_prefix, to_own], dim=-1).softmax(-1)
-    of_prefix = weights[..., :P].reshape(H, K, R // K * T, P) @ prefix[1]  # (H, K, R / K * T, D)
-    return of_prefix.view(q.shape) + weights[..., P:] @ own[1]
+
+    # All rows of a prompt share its keys, so they go through one product per prompt.
+    q_by_prompt = q.view(H, K, R // K * T, D)
+    prefix_scores = q_by_prompt @ prefix_keys + prefix_bias  # (H, K, R/K*T, P)
+    prefix_scores = prefix_scores.view(H, R, T, P)
+    own_scores = q @ own_keys + own_bias  # (H, R, T, S)
+
+    # One softmax over both parts: the result is exact, as if every row had a copy of its prompt.
+    weights = torch.cat([prefix_scores, own_scores], dim=-1).softmax(-1)
+    prefix_weights = weights[..., :P].reshape(H, K, R // K * T, P)
+    own_weights = weights[..., P:]
+    from_prefix = (prefix_weights @ prefix_values).view(H, R, T, D)
+    from_own = own_weights @ own_values
+    return from_prefix + from_own
 
 
-def bias(visible: Tensor) -> Tensor:
-    """Boolean mask -> 0 where True, -inf where False."""
-    return torch.zeros(visible.shape, device=visible.device).masked_fill_(~visible, -torch.inf)
+def attention_bias(visible: Tensor) -> Tensor:
+    """Boolean mask -> what is added to attention scores: 0 where True, -inf where False."""
+    bias = torch.zeros(visible.shape, device=visible.device)
+    return bias.masked_fill_(~visible, -torch.inf)
 
 
 class Prefix(NamedTuple):
-    """K prompts of at most P tokens that were read, each to be continued by equally many rows."""
+    """K prompts of at most P tokens that the model has read; equally many rows continue each."""
 
     lengths: Tensor  # (K,) long
-    bias: Tensor  # (K, 1, P), 0 on the prompts, -inf beyond
-    layers: list  # of each layer the keys (H, K, D, P) and the values (H, K, P, D)
+    bias: Tensor  # (K, 1, P), 0 on the prompts, -inf on the padding
+    layers: list  # for each layer the keys (H, K, D, P) and the values (H, K, P, D)
+
+
+# --- the transformer ---
 
 
 class Block(nn.Module):
-    """One transformer layer, in two halves, so that what is attended to can be put in between."""
+    """One layer, in two halves: the caller decides in between what the queries attend to."""
 
     def __init__(self, cfg: GPTConfig):
         super().__init__()
         self.n_head = cfg.n_head
-        self.attention_norm, self.mlp_norm = RMSNorm(cfg.n_embd), RMSNorm(cfg.n_embd)
-        self.q, self.k, self.v, self.o = (nn.Linear(cfg.n_embd, cfg.n_embd, bias=False) for _ in range(4))
-        self.gate, self.up = (nn.Linear(cfg.n_embd, cfg.n_hidden, bias=False) for _ in range(2))
+        self.attention_norm = RMSNorm(cfg.n_embd)
+        self.mlp_norm = RMSNorm(cfg.n_embd)
+        self.q = nn.Linear(cfg.n_embd, cfg.n_embd, bias=False)
+        self.k = nn.Linear(cfg.n_embd, cfg.n_embd, bias=False)
+        self.v = nn.Linear(cfg.n_embd, cfg.n_embd, bias=False)
+        self.o = nn.Linear(cfg.n_embd, cfg.n_embd, bias=False)
+        self.gate = nn.Linear(cfg.n_embd, cfg.n_hidden, bias=False)
+        self.up = nn.Linear(cfg.n_embd, cfg.n_hidden, bias=False)
         self.down = nn.Linear(cfg.n_hidden, cfg.n_embd, bias=False)
 
-    def qkv(self, x, cos, sin):
-        """x (B, T, C) -> queries, keys, values (B, H, T, D), positions already rotated in."""
-        y = self.attention_norm(x)
-        q, k, v = (w(y).unflatten(-1, (self.n_head, -1)).transpose(1, 2) for w in (self.q, self.k, self.v))
-        return rotate(q, cos, sin), rotate(k, cos, sin), v
+    def split_heads(self, x):
+        """x (B, T, C) -> (B, H, T, D)."""
+        return x.unflatten(-1, (self.n_head, -1)).transpose(1, 2)
 
-    def rest(self, x, heads):
-        """x (B, T, C), attended values (B, H, T, D) -> the layer's output (B, T, C)."""
+    def qkv(self, x, cos, sin):
+        """x (B, T, C) -> queries, keys, values (B, H, T, D); positions are rotated in."""
+        y = self.attention_norm(x)
+        q = rotate(self.split_heads(self.q(y)), cos, sin)
+        k = rotate(self.split_heads(self.k(y)), cos, sin)
+        v = self.split_heads(self.v(y))
+        return q, k, v
+
+    def output(self, x, heads):
+        """x (B, T, C), what the heads attended to (B, H, T, D) -> the layer's output (B, T, C)."""
         x = x + self.o(heads.transpose(1, 2).flatten(2))
         y = self.mlp_norm(x)
         return x + self.down(F.silu(self.gate(y)) * self.up(y))
@@ -127,224 +156,181 @@ class GPT(nn.Module):
         self.blocks = nn.ModuleList(Block(cfg) for _ in range(cfg.n_layer))
         self.norm = RMSNorm(cfg.n_embd)
         self.head = nn.Linear(cfg.n_embd, cfg.vocab_size, bias=False)
-        for name, p in self.named_parameters():
-            if p.ndim == 2:  # GPT-2's initialisation: what is added to the residual stream starts smaller
-                shrink = math.sqrt(2 * cfg.n_layer) if name.endswith((".o.weight", ".down.weight")) else 1.0
-                nn.init.normal_(p, std=0.02 / shrink)
-        half = cfg.n_embd // cfg.n_head // 2
-        angles = torch.outer(torch.arange(cfg.block_size), cfg.rope_base ** (-torch.arange(half) / half))
-        self.register_buffer("cos", angles.cos().repeat(1, 2), persistent=False)  # (block_size, D)
-        self.register_buffer("sin", torch.cat([-angles.sin(), angles.sin()], dim=-1), persistent=False)
 
-    def hidden(self, tokens: Tensor, prefix: Prefix | None = None, cache: list | None = None) -> Tensor:
+        # GPT-2's initialisation: matrices that add to the residual stream start smaller.
+        for name, p in self.named_parameters():
+            if p.ndim == 2:
+                adds_to_stream = name.endswith((".o.weight", ".down.weight"))
+                shrink = math.sqrt(2 * cfg.n_layer) if adds_to_stream else 1.0
+                nn.init.normal_(p, std=0.02 / shrink)
+
+        # RoPE's angles: the sine of the first half is stored with its minus sign.
+        half = cfg.n_embd // cfg.n_head // 2
+        frequencies = cfg.rope_base ** (-torch.arange(half) / half)
+        angles = torch.outer(torch.arange(cfg.block_size), frequencies)  # (block_size, D/2)
+        cos = angles.cos().repeat(1, 2)
+        sin = torch.cat([-angles.sin(), angles.sin()], dim=-1)
+        self.register_buffer("cos", cos, persistent=False)  # (block_size, D)
+        self.register_buffer("sin", sin, persistent=False)
+
+    def hidden(self, tokens: Tensor, prefix: Prefix | None = None, cache: list | None = None):
         """tokens (B, T) -> what the head reads (B, T, C).
 
-        Of a prefix each prompt goes on in B / K consecutive rows. A cache gets keys (H, B, D, T), values (H, B, T, D).
+        With a prefix each of its K prompts is continued by B / K consecutive rows. A list given as
+        `cache` receives, for each layer, the keys (H, B, D, T) and the values (H, B, T, D).
         """
-        positions = offsets = torch.arange(tokens.size(1), device=tokens.device)  # (T,)
+        B, T = tokens.shape
+        offsets = torch.arange(T, device=tokens.device)  # (T,)
+        positions = offsets
         if prefix is not None:
-            start = prefix.lengths.repeat_interleave(len(tokens) // len(prefix.lengths))  # (B,)
-            positions = (start[:, None] + offsets).clamp(max=len(self.cos) - 1)  # (B, T), clamped in padding
-            causal = bias(offsets <= offsets[:, None])  # (T, T)
-        x, cos, sin = self.embedding(tokens), self.cos[positions].unsqueeze(-3), self.sin[positions].unsqueeze(-3)
+            rows_per_prompt = B // len(prefix.lengths)
+            start = prefix.lengths.repeat_interleave(rows_per_prompt)  # (B,)
+            # Padding may run past the last position; what it computes there is never looked at.
+            positions = (start[:, None] + offsets).clamp(max=len(self.cos) - 1)  # (B, T)
+            causal = attention_bias(offsets <= offsets[:, None])  # (T, T)
+
+        x = self.embedding(tokens)  # (B, T, C)
+        cos = self.cos[positions].unsqueeze(-3)  # (1, T, D) or (B, 1, T, D)
+        sin = self.sin[positions].unsqueeze(-3)
         for i, block in enumerate(self.blocks):
             q, k, v = block.qkv(x, cos, sin)
-            own = k.permute(1, 0, 3, 2), v.transpose(0, 1)
+            own = (k.permute(1, 0, 3, 2), v.transpose(0, 1))
             if cache is not None:
                 cache.append(own)
             if prefix is None:
                 heads = causal_attention(q, k, v)
             else:
-                heads = attend(q.transpose(0, 1), prefix.layers[i], own, prefix.bias, causal).transpose(0, 1)
-            x = block.rest(x, heads)
+                shared = prefix.layers[i]
+                heads = attend(q.transpose(0, 1), shared, own, prefix.bias, causal).transpose(0, 1)
+            x = block.output(x, heads)
         return self.norm(x)
 
     def read(self, prompts: list[list[int]]) -> Prefix:
-        """Token lists -> the prefix that `hidden` goes on from (prefill)."""
-        (tokens, lengths), cache = padded(prompts, self.cos.device), []
+        """Prompts as token lists -> the prefix that `hidden` continues ("prefill")."""
+        tokens, lengths = padded(prompts, self.cos.device)
+        cache = []
         self.hidden(tokens, cache=cache)
-        beyond = bias(torch.arange(tokens.size(1), device=tokens.device) < lengths[:, None])[:, None]  # (K, 1, P)
-        return Prefix(lengths, beyond, [(k.contiguous(), v.contiguous()) for k, v in cache])
+        real = torch.arange(tokens.size(1), device=tokens.device) < lengths[:, None]  # (K, P)
+        layers = [(keys.contiguous(), values.contiguous()) for keys, values in cache]
+        return Prefix(lengths, attention_bias(real)[:, None], layers)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """tokens (B, T) -> logits (B, T, V) of the next token at every position."""
         return self.head(self.hidden(tokens))
 
 
-def write_file(path: Path, data: bytes) -> None:
-    """Write beside `path`, flush, rename: a reader finds the old file or the new one, never half of one."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:  # the disk is full, say
-        temporary.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror, str(path)) from None
+def padded(rows: list[list[int]], device) -> tuple[Tensor, Tensor]:
+    """N token lists -> (N, longest) padded on the right with 0, and their lengths (N,)."""
+    width = max(map(len, rows))
+    tokens = [row + [0] * (width - len(row)) for row in rows]
+    lengths = [len(row) for row in rows]
+    return (
+        torch.tensor(tokens, dtype=torch.long, device=device),
+        torch.tensor(lengths, device=device),
+    )
 
 
-def save_checkpoint(path: Path, contents: dict) -> None:
-    """Tensors and plain data -> a file that is written whole or not at all."""
-    torch.save({"format": FORMAT, **contents}, buffer := io.BytesIO())
-    write_file(path, buffer.getbuffer())
+# --- drawing tokens ---
 
 
-def load_checkpoint(path: Path) -> dict:
-    """A checkpoint: tensors and plain data. Raises ValueError for a missing, damaged or foreign one."""
-    if not (path.is_file() and os.access(path, os.R_OK)):
-        raise ValueError(f"no checkpoint at {path}, or none that may be read")
-    contents, fault = {}, "its bytes are not as they were written"
-    with suppress(Exception), zipfile.ZipFile(path) as archive:  # a dozen kinds, for a file that is no checkpoint
-        if archive.testzip() is None:  # checksums, which torch.load does not look at
-            fault = "it holds more than tensors and plain data"
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-            fault = f"this program reads format {FORMAT}, not {loaded.get('format')}"
-            contents = loaded
-    if contents.get("format") != FORMAT:
-        raise ValueError(f"{path} is damaged, or no checkpoint of this program: {fault}")
-    return contents
+def draw_token(logits, noise, temperature: float):
+    """logits (R, V), noise (R,) -> token (R,) ~ softmax(logits / T), its log-probability (R,).
 
-
-@dataclass
-class Rollouts:
-    """R completions of at most S tokens."""
-
-    tokens: Tensor  # (R, S) long, pad after the end
-    lengths: Tensor  # (R,) long, tokens of each completion, the end-of-sequence token included
-    logprobs: Tensor  # (R, S) float32, of each token under the distribution it was drawn from; 0 after the end
-
-
-def choose(logits, noise, temperature: float):
-    """logits (R, V), noise (R,) uniform in [0, 1) -> token (R,) ~ softmax(logits / T), its log-probability (R,).
-
-    One random number, not V of them: the token is that at which the running sum of the probabilities passes it, the
-    last if none does (NaN). Temperature 0 takes the likeliest token (log-probs at T = 1).
+    One uniform random number in [0, 1) per row decides: the token is the one at which the running
+    sum of the probabilities passes it. Temperature 0 takes the likeliest (log-probs at T = 1).
     """
     probs = (logits.float() / (temperature or 1.0)).softmax(-1)
     if temperature == 0:
         token = probs.argmax(-1, keepdim=True)  # (R, 1)
     else:
         sums = probs.cumsum(-1)
-        token = torch.searchsorted(sums, noise[:, None] * sums[:, -1:], right=True).clamp(max=logits.size(-1) - 1)
+        target = noise[:, None] * sums[:, -1:]  # rounding: the last sum is only almost 1
+        token = torch.searchsorted(sums, target, right=True)
+        token = token.clamp(max=logits.size(-1) - 1)  # NaN logits must not index past the end
     return token[:, 0], probs.gather(-1, token)[:, 0].log()
 
 
-def check_lengths(model, prompts, questions, max_new: int) -> None:
-    """Raises ValueError for empty or ragged input, and where a sequence would not fit the model."""
-    asked = [q for row in questions for q in row]
-    ragged = len(prompts) != len(questions) or len({len(row) for row in questions}) != 1
-    if ragged or not asked or not all(prompts + asked):
-        raise ValueError("sample: needs equally many questions for each prompt, one at least, and a token in each")
-    longest = max(len(p) + max(map(len, row)) for p, row in zip(prompts, questions, strict=True)) + max_new
-    if longest > (room := model.cfg.block_size):
-        raise ValueError(f"sample: prompt, question and completion need {longest} tokens, the model has {room}")
-
-
-def padded(rows: list[list[int]], device) -> tuple[Tensor, Tensor]:
-    """Token lists -> (N, longest) padded on the right with 0, and their lengths (N,)."""
-    width = max(map(len, rows))
-    tokens = torch.tensor([row + [0] * (width - len(row)) for row in rows], dtype=torch.long, device=device)
-    return tokens, torch.tensor([len(row) for row in rows], device=device)
-
-
 @torch.inference_mode()
-def sample_naive(model, prompts, questions, samples, *, max_new, eos, pad, temperature=1.0, noise=None):
-    """What `sample` does, in the plainest way: every token from a full pass over every row. Oracle and lesson."""
-    check_lengths(model, prompts, questions, max_new)
-    rows = [p + q for p, asked in zip(prompts, questions, strict=True) for q in asked for _ in range(samples)]
-    tokens, end = padded([row + [pad] * max_new for row in rows], model.cos.device)  # (R, T)
-    end, every = end - max_new, torch.arange(len(rows), device=tokens.device)
-    start, lengths, done = end.clone(), torch.zeros_like(end), torch.zeros_like(end, dtype=torch.bool)
-    logprobs = torch.zeros(len(rows), max_new, device=tokens.device)
-    noise = torch.rand(len(rows), max_new, device=tokens.device) if noise is None else noise
-    for t in range(max_new):
-        logits = model(tokens)[every, end - 1]  # (R, V)
-        token, logprob = choose(logits, noise[:, t], temperature)
-        tokens[every, end], logprobs[:, t] = token.where(~done, pad), logprob.where(~done, 0.0)
-        lengths, end, done = lengths + ~done, end + 1, done | (token == eos)
-    return Rollouts(tokens.gather(1, start[:, None] + torch.arange(max_new, device=end.device)), lengths, logprobs)
+def generate(model, context: list[int], noise, eos: int, temperature: float = 1.0) -> list[int]:
+    """Continue one token list, one token at a time, the plainest way -> the new tokens.
 
-
-def decode_step(model, tokens, positions, slot, prefix, prefix_bias, own, own_bias, noise, temperature):
-    """One token for every row: a pure function of tensors with static shapes, but for the cache that it writes.
-
-    tokens (R,) of the step before, at `positions` (R,), go into `slot` (1,) of the cache `own`, per layer keys and
-    values (H, R, D, S), (H, R, S, D); own_bias (R, 1, S): 0 where filled, else -inf; noise (R,) -> tokens, log-probs
+    noise (max_new,): a uniform random number for each token that may be written; see `draw_token`.
+    The completion ends with `eos`, or after max_new tokens.
     """
-    own_bias.index_fill_(2, slot, 0.0)
-    cos, sin = model.cos[positions][:, None, None], model.sin[positions][:, None, None]  # (R, 1, 1, D)
-    x = model.embedding(tokens)[:, None]  # (R, 1, C)
-    for block, shared, (keys, values) in zip(model.blocks, prefix, own, strict=True):
-        q, k, v = block.qkv(x, cos, sin)  # (R, H, 1, D)
-        keys.index_copy_(3, slot, k.permute(1, 0, 3, 2))
-        values.index_copy_(2, slot, v.transpose(0, 1))
-        heads = attend(q.transpose(0, 1), shared, (keys, values), prefix_bias, own_bias)
-        x = block.rest(x, heads.transpose(0, 1))
-    return choose(model.head(model.norm(x[:, 0])), noise, temperature)
-
-
-@torch.inference_mode()
-def sample(
-    model, prompts, questions, samples, *, max_new, eos, pad, temperature=1.0, noise=None, decode=decode_step
-) -> Rollouts:
-    """Sample completions of K prompts, each followed by its B questions, G = `samples` times each; all are token lists.
-
-    Rows are ordered (k, b, g), R = K * B * G; each ends at `eos` or after `max_new` tokens. `noise` (R, max_new),
-    uniform in [0, 1), makes them a function of the weights alone. `decode`: decode_step, or run.py's.
-    Raises ValueError for empty or ragged input and for sequences longer than the model's block size.
-    """
-    check_lengths(model, prompts, questions, max_new)
-    if samples > 1 and min(len(q) for row in questions for q in row) > max_new:  # they are worth sharing, too
-        prompts = [p + q[:-1] for p, row in zip(prompts, questions, strict=True) for q in row]
-        questions = [[q[-1:]] for row in questions for q in row]
-    device, K, B, G = model.cos.device, len(prompts), len(questions[0]), samples
-    # 1. each prompt once, then each (prompt, question) pair, a few at a time, then one row per sample
-    prefix = model.read(prompts)
-    tokens, lengths = padded([q for row in questions for q in row], device)  # (K * B, Q)
-    last, caches, width = [], [], tokens.size(1)
-    pairs, few, R = torch.arange(K * B, device=device).view(K, B), max(AT_ONCE // width, 1), K * B * G
-    n = max(few // B, 1)  # several prompts at a time only where all of their questions fit
-    for i, b in product(range(0, K, n), range(0, B, few)):
-        some, these = pairs[i : i + n, b : b + few].flatten(), slice(i, i + n)  # N pairs: of n prompts, or some of one
-        layers = [(keys[:, these], values[:, these]) for keys, values in prefix.layers]
-        x = model.hidden(tokens[some], Prefix(prefix.lengths[these], prefix.bias[these], layers), cache := [])
-        caches.append(cache)
-        last.append(x[torch.arange(len(x), device=device), lengths[some] - 1])
-    layers = zip(*caches, strict=True)  # each as all parts' keys and values; joined (H, R, D, Q), (H, R, Q, D)
-    own = [tuple(torch.cat(parts, 1).repeat_interleave(G, 1) for parts in zip(*layer, strict=True)) for layer in layers]
-    own_bias = bias(torch.arange(width + max_new, device=device) < lengths[:, None])[:, None].repeat_interleave(G, 0)
-    positions = (prefix.lengths.repeat_interleave(B) + lengths).repeat_interleave(G)  # (R,)
-    # 2. the completions, in chunks
-    noise = torch.rand(R, max_new, device=device) if noise is None else noise
-    out, out_logprobs = torch.full((R, max_new), pad, device=device), torch.zeros(R, max_new, device=device)
-    token, out_logprobs[:, 0] = choose(model.head(torch.cat(last)).repeat_interleave(G, 0), noise[:, 0], temperature)
-    out[:, 0], done, lengths = token, token == eos, torch.ones_like(token)
-    rows = torch.arange(R, device=device)  # which rollout each live row is
-    chunk = 4 * CHUNK if device.type == "cuda" else CHUNK
-    for begin in range(1, max_new, chunk):
-        if (live := (~done).view(K, -1).sum(1).max().item()) == 0:  # the one look per chunk
+    completion = []
+    for step_noise in noise:
+        text = torch.tensor([context + completion], device=model.cos.device)  # (1, T)
+        logits = model(text)  # (1, T, V), all computed anew: sampling.py does not
+        token, _ = draw_token(logits[:, -1], step_noise[None], temperature)
+        completion.append(token.item())
+        if completion[-1] == eos:
             break
-        if live < len(rows) // K:  # every prompt keeps as many as the one with the most live rows, its live ones first
-            keep = done.view(K, -1).to(torch.uint8).argsort(dim=1, stable=True)[:, :live]  # (K, live)
-            keep = (keep + torch.arange(K, device=device)[:, None] * (len(rows) // K)).flatten()
-            rows, token, done, positions, own_bias = (part[keep] for part in (rows, token, done, positions, own_bias))
-            own = [tuple(cache.index_select(1, keep) for cache in layer) for layer in own]
-        end = min(begin + chunk, max_new)
-        S, (H, rest, D, room) = width + end - 1, own[0][0].shape  # S slots are in use when the chunk ends
-        if room <= S:  # in large steps, since all is copied, and past S: for a compiler a whole cache is another case
-            more = own[0][0].new_zeros(H, rest, D, max(S + 1 - room, room // 8))
-            own = [(torch.cat([k, more], dim=3), torch.cat([v, more.mT], dim=2)) for k, v in own]
-        used = [(k[..., :S], v[:, :, :S]) for k, v in own]
-        steps, caches = [], (prefix.layers, prefix.bias, used, own_bias[..., :S])
-        slots = torch.arange(width + begin - 1, S, device=device).split(1)
-        for slot, step_noise in zip(slots, noise[rows, begin:end].unbind(1), strict=True):
-            steps.append(decode(model, token, positions, slot, *caches, step_noise, temperature))
-            token, positions = steps[-1][0], positions + 1
-        tokens, logprobs = (torch.stack(parts, dim=1) for parts in zip(*steps, strict=True))  # (live rows, steps)
-        ended = (tokens == eos).cumsum(1) + done[:, None]
-        over = (ended > 0) & ((tokens != eos) | (ended > 1))  # what a row that is done wrote until the chunk's end
-        out[rows, begin:end], out_logprobs[rows, begin:end] = tokens.where(~over, pad), logprobs.where(~over, 0.0)
-        lengths[rows], done = lengths[rows] + (~over).sum(1), ended[:, -1] > 0
-    return Rollouts(out, lengths, out_logprobs)
+    return completion
+
+
+# --- log-probabilities of completions ---
+
+
+def token_logprobs(logits: Tensor, tokens: Tensor, temperature: float = 1.0) -> Tensor:
+    """Logits (N, S, V) of any dtype, tokens (N, S) -> log-probabilities (N, S), in float32.
+
+    The policy that is trained is the one that sampled, so its logits are divided by the sampling
+    temperature.
+    """
+    logits = logits.float() / temperature
+    chosen = logits.gather(-1, tokens[..., None])[..., 0]  # (N, S)
+    return chosen - logits.logsumexp(-1)
+
+
+def completion_mask(lengths: Tensor, width: int) -> Tensor:
+    """Lengths (N,) -> mask (N, width), 1.0 on each completion, its end-of-sequence token included.
+
+    It is made from lengths, never from token values: the end-of-sequence token must be learned,
+    whatever id padding has.
+    """
+    return (torch.arange(width, device=lengths.device) < lengths[:, None]).float()
+
+
+def completion_logits(model: GPT, contexts: list, completions: list):
+    """C contexts, N completions (token lists; the first N / C continue the first context, ...).
+
+    -> logits (N, S, V) at each completion token, these tokens (N, S), the completions' mask (N, S).
+    A context is read once for all of its completions, except its last token: the model's output at
+    that token already predicts the first token of a completion, so each row reads it.
+    """
+    per_context = len(completions) // len(contexts)
+    rows = []
+    for i, completion in enumerate(completions):
+        context = contexts[i // per_context]
+        rows.append(context[-1:] + completion)
+    tokens, lengths = padded(rows, model.cos.device)
+    inputs = tokens[:, :-1]  # (N, S)
+    targets = tokens[:, 1:]  # (N, S)
+
+    # A few contexts at a time, with all of their completions.
+    few = max(ROWS_AT_ONCE // per_context, 1)
+    hidden = []
+    for i in range(0, len(contexts), few):
+        prefix = model.read([context[:-1] for context in contexts[i : i + few]])
+        some = inputs[i * per_context : (i + few) * per_context]
+        hidden.append(model.hidden(some, prefix))  # (few * N / C, S, C)
+    logits = model.head(torch.cat(hidden))
+    return logits, targets, completion_mask(lengths - 1, targets.size(1))
+
+
+def completion_logprobs(model: GPT, contexts: list, completions: list, temperature: float):
+    """Log-probability of each completion token under a model -> (N, S), 0 beyond a completion.
+
+    contexts, completions: as for `completion_logits`.
+    """
+    logits, targets, mask = completion_logits(model, contexts, completions)
+    return token_logprobs(logits, targets, temperature) * mask
+
+
+def vocabulary_logprobs(model: GPT, contexts: list, completions: list, temperature: float):
+    """Log-probabilities of all tokens that could stand at each place of a completion -> (N, S, V).
+
+    0 beyond a completion. contexts, completions: as for `completion_logits`.
+    """
+    logits, _, mask = completion_logits(model, contexts, completions)
+    return (logits.float() / temperature).log_softmax(-1) * mask[..., None]

@@ -1,90 +1,88 @@
-"""Slow weights: policy gradient with a group baseline and a KL penalty. Tensors only, no text, no tasks.
+"""Slow weights: policy gradient with a group baseline and a KL penalty.
 
-A batch holds Q questions with G rollouts each, every rollout rewarded once, at its end. The update is
+Tensors only: no text, no tasks. A batch holds Q questions with G rollouts each. A rollout is
+rewarded once, at its end. An update is
 
-    1. A_i = (r_i - mean r) / (std r + eps), over the group of a question           group_advantages
-    2. l_t = log pi(token t | before), float32, at the sampling temperature         token_logprobs
-    3. w_i = 1 / (tokens of the question's group * questions with spread)           token_weights
-    4. loss = sum_i w_i sum_t [ -sg(min(rho_t, cap)) A_i l_t + beta k_t ]           policy_loss
+    1. A_i = (r_i - mean r) / (std r + eps), over the group of a question     group_advantages
+    2. l_t = log pi(token t | before), float32, at sampling temperature       completion_logprobs
+    3. w_i = 1 / (tokens of the question's group * questions with spread)     token_weights
+    4. loss = sum_i w_i sum_t [ -sg(min(rho_t, cap)) A_i l_t + beta k_t ]     policy_loss
        sg: a constant to the derivative; rho_t = exp(l_t - l_t when sampled), 1 on-policy
-       k_t penalises distance to the base                                           kl_estimate
+       k_t: penalty for the distance to the base                              kl_estimate
+    5. clip the gradient, one step of AdamW                                   apply_gradients
 
-The weights of step 3 are those of the whole batch, so the loss of a batch is the plain sum over its micro-batches,
-however it is cut. With rho = 1 step 4 is REINFORCE; with several updates per batch it is CISPO (arXiv 2506.13585):
-the weight is capped and carries no gradient, so no token's gradient is cut to zero.
+The weights of step 3 are those of the whole batch. So the loss of a batch is the plain sum over its
+micro-batches, however it is cut. With rho = 1 step 4 is REINFORCE. With several updates per batch
+it is CISPO (arXiv 2506.13585): the importance weight is capped and carries no gradient, so no
+token's gradient is cut to zero.
 
 What the KL estimators do as *losses*, with r = pi_base / pi and tokens drawn from pi:
     k1 = -log r          its gradient is zero in expectation: no penalty at all
-    k2 = (log r)^2 / 2   the gradient of the reverse KL(pi, base): what training uses; of the next token, that is,
-                         given those before it (what a token does to the KL of later ones is left out, as in GRPO)
-    k3 = r - 1 - log r   the gradient of the forward KL(base, pi), though its *value* is an unbiased, low-variance
-                         estimate of the reverse KL: what the log shows
+    k2 = (log r)^2 / 2   the gradient of the reverse KL(pi, base), of each next token given those
+                         before it: what training uses. (What a token does to the KL of later tokens
+                         is left out, as in GRPO.)
+    k3 = r - 1 - log r   the gradient of the forward KL(base, pi), although its *value* is an
+                         unbiased estimate of the reverse KL with low variance: what the log shows
 
-`update` does all of it for one batch of rollouts; `distill` learns from a teacher instead. Left out: value networks
-(the group is the baseline) and clipping as in PPO (one update per batch is on-policy).
+Left out: value networks (the group is the baseline) and PPO's clipping (one update per batch is
+on-policy).
 """
 
 import math
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-import parallel
-from model import GPT, padded
+from model import ROWS_AT_ONCE, completion_logprobs, completion_mask, vocabulary_logprobs
+from plumbing import processes
 
-MICRO_ROWS = 32  # rollouts per forward and backward pass; more where one context has more
 MAX_NORM = 1.0  # gradients are clipped to this norm
 
 
+# --- the formulas ---
+
+
 def group_advantages(rewards: Tensor, eps: float = 1e-4) -> tuple[Tensor, Tensor]:
-    """Rewards (Q, G) -> advantages (Q, G), and which groups have spread (Q,), i.e. anything to learn from.
+    """Rewards (Q, G) -> advantages (Q, G), and which groups have spread (Q,).
 
-    Normalised over the whole group, across the prompts that its rollouts ran under. (GRPO, arXiv 2402.03300)
+    Normalised over the whole group, across the prompts that its rollouts ran under. A group whose
+    rollouts all earned the same has no spread and teaches nothing. (GRPO, arXiv 2402.03300)
     """
+    G = rewards.size(1)
     keep = rewards.amax(1) - rewards.amin(1) > eps  # (Q,)
-    centred = rewards - rewards.mean(1, keepdim=True)
-    std = centred.square().sum(1, keepdim=True).div(max(rewards.size(1) - 1, 1)).sqrt()  # unbiased, 0 for G = 1
-    return torch.where(keep[:, None], centred / (std + eps), 0.0), keep
-
-
-def token_logprobs(logits: Tensor, tokens: Tensor, temperature: float = 1.0) -> Tensor:
-    """Logits (N, S, V) of any dtype, tokens (N, S) -> log-probabilities (N, S), in float32.
-
-    The policy that is trained is the one that sampled, so its logits are divided by the sampling temperature.
-    """
-    logits = logits.float() / temperature
-    return logits.gather(-1, tokens[..., None])[..., 0] - logits.logsumexp(-1)
-
-
-def completion_mask(lengths: Tensor, width: int) -> Tensor:
-    """Lengths (N,) -> mask (N, width), 1.0 on each completion, its end-of-sequence token included.
-
-    From lengths, never from token values: the end-of-sequence token must be learned, whatever id padding has.
-    """
-    return (torch.arange(width, device=lengths.device) < lengths[:, None]).float()
+    centred = rewards - rewards.mean(1, keepdim=True)  # (Q, G)
+    variance = centred.square().sum(1, keepdim=True).div(max(G - 1, 1))  # unbiased, 0 for G = 1
+    advantages = centred / (variance.sqrt() + eps)
+    return torch.where(keep[:, None], advantages, 0.0), keep
 
 
 def token_weights(lengths: Tensor, keep: Tensor) -> Tensor:
     """Completion lengths (Q, G), groups kept (Q,) -> the weight of each rollout's tokens (Q, G).
 
-    Token losses are averaged over the tokens of a question, then over the questions kept. Dropped groups weigh
-    nothing and do not dilute the others; with no group kept all weights are 0.
+    Token losses are averaged over the tokens of a question, then over the questions kept. Dropped
+    groups weigh nothing and do not dilute the others. With no group kept all weights are 0.
     """
     per_question = 1.0 / lengths.sum(1, keepdim=True).clamp(min=1)  # (Q, 1)
-    return (per_question * keep[:, None] / keep.sum().clamp(min=1)).expand(lengths.shape)
+    weights = per_question * keep[:, None] / keep.sum().clamp(min=1)  # (Q, 1)
+    return weights.expand(lengths.shape)
 
 
 def kl_estimate(logprobs: Tensor, base_logprobs: Tensor, kind: str) -> Tensor:
-    """Per-token estimates of KL(pi, base) from samples of pi, in nats; `kind` is "k1", "k2" or "k3" (Schulman 2020).
+    """Per-token estimates of KL(pi, base) from samples of pi, in nats (Schulman 2020).
 
-    Which to train with and which to log: see the top of the file. Raises ValueError for another kind.
+    kind: "k1", "k2" or "k3"; the top of the file says which to train with and which to log.
+    Raises ValueError for another kind.
     """
     log_r = base_logprobs - logprobs
-    estimates = {"k1": -log_r, "k2": log_r.square() / 2, "k3": log_r.expm1() - log_r}
-    if kind not in estimates:
-        raise ValueError(f"unknown KL estimator '{kind}': known are {', '.join(estimates)}")
-    return estimates[kind]
+    if kind == "k1":
+        return -log_r
+    if kind == "k2":
+        return log_r.square() / 2
+    if kind == "k3":
+        return log_r.expm1() - log_r
+    raise ValueError(f"unknown KL estimator '{kind}': known are k1, k2, k3")
 
 
 def policy_loss(
@@ -97,48 +95,123 @@ def policy_loss(
     sampled_logprobs: Tensor | None = None,
     cap: float = 4.0,
 ) -> Tensor:
-    """The summed loss of a (micro-)batch, a scalar; it is 0, not NaN, where nothing is left to learn from.
+    """The summed loss of a (micro-)batch, a scalar; 0, not NaN, where nothing can be learned.
 
-    logprobs (N, S) of the policy, with gradient; base_logprobs (N, S); advantages, weights (N,); mask (N, S).
-    sampled_logprobs (N, S), recorded while sampling, give CISPO's importance weights; None means on-policy.
+    logprobs (N, S) of the policy, with gradient; base_logprobs (N, S); advantages, weights (N,);
+    mask (N, S). sampled_logprobs (N, S), recorded while sampling, give CISPO's importance weights;
+    None means on-policy.
     """
-    ratio = 1.0 if sampled_logprobs is None else (logprobs - sampled_logprobs).detach().exp().clamp(max=cap)
-    token_loss = -ratio * advantages[:, None] * logprobs + kl_coef * kl_estimate(logprobs, base_logprobs, "k2")
+    ratio = 1.0
+    if sampled_logprobs is not None:
+        ratio = (logprobs - sampled_logprobs).detach().exp().clamp(max=cap)  # (N, S)
+    reinforce = -ratio * advantages[:, None] * logprobs  # (N, S)
+    penalty = kl_coef * kl_estimate(logprobs, base_logprobs, "k2")
+    token_loss = reinforce + penalty
     return (token_loss * mask * weights[:, None]).sum()
 
 
-def score(model: GPT, contexts: list, completions: list, temperature: float, every_token: bool = False) -> Tensor:
-    """Log-probability of each completion token after its context under a model -> (N, S), 0 beyond the completion.
+# --- one update ---
 
-    C contexts, N completions: the first N / C go on from the first context, and so on. A context is read once for all
-    of them, but for its last token, whose output is the first that counts.
-    every_token: of all tokens that might follow, (N, S, V).
+
+@dataclass
+class MicroBatch:
+    """What one forward and backward pass needs: N completions of at most S tokens."""
+
+    contexts: list[list[int]]
+    completions: list[list[int]]
+    base_logprobs: Tensor  # (N, S), computed once for all updates on the batch
+    sampled_logprobs: Tensor | None  # (N, S); None: on-policy
+    advantages: Tensor  # (N,)
+    weights: Tensor  # (N,)
+    mask: Tensor  # (N, S)
+
+
+def update(
+    *,
+    policy: nn.Module,
+    base: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    contexts: list[list[int]],
+    completions: list[list[int]],
+    sampled_logprobs: Tensor,
+    rewards: Tensor,
+    groups: Tensor,
+    temperature: float,
+    kl_coef: float,
+    substeps: int = 1,
+) -> dict:
+    """Learn from one batch of R rollouts -> figures for the log.
+
+    contexts: C token lists; completions: R of them, R / C of each context; sampled_logprobs (R, S),
+    rewards (R,); groups (Q, G): which rollouts answer the same question. substeps: updates.
+    Groups without spread are left out of everything, of the KL penalty too.
+    -> kl_base (k3, nats per scored token) and grad_norm, of the last update, None without one;
+    dropped_groups: how many groups were left out.
     """
-    n = len(completions) // len(contexts)
-    few = max(MICRO_ROWS // n, 1)  # contexts at a time
-    rows, lengths = padded([contexts[i // n][-1:] + c for i, c in enumerate(completions)], model.cos.device)
-    tokens, targets, hidden = rows[:, :-1], rows[:, 1:], []  # (N, S) what is read, and what comes next
-    for i in range(0, len(contexts), few):
-        prefix = model.read([context[:-1] for context in contexts[i : i + few]])
-        hidden.append(model.hidden(tokens[i * n : (i + few) * n], prefix))  # (few * n, S, C)
-    logits, mask = model.head(torch.cat(hidden)), completion_mask(lengths - 1, targets.size(1))
-    if every_token:
-        return (logits.float() / temperature).log_softmax(-1) * mask[..., None]
-    return token_logprobs(logits, targets, temperature) * mask
+    device = next(policy.parameters()).device
+    lengths = torch.tensor([len(completion) for completion in completions])
+
+    # What each rollout's tokens are worth: its advantage, and its weight in the mean.
+    advantages = torch.zeros(len(completions))
+    weights = torch.zeros(len(completions))
+    group_values, keep = group_advantages(rewards[groups])
+    advantages[groups] = group_values
+    weights[groups] = token_weights(lengths[groups], keep)
+
+    # Only contexts with something to learn are scored, by the base and by the policy.
+    worth_it = (weights.view(len(contexts), -1) > 0).any(1)  # (C,)
+    wanted = worth_it.nonzero()[:, 0].tolist()
+    batches = []
+    for chosen, rows in micro_batches(contexts, completions, wanted):
+        some_contexts = [contexts[c] for c in chosen]
+        some = [completions[i] for i in rows]
+        base_logprobs = completion_logprobs(base, some_contexts, some, temperature).detach()
+        width = base_logprobs.size(1)
+        batch = MicroBatch(
+            contexts=some_contexts,
+            completions=some,
+            base_logprobs=base_logprobs,
+            sampled_logprobs=sampled_logprobs[rows, :width] if substeps > 1 else None,
+            advantages=advantages[rows].to(device),
+            weights=weights[rows].to(device),
+            mask=completion_mask(lengths[rows].to(device), width),
+        )
+        batches.append(batch)
+
+    figures = {"kl_base": None, "grad_norm": None, "dropped_groups": int((~keep).sum())}
+    for _ in range(substeps if wanted else 0):
+        kl = accumulate_gradients(policy, batches, temperature, kl_coef)
+        figures["grad_norm"] = apply_gradients(policy, optimizer, kl)
+        figures["kl_base"] = kl.item() / lengths[weights > 0].sum().item()
+    return figures
 
 
-def micro_batches(contexts: list, completions: list, wanted: Iterable[int]) -> Iterator[tuple[list, list]]:
-    """Which contexts, and which completions: this process's share of the wanted, a few of like length at a time."""
-    n = len(completions) // len(contexts)
-    longest = [len(contexts[c]) + max(map(len, completions[c * n : c * n + n])) for c in range(len(contexts))]
-    own, few = sorted(wanted, key=longest.__getitem__)[parallel.rank() :: parallel.size()], max(MICRO_ROWS // n, 1)
-    for chosen in (own[i : i + few] for i in range(0, len(own), few)):
-        yield chosen, [c * n + g for c in chosen for g in range(n)]
+def accumulate_gradients(policy, batches: list[MicroBatch], temperature: float, kl_coef: float):
+    """Add up the gradients of the loss over all micro-batches -> the summed KL (k3), a tensor."""
+    kl = torch.zeros((), device=next(policy.parameters()).device)
+    for batch in batches:
+        logprobs = completion_logprobs(policy, batch.contexts, batch.completions, temperature)
+        loss = policy_loss(
+            logprobs,
+            batch.base_logprobs,
+            batch.advantages,
+            batch.weights,
+            batch.mask,
+            kl_coef,
+            batch.sampled_logprobs,
+        )
+        loss.backward()
+        token_kl = kl_estimate(logprobs.detach(), batch.base_logprobs, "k3")  # (N, S)
+        kl += (token_kl * batch.mask).sum()
+    return kl
 
 
-def step(policy: nn.Module, optimizer: torch.optim.Optimizer) -> float:
-    """Clip the gradients and apply them, if they are finite -> their norm before."""
-    parallel.sum_gradients(list(policy.parameters()))
+def apply_gradients(policy: nn.Module, optimizer: torch.optim.Optimizer, figure: Tensor) -> float:
+    """Clip the gradients and take one optimizer step, if they are finite -> their norm before.
+
+    With several processes gradients and `figure` are first summed over all of them.
+    """
+    processes.sum_gradients(list(policy.parameters()), figure)
     norm = nn.utils.clip_grad_norm_(policy.parameters(), MAX_NORM).item()
     if math.isfinite(norm):
         optimizer.step()
@@ -146,54 +219,60 @@ def step(policy: nn.Module, optimizer: torch.optim.Optimizer) -> float:
     return norm
 
 
-def update(
-    policy, base, optimizer, contexts, completions, sampled, rewards, groups, *, temperature, kl_coef, substeps=1
+def micro_batches(
+    contexts: list, completions: list, wanted: Iterable[int]
+) -> Iterator[tuple[list[int], list[int]]]:
+    """Cut the wanted contexts into micro-batches -> which contexts, and which completions of them.
+
+    Contexts of like length come together, which saves padding. With several processes each goes
+    through its share of the contexts.
+    """
+    per_context = len(completions) // len(contexts)
+
+    def longest(c: int) -> int:
+        own = completions[c * per_context : (c + 1) * per_context]
+        return len(contexts[c]) + max(map(len, own))
+
+    own_share = processes.my_share(sorted(wanted, key=longest))
+    few = max(ROWS_AT_ONCE // per_context, 1)
+    for i in range(0, len(own_share), few):
+        chosen = own_share[i : i + few]
+        rows = [c * per_context + g for c in chosen for g in range(per_context)]
+        yield chosen, rows
+
+
+# --- learning from a teacher instead of rewards ---
+
+
+def distill(
+    *,
+    policy: nn.Module,
+    teacher: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    contexts: list[list[int]],
+    teacher_contexts: list[list[int]],
+    completions: list[list[int]],
+    temperature: float,
 ) -> dict:
-    """One batch of R rollouts -> `substeps` updates of the policy, and figures for the log.
+    """One update towards what a teacher says in other contexts -> figures for the log.
 
-    contexts: C token lists; completions: R of them, R / C of each context; sampled (R, S): their log-probs while they
-    were sampled; rewards (R,); groups (Q, G): which rollouts answer the same question, those of a context together.
-    Groups without spread are not even scored, nor held to the base.
-    -> kl_base (k3, nats per scored token) and grad_norm, of the last update, None without one; dropped_groups
+    contexts, teacher_contexts: C token lists each; completions: R, the policy's, R / C of each
+    context. The loss is the reverse KL(policy, teacher) of the next token, averaged over all tokens
+    of the completions. It is exact: estimates from sampled tokens alone would not tell what else
+    the teacher would have said.
+    -> kl_teacher (nats per token), grad_norm, dropped_groups
     """
-    lengths = torch.tensor([len(c) for c in completions])
-    of_groups, keep = group_advantages(rewards[groups])
-    advantages, weights = torch.zeros(len(completions)), torch.zeros(len(completions))
-    advantages[groups], weights[groups] = of_groups, token_weights(lengths[groups], keep)
-    figures = {"kl_base": None, "grad_norm": None, "dropped_groups": int((~keep).sum())}
-    device, batches = next(policy.parameters()).device, []
-    wanted = (weights.view(len(contexts), -1) > 0).any(1).nonzero()[:, 0].tolist()
-    for chosen, rows in micro_batches(contexts, completions, wanted):
-        batch = [contexts[c] for c in chosen], [completions[i] for i in rows], temperature
-        base_logprobs = score(base, *batch).detach()  # (N, S), once for all updates
-        old = sampled[rows, : base_logprobs.size(1)] if substeps > 1 else None  # a single update is on-policy
-        a, w, n = (part[rows].to(device) for part in (advantages, weights, lengths))
-        batches.append((batch, base_logprobs, old, a, w, completion_mask(n, base_logprobs.size(1))))
-    for _ in range(substeps if wanted else 0):
-        kl = torch.zeros((), device=device)
-        for batch, base_logprobs, old, a, w, mask in batches:
-            logprobs = score(policy, *batch)  # (N, S)
-            policy_loss(logprobs, base_logprobs, a, w, mask, kl_coef, old).backward()
-            kl += (kl_estimate(logprobs.detach(), base_logprobs, "k3") * mask).sum()
-        parallel.sum_over_processes(kl)
-        figures |= {"kl_base": kl.item() / lengths[weights > 0].sum().item(), "grad_norm": step(policy, optimizer)}
-    return figures
-
-
-def distill(policy, teacher, optimizer, contexts: list, taught: list, completions: list, temperature: float) -> dict:
-    """One update towards what a teacher says in other contexts (`taught`): the reverse KL(policy, teacher), per token.
-
-    contexts, taught: C token lists each; completions: R, the policy's, R / C of each context.
-    -> kl_teacher, grad_norm, dropped_groups
-    The KL is exact, in nats per token: estimates from drawn tokens do not tell what a teacher would have said.
-    """
-    mean = torch.zeros((), device=next(policy.parameters()).device)  # over all tokens
+    n_tokens = sum(map(len, completions))
+    mean_kl = torch.zeros((), device=next(policy.parameters()).device)
     for chosen, rows in micro_batches(contexts, completions, range(len(contexts))):
-        said, own, other = [completions[i] for i in rows], [contexts[c] for c in chosen], [taught[c] for c in chosen]
-        target = score(teacher, other, said, temperature, every_token=True).detach()  # (N, S, V)
-        logprobs = score(policy, own, said, temperature, every_token=True)
-        kl = (logprobs.exp() * (logprobs - target)).sum() / sum(map(len, completions))  # 0 beyond the completions
+        some = [completions[i] for i in rows]
+        own = [contexts[c] for c in chosen]
+        taught = [teacher_contexts[c] for c in chosen]
+        target = vocabulary_logprobs(teacher, taught, some, temperature).detach()  # (N, S, V)
+        logprobs = vocabulary_logprobs(policy, own, some, temperature)
+        # Beyond a completion both are 0 and add nothing.
+        kl = (logprobs.exp() * (logprobs - target)).sum() / n_tokens
         kl.backward()
-        mean += kl.detach()
-    parallel.sum_over_processes(mean)
-    return {"kl_teacher": mean.item(), "grad_norm": step(policy, optimizer), "dropped_groups": 0}
+        mean_kl += kl.detach()
+    grad_norm = apply_gradients(policy, optimizer, mean_kl)
+    return {"kl_teacher": mean_kl.item(), "grad_norm": grad_norm, "dropped_groups": 0}

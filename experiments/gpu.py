@@ -1,9 +1,9 @@
-"""How fast a run is on a GPU: decode steps replayed from CUDA graphs, and launched kernel by kernel.
+"""How fast a run is on a GPU: decode steps replayed from CUDA graphs, or launched one by one.
 
-python experiments/gpu.py --out experiments/results/gpu.json
+    python experiments/gpu.py --out experiments/results/gpu.json
 
-Both run in turn, in one process. A time of sampling is the median of its rounds, that of two cycles the shorter of two.
-Last comes one whole `python train.py`, from its start to its closing table.
+Both run in turn, in one process. A time of sampling is the median of its rounds, that of two cycles
+the shorter of two. Last comes one whole `python train.py`, from its start to its closing table.
 """
 
 import argparse
@@ -17,15 +17,12 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from bench import ROOT, base_model, race
+from bench import ROOT, WORLD, base_model, make_learner, race
 
 import train
-from config import parse_config
-from model import decode_step
-from pretrain import generator_of
-from run import Run, decoder
-from tasks import make_task, text
-from tasks.dialogue import REFLECTION_TOKENS, answer, complete
+from plumbing.command_line import StopOnCtrlC
+from sampling import Sampler, decode_step, decoder
+from tasks import make_task
 from tests import toy
 
 WAYS = {"replayed": lambda: decoder(False, "cuda"), "launched": lambda: decode_step}
@@ -33,19 +30,20 @@ STEPS = 12  # of the main job: two cycles
 
 
 def samplers(words: str) -> tuple[dict, dict]:
-    """Functions that sample answers, or reflections, in each way; and what they left: how many tokens."""
+    """Functions that sample answers, or reflections, in each way; and how many tokens they drew."""
     model, task, tokens = base_model().cuda(), make_task("strings", 0), {}
     asked = task.questions(random.Random(0), 32)
-    failures = [(q.ask, None, q.want) for q in asked]
-    requests = [text.reflection_text(q.topic, "", failures[i : i + 3]) for i, q in enumerate(asked[:16])]
+    failures = [(q, WORLD.grade(q, "")) for q in asked]
+    requests = [(q.topic, "", failures[i : i + 3]) for i, q in enumerate(asked[:16])]
 
     def run(way: str, decode) -> None:
-        generate = generator_of(model, 1.0, torch.Generator("cuda").manual_seed(0), decode)
+        rng = torch.Generator("cuda").manual_seed(0)
+        sampler = Sampler(model, WORLD, 1.0, rng, decode)
         if words == "answers":
-            said = answer(generate, [(task.instructions, asked)] * 4, samples=2).completions
+            sampler.answer([(task.instructions, asked)] * 4, samples=2)
         else:
-            said = complete(generate, [""], [requests], 1, REFLECTION_TOKENS)[0]
-        tokens[way] = sum(map(len, said))
+            sampler.reflect(requests)
+        tokens[way] = sampler.sampled_tokens
 
     return {way: partial(run, way, make()) for way, make in WAYS.items()}, tokens
 
@@ -53,11 +51,12 @@ def samplers(words: str) -> tuple[dict, dict]:
 def cycles(way: str) -> tuple[float, list]:
     """Two cycles of the main job -> how many seconds, and the log without those."""
     with tempfile.TemporaryDirectory() as folder:
-        run = Run(parse_config(["--out", folder, "--steps", str(STEPS), "--device", "cuda"]))
-        run.decode, start = WAYS[way](), time.perf_counter()
-        train.train(run)
+        learner = make_learner(folder, STEPS, "cuda")
+        learner.decode = WAYS[way]()
+        start = time.perf_counter()
+        train.train(learner, StopOnCtrlC(), begun=False)
         seconds = time.perf_counter() - start
-        run.lock.close()
+        learner.folder.close()
         return seconds, toy.log_of(Path(folder))
 
 
@@ -72,7 +71,8 @@ def main() -> None:
         runners, tokens = samplers(words)
         times = race(runners, rounds)
         assert len(set(tokens.values())) == 1, tokens
-        result[words] = {way: round(tokens[way] / seconds) for way, seconds in times.items()}  # tokens a second
+        # tokens a second
+        result[words] = {way: round(tokens[way] / seconds) for way, seconds in times.items()}
         print(words, result[words], flush=True)
     one, two = ({way: cycles(way) for way in WAYS} for _ in range(2))
     result["seconds"] = {way: min(one[way][0], two[way][0]) for way in WAYS}

@@ -1,9 +1,12 @@
-"""Facts: follow relations from person to person and keep the way. Stands for multi-hop questions (HoVer).
+"""Facts: follow relations from person to person and keep the way.
 
-A question gives shuffled facts and two people to start from; the answer is the way of the first, then that of the
-second: from "ann and cid" one may get to "ann bob and cid dee", where the friend of ann is bob and that of cid is dee.
-Each relation leads everybody to somebody else, and no two to the same person. The difficulty is how many people there
-are; beyond 12, which is all of them, so many more facts are told, twice (18: 12 people and six facts told twice).
+Stands for multi-hop questions (HoVer).
+
+A question gives shuffled facts and two people to start from; the answer is the way of the first,
+then that of the second: from "ann and cid" one may get to "ann bob and cid dee", where the friend
+of ann is bob and that of cid is dee. Each relation leads everybody to somebody else, and no two to
+the same person. The difficulty is how many people there are; beyond 12, which is all of them, so
+many more facts are told, twice (18: 12 people and six facts told twice).
 """
 
 from typing import NamedTuple
@@ -15,7 +18,10 @@ RELATIONS = ("friend", "boss", "rival")
 
 
 class Facts(NamedTuple):
-    """Facts (relation, of whom, who), in the order that the question gives them, and two ways of the same length."""
+    """Facts (relation, of whom, who), and two ways of the same length.
+
+    The facts are in the order that the question gives them.
+    """
 
     facts: tuple[tuple[str, str, str], ...]
     first: tuple[str, ...]
@@ -23,7 +29,10 @@ class Facts(NamedTuple):
 
 
 def draw(rng, n):
-    """Random facts about n people, or about all of them with some told twice, and two people to start from."""
+    """Random facts about n people, and two people to start from.
+
+    Beyond all people, n - 12 facts are told twice.
+    """
     people = rng.sample(PEOPLE, min(n, len(PEOPLE)))
     facts = []
     for relation in RELATIONS:

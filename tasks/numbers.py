@@ -1,7 +1,8 @@
 """Numbers: arithmetic on a row of digits. Stands for mathematics.
 
-A state is a tuple of digits, the most significant first; the difficulty is how many there are. `plus` and `minus`
-carry; all arithmetic is modulo a power of ten, so that every operation stays within the row.
+A state is a tuple of digits, the most significant first; the difficulty is how many there are.
+`plus` and `minus` carry; all arithmetic is modulo a power of ten, so that every operation stays
+within the row.
 """
 
 from itertools import accumulate, pairwise

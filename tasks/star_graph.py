@@ -1,10 +1,13 @@
 """Star graph: find the way from the centre of a star to a given leaf (after arXiv 2403.06963).
 
-The edges come shuffled, each told from both ends ("out a b in b a"); the nodes' names are random. Walking out from the
-centre one must guess an arm: the first one listed (`walk`, the habit of the base) or the last (`roam`), and the goal is
-on neither. So with the seed prompt the base earns next to nothing. Walking back from the goal there is nothing to
-guess, and the way back only has to be flipped.
-The difficulty is the length of the arms: on long ones the base slips, but hardly ever onto the goal's.
+The edges come shuffled, each told from both ends ("out a b in b a"); the nodes' names are random.
+Walking out from the centre one must guess an arm: the first one listed (`walk`, the habit of the
+base) or the last (`roam`), and the goal is on neither. So with the seed prompt the base earns next
+to nothing. Walking back from the goal there is nothing to guess, and the way back only has to be
+flipped.
+
+The difficulty is the length of the arms: on long ones the base slips, but hardly ever onto the
+goal's.
 """
 
 import itertools
@@ -35,8 +38,10 @@ def draw(rng, length):
 
 
 def go(s, node, backwards=False, arm=0):
-    """The nodes on the way from a node, along the edges or against them, as far as it leads; arm: 0 is the first edge
-    listed where there are several, -1 the last."""
+    """The nodes on the way from a node, along the edges or against them, as far as it leads.
+
+    arm: which edge to take where there are several, 0 for the first one listed, -1 for the last.
+    """
     way = [node]
     while True:
         steps = [(a if backwards else b) for a, b in s.edges if (b if backwards else a) == way[-1]]
@@ -52,7 +57,9 @@ DOMAIN = Domain(
         "roam": lambda s: go(s, s.nodes[0], arm=-1),
         "back": lambda s: go(s, s.nodes[-1], backwards=True),  # from the last node to the centre
         "flip": lambda s: s._replace(nodes=s.nodes[::-1]),
-        "ends": lambda s: s._replace(nodes=s.nodes[-1:] + s.nodes[1:-1] + s.nodes[:1] if len(s.nodes) > 1 else s.nodes),
+        "ends": lambda s: s._replace(
+            nodes=s.nodes[-1:] + s.nodes[1:-1] + s.nodes[:1] if len(s.nodes) > 1 else s.nodes
+        ),
         "shift": lambda s: s._replace(nodes=s.nodes[1:] + s.nodes[:1]),
         "first": lambda s: s._replace(nodes=s.nodes[:1]),
         "last": lambda s: s._replace(nodes=s.nodes[-1:]),

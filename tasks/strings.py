@@ -28,7 +28,8 @@ DOMAIN = Domain(
         "left": lambda s: s[1:] + s[:1],
         "right": lambda s: s[-1:] + s[:-1],
         "ends": lambda s: s[-1:] + s[1:-1] + s[:1],
-        "front": lambda s: (s[len(s) // 2], *s[: len(s) // 2], *s[len(s) // 2 + 1 :]),  # the middle letter
+        # the middle letter comes first
+        "front": lambda s: (s[len(s) // 2], *s[: len(s) // 2], *s[len(s) // 2 + 1 :]),
         "pairs": swap_pairs,
         "unzip": lambda s: s[::2] + s[1::2],
         "weave": weave,

@@ -1,12 +1,13 @@
-"""What the tests of whole runs share: a toy base, the toy world, and a function that carries a run through."""
+"""What the tests of whole runs share: a toy base, the toy world, and a function that runs."""
 
 from pathlib import Path
 
 import pytest
 import torch
 
+import fast_context
 import train
-from tasks import text
+from tasks import formats
 from tests import toy
 
 
@@ -21,8 +22,10 @@ def base(tmp_path_factory):
 def toy_world(monkeypatch):
     """A hash decides what is right; the machine's threads are left to others."""
     torch.set_num_threads(1)
-    monkeypatch.setattr(text, "verify", toy.verify)
-    monkeypatch.setattr(text, "parse_instruction", toy.parse_instruction)
+    monkeypatch.setattr(formats, "verify", toy.verify)
+    monkeypatch.setattr(formats, "parse_instruction", toy.parse_instruction)
+    monkeypatch.setattr(train, "WARMUP", toy.WARMUP)
+    monkeypatch.setattr(fast_context, "AT_ONCE", toy.AT_ONCE)
 
 
 @pytest.fixture
@@ -31,7 +34,9 @@ def start(base, tmp_path, toy_world):
 
     def start(name="run", *argv, **options) -> Path:
         options = {"base": base, "steps": 6, "out": tmp_path / name} | options
-        flags = [word for key, value in options.items() for word in ("--" + key.replace("_", "-"), str(value))]
+        flags = []
+        for key, value in options.items():
+            flags += ["--" + key.replace("_", "-"), str(value)]
         train.main([*toy.SIZES, *flags, *argv])
         return tmp_path / name
 

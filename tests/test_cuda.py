@@ -1,4 +1,4 @@
-"""On a GPU: sampling without hidden waits, captured as a graph; a CPU's tokens and updates. Else skipped."""
+"""On a GPU: sampling without hidden waits, captured as a graph; a CPU's tokens and updates."""
 
 import time
 
@@ -6,14 +6,15 @@ import pytest
 import torch
 
 import rl
-import run
+import sampling
 import train
-from config import METHODS
-from model import decode_step, sample
+from sampling import decode_step, decoder, sample
 from tests import test_rl, toy
 from tests.test_model import SETTINGS, make_batch, make_model, step_arguments
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, this machine has none")
+pytestmark = pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="needs a CUDA device, this machine has none"
+)
 
 
 def test_a_decode_step_never_waits_for_the_device():
@@ -56,26 +57,34 @@ def test_tokens_are_those_of_the_cpu_and_tokens_per_second_are_shown(capsys):
     torch.cuda.synchronize()
     speed = rollouts.lengths.sum().item() / (time.perf_counter() - start)
     with capsys.disabled():
-        print(f"\n{torch.cuda.get_device_name()}: {speed:.0f} tokens/s, {len(noise)} rows, a tiny model")
+        name = torch.cuda.get_device_name()
+        print(f"\n{name}: {speed:.0f} tokens/s, {len(noise)} rows, a tiny model")
     same = (rollouts.tokens.cpu() == expected.tokens).all(1).float().mean()
-    assert same > 0.95  # sums are rounded in another order, so a row may turn where two tokens are equally near
+    # sums are rounded in another order, so a row may turn where two tokens are equally near
+    assert same > 0.95
 
 
 def test_captured_steps_draw_the_tokens_of_plain_ones():
-    gpt, (prompts, questions), captured = make_model().cuda(), make_batch(B=32), run.decoder(False, "cuda")
+    gpt, (prompts, questions), captured = (
+        make_model().cuda(),
+        make_batch(B=32),
+        decoder(False, "cuda"),
+    )
     for max_new in (2, 40, 80):  # one chunk of steps, two and three
         noise = torch.rand(3 * 32 * 2, max_new, device="cuda")
         settings = SETTINGS | {"noise": noise, "max_new": max_new}
         plain = sample(gpt, prompts, questions, 2, **settings)
         replayed = sample(gpt, prompts, questions, 2, decode=captured, **settings)
-        assert torch.equal(plain.tokens, replayed.tokens) and torch.equal(plain.lengths, replayed.lengths)
+        assert torch.equal(plain.tokens, replayed.tokens) and torch.equal(
+            plain.lengths, replayed.lengths
+        )
         torch.testing.assert_close(plain.logprobs, replayed.logprobs)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", train.METHODS)
 def test_a_run_on_a_gpu_samples_with_captured_steps_and_can_be_resumed(start, monkeypatch, method):
-    replays, call = [], run.CapturedStep.__call__
-    monkeypatch.setattr(run.CapturedStep, "__call__", lambda *a: replays.append(1) or call(*a))
+    replays, call = [], sampling.CapturedStep.__call__
+    monkeypatch.setattr(sampling.CapturedStep, "__call__", lambda *a: replays.append(1) or call(*a))
     folder = start("gpu", "--device", "cuda", method=method, steps=4)
     train.main(["--resume", str(folder), "--steps", "8"])
     lines = toy.log_of(folder)
@@ -92,6 +101,18 @@ def test_updates_are_those_of_the_cpu(substeps):
         policy, base = (model.to(device) for model in test_rl.make_models())
         figures = test_rl.run_update(policy, base, [1.0, 0, 0, 1, 1, 0], lr=0.1, substeps=substeps)
         optimizer = torch.optim.SGD(policy.parameters(), lr=0.1)
-        taught = rl.distill(policy, base, optimizer, test_rl.CONTEXTS, test_rl.OTHERS, test_rl.COMPLETIONS, 0.8)
-        weights[device] = [p.detach().cpu() for p in policy.parameters()], figures["kl_base"], taught["kl_teacher"]
+        taught = rl.distill(
+            policy=policy,
+            teacher=base,
+            optimizer=optimizer,
+            contexts=test_rl.CONTEXTS,
+            teacher_contexts=test_rl.OTHERS,
+            completions=test_rl.COMPLETIONS,
+            temperature=0.8,
+        )
+        weights[device] = (
+            [p.detach().cpu() for p in policy.parameters()],
+            figures["kl_base"],
+            taught["kl_teacher"],
+        )
     torch.testing.assert_close(weights["cuda"], weights["cpu"], atol=1e-4, rtol=1e-3)

@@ -1,4 +1,4 @@
-"""fast_context.py: selection as in GEPA, an exact ledger, and prompts that get better without a model."""
+"""fast_context.py: selection as in GEPA, an exact ledger, and evolution without a model."""
 
 import itertools
 import json
@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import fast_context
 from fast_context import (
     Candidate,
     Population,
@@ -21,39 +22,59 @@ from fast_context import (
     select_parents,
     surviving_fronts,
 )
-from tasks.text import clean_instruction, parse_prompt, prompt_text
+from tasks.formats import clean_instruction, parse_prompt, prompt_text
+from tasks.world import ToyWorld
 
 TRUTH = {"red": "reverse", "blue": "sort raise", "green": "left", "gold": "mirror ends left"}
 ANCHOR = [SimpleNamespace(topic=topic, id=i) for i in range(6) for topic in TRUTH]
+
+is_prompt = ToyWorld().is_prompt
 
 
 class World:
     """A scorer and a reflector that stand in for the model, and count what they are asked."""
 
     def __init__(self, skill=1.0, insight=0.3, seed=0, truth=TRUTH):
-        self.rng, self.skill, self.insight, self.truth = random.Random(seed), skill, insight, truth
-        self.metric_calls = self.reflections = 0
+        self.rng = random.Random(seed)
+        self.skill = skill
+        self.insight = insight
+        self.truth = truth
+        self.metric_calls = 0
+        self.reflections = 0
 
-    def evaluate(self, jobs):
+    def answer(self, jobs):
         assert len({len(questions) for _, questions in jobs}) == 1
         self.metric_calls += sum(len(questions) for _, questions in jobs)
-        return [[self.outcome(rules, q) for q in questions] for rules, questions in jobs]
+        return [[self.outcome(prompt, q) for q in questions] for prompt, questions in jobs]
 
-    def outcome(self, rules, question):
-        right = rules.get(question.topic) == self.truth[question.topic] and self.rng.random() < self.skill
+    def outcome(self, prompt, question):
+        named = prompt.get(question.topic) == self.truth[question.topic]
+        right = named and self.rng.random() < self.skill
         return SimpleNamespace(score=float(right), answer="a b")
 
     def reflect(self, requests):
         self.reflections += len(requests)
         assert all(1 <= len(failures) <= 3 for _, _, failures in requests)
-        written = [
-            self.truth[t] if self.rng.random() < self.insight else self.rng.choice(["", "sort", "left left"])
-            for t, _, _ in requests
-        ]
-        return [(new, f"reflection {self.reflections} {i}") for i, new in enumerate(written)]
+        proposals = []
+        for i, (topic, _, _) in enumerate(requests):
+            if self.rng.random() < self.insight:
+                new = self.truth[topic]
+            else:
+                new = self.rng.choice(["", "sort", "left left"])
+            proposals.append((new, f"reflection {self.reflections} {i}"))
+        return proposals
 
-    def phase(self, population, budget=480, **kwargs):
-        return evolve(population, ANCHOR, self.evaluate, self.reflect, budget, **kwargs)
+    def phase(self, population, budget=480):
+        return evolve(population, ANCHOR, self.answer, self.reflect, is_prompt, budget)
+
+
+def population_of(size, seed, *prompts):
+    """A population that starts with several prompts, none made from another."""
+    population = Population(size, seed, prompts[0])
+    population.candidates = [Candidate(i, prompt) for i, prompt in enumerate(prompts)]
+    population.lineage = {i: (prompt, ()) for i, prompt in enumerate(prompts)}
+    population.next_id = len(prompts)
+    return population
 
 
 # --- selection ---
@@ -68,17 +89,17 @@ def test_dominated_candidates_are_dropped_from_the_worst_up():
     assert surviving_fronts([[1, 0, 0], [1, 1, 0], [0, 1, 0]]) == [{1}, {1}, {1}]
 
 
-def test_pruning_can_starve_the_best_mean_and_is_a_switch():
-    # b and c cover what the best mean (a) solves, and each alone solves one question more: only a can be spared
+def test_pruning_can_starve_the_best_mean():
+    # b and c cover what the best mean (a) solves, and each alone solves one question more:
+    # only a can be spared
     scores = [[1, 1, 1, 1, 0, 0], [1, 1, 0, 0, 1, 0], [0, 0, 1, 1, 0, 1]]
     assert surviving_fronts(scores) == [{1}, {1}, {2}, {2}, {1}, {2}]
-    assert surviving_fronts(scores, prune=False) == [{0, 1}, {0, 1}, {0, 2}, {0, 2}, {1}, {2}]
     assert 0 not in select_parents(random.Random(0), scores, 200)
-    assert 0 in select_parents(random.Random(0), scores, 200, prune=False)
 
 
 def test_parents_are_drawn_by_the_number_of_their_fronts():
-    counts = Counter(select_parents(random.Random(0), [[1, 1, 1, 0], [0, 0, 0, 1]], 4000))
+    scores = [[1, 1, 1, 0], [0, 0, 0, 1]]
+    counts = Counter(select_parents(random.Random(0), scores, 4000))
     assert counts[0] / 4000 == pytest.approx(0.75, abs=0.03)
 
 
@@ -86,97 +107,126 @@ def test_parents_are_drawn_by_the_number_of_their_fronts():
 def test_survivors_and_frequencies_equal_the_gepa_package(kind):
     gepa = pytest.importorskip("gepa.gepa_utils")
     rng = random.Random(0)
+
+    def draw():
+        return rng.choice([0.0, 1.0]) if kind == "binary" else rng.random()
+
     for _ in range(250):
-        n, m = rng.randint(1, 8), rng.randint(1, 12)
-        scores = [[rng.choice([0.0, 1.0]) if kind == "binary" else rng.random() for _ in range(m)] for _ in range(n)]
-        means = {i: sum(row) / m + i * 1e-9 for i, row in enumerate(scores)}  # equal means: the older one first
-        theirs = gepa.remove_dominated_programs(dict(enumerate(pareto_fronts(scores))), scores=means)
+        n = rng.randint(1, 8)
+        m = rng.randint(1, 12)
+        scores = [[draw() for _ in range(m)] for _ in range(n)]
+        # equal means: the older one first
+        means = {i: sum(row) / m + i * 1e-9 for i, row in enumerate(scores)}
+        fronts = dict(enumerate(pareto_fronts(scores)))
+        theirs = gepa.remove_dominated_programs(fronts, scores=means)
         ours = surviving_fronts(scores)
         assert ours == list(theirs.values())
-        assert Counter(i for f in ours for i in f) == Counter(i for f in theirs.values() for i in f)
+        our_counts = Counter(i for front in ours for i in front)
+        assert our_counts == Counter(i for front in theirs.values() for i in front)
 
 
 # --- one phase ---
 
 
 def test_all_four_rules_are_found():
-    population, world = Population(4, seed=0), World()
+    population = Population(4, seed=0, start={})
+    world = World()
     for _ in range(6):
         world.phase(population)
-    assert population.candidates[0].rules == TRUTH and population.candidates[0].mean == 1
+    assert population.candidates[0].prompt == TRUTH and population.candidates[0].mean == 1
+    assert population.best == TRUTH
 
 
 @settings(max_examples=60, deadline=None)
-@given(budget=st.integers(0, 700), size=st.integers(1, 5), skill=st.sampled_from([0.5, 1.0]), seed=st.integers(0, 99))
-def test_the_ledger_is_the_evaluators_own_count_and_never_above_the_budget(budget, size, skill, seed):
-    population, world = Population(size, seed), World(skill, seed=seed)
+@given(
+    budget=st.integers(0, 700),
+    size=st.integers(1, 5),
+    skill=st.sampled_from([0.5, 1.0]),
+    seed=st.integers(0, 99),
+)
+def test_the_ledger_is_the_worlds_own_count_and_never_above_the_budget(budget, size, skill, seed):
+    population = Population(size, seed, start={})
+    world = World(skill, seed=seed)
     for _ in range(3):
-        before = world.metric_calls, world.reflections
+        metric_calls = world.metric_calls
+        reflections = world.reflections
         report = world.phase(population, budget)
-        assert (report.metric_calls, report.reflections) == (
-            world.metric_calls - before[0],
-            world.reflections - before[1],
-        )
+        assert report.metric_calls == world.metric_calls - metric_calls
+        assert report.reflections == world.reflections - reflections
         assert report.calls <= budget
         assert 1 <= len(population.candidates) <= size
 
 
 def test_an_equal_score_is_not_accepted():
-    population, world = Population(4, seed=0), World(skill=0.0, insight=1.0)
-    report = world.phase(population)
-    assert report.proposed > 0 and not report.accepted and population.candidates[0].rules == {}
+    population = Population(4, seed=0, start={})
+    report = World(skill=0.0, insight=1.0).phase(population)
+    assert report.proposed > 0 and not report.accepted and population.candidates[0].prompt == {}
 
 
 def test_what_is_unreadable_or_known_costs_no_rollout():
-    population, world = Population(4, seed=0), World()
+    population = Population(4, seed=0, start={})
+    world = World()
     world.reflect = lambda requests: [("", "how")] * len(requests)
     assert world.phase(population).proposed == 0
+
     # each of these proposals turns one candidate into a copy of the other, or leaves it as it is
-    population = Population(4, seed=0, start=[{}, {"red": "sort"}])
+    population = population_of(4, 0, {}, {"red": "sort"})
     questions = [q for q in ANCHOR if q.topic == "red"]
     world.reflect = lambda requests: [("sort", "how")] * len(requests)
-    assert evolve(population, questions, world.evaluate, world.reflect, 200).proposed == 0
+    report = evolve(population, questions, world.answer, world.reflect, is_prompt, 200)
+    assert report.proposed == 0
 
 
-def test_a_change_comes_with_the_reflection_that_made_it():
-    # with half the skill a right proposal often fails: it is accepted in a later round, and for another reflection
-    population, world, written = Population(4, seed=0), World(skill=0.5, insight=1.0), {}
+def test_a_change_comes_with_the_reflection_that_made_it(monkeypatch):
+    # with half the skill a right proposal often fails: it is accepted in a later round,
+    # and for another reflection
+    monkeypatch.setattr(fast_context, "AT_ONCE", 1)
+    population = Population(4, seed=0, start={})
+    world = World(skill=0.5, insight=1.0)
+    written = {}
     reflect = world.reflect
 
     def watched(requests):
-        found = reflect(requests)
-        written.update({how: (topic, new) for (topic, _, _), (new, how) in zip(requests, found, strict=True)})
-        return found
+        proposals = reflect(requests)
+        for (topic, _, _), (new, how) in zip(requests, proposals, strict=True):
+            written[how] = (topic, new)
+        return proposals
 
-    world.reflect, late = watched, 0
+    world.reflect = watched
+    late = 0
     for _ in range(6):
-        for change in world.phase(population, width=1).accepted:
-            new = change.topic, change.rules[change.topic]
+        for change in world.phase(population).accepted:
+            new = change.topic, change.prompt[change.topic]
             assert written[change.how] == new
             late += list(written.values()).index(new) < list(written).index(change.how)
     assert late
 
 
 def test_scores_of_old_weights_are_never_compared_with_new_ones():
-    population, world = Population(4, seed=0, start=[{"red": "reverse"}, {"blue": "sort raise"}]), World(insight=0.0)
+    population = population_of(4, 0, {"red": "reverse"}, {"blue": "sort raise"})
+    world = World(insight=0.0)
     world.phase(population)
     assert population.candidates[0].mean == 0.25
-    world.truth = dict.fromkeys(TRUTH, "never") | {"blue": "sort raise"}  # the weights moved: red no longer works
+    # the weights moved: red no longer works
+    world.truth = dict.fromkeys(TRUTH, "never") | {"blue": "sort raise"}
     world.phase(population)
-    assert population.candidates[0].rules == {"blue": "sort raise"}
+    assert population.candidates[0].prompt == {"blue": "sort raise"}
     assert {c.mean for c in population.candidates[1:]} == {0}
 
 
-@pytest.mark.parametrize("start", [[{"red": "reverse"}], [{"red": "reverse"}, {"blue": "sort raise"}, {}]])
+@pytest.mark.parametrize(
+    "start", [[{"red": "reverse"}], [{"red": "reverse"}, {"blue": "sort raise"}, {}]]
+)
 def test_a_budget_below_scoring_all_changes_nothing(start):
-    population = Population(4, seed=0, start=start)
+    population = population_of(4, 0, *start)
     report = World().phase(population, budget=len(start) * len(ANCHOR) - 1)
-    assert report.calls == 0 and [c.rules for c in population.candidates] == start
+    assert report.calls == 0 and [c.prompt for c in population.candidates] == start
 
 
 @given(budget=st.integers(len(ANCHOR), 600), seed=st.integers(0, 99))
 def test_a_phase_can_score_all_that_phases_of_the_same_budget_have_kept(budget, seed):
-    population, world = Population(9, seed), World(seed=seed)
+    population = Population(9, seed, start={})
+    world = World(seed=seed)
     for _ in range(3):
         carried = len(population.candidates)
         assert world.phase(population, budget).metric_calls >= carried * len(ANCHOR)
@@ -184,53 +234,73 @@ def test_a_phase_can_score_all_that_phases_of_the_same_budget_have_kept(budget, 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_a_right_prompt_is_never_lost_in_ten_phases(seed):
-    population, world = Population(4, seed, start=[dict(TRUTH)]), World(skill=0.5, insight=0.1, seed=seed)
+    population = Population(4, seed, start=dict(TRUTH))
+    world = World(skill=0.5, insight=0.1, seed=seed)
     for _ in range(10):
         world.phase(population)
-        assert TRUTH in [c.rules for c in population.candidates]
+        assert TRUTH in [c.prompt for c in population.candidates]
 
 
 def test_fewer_questions_of_a_topic_than_a_minibatch():
-    world, population = World(), Population(4, seed=0)
-    evolve(population, ANCHOR[:5], world.evaluate, world.reflect, 200)
+    world = World()
+    population = Population(4, seed=0, start={})
+    evolve(population, ANCHOR[:5], world.answer, world.reflect, is_prompt, 200)
     assert population.candidates
 
 
 # --- merging ---
 
 
-def family(*rules_and_parents, scores=None):
-    """A population whose candidates have the given rules and parents; scores per topic (0 or 1)."""
-    population = Population(8, seed=0)
-    population.candidates, population.lineage = [], {}
-    for i, (rules, parents) in enumerate(rules_and_parents):
-        values = [float(rules.get(q.topic) == TRUTH[q.topic]) for q in ANCHOR]
-        population.candidates.append(Candidate(i, rules, values))
-        population.lineage[i] = (rules, parents)
+def family(*prompts_and_parents):
+    """A population of candidates with the given prompts and parents; scores per topic (0 or 1)."""
+    population = Population(8, seed=0, start={})
+    population.candidates = []
+    population.lineage = {}
+    for i, (prompt, parents) in enumerate(prompts_and_parents):
+        scores = [float(prompt.get(q.topic) == TRUTH[q.topic]) for q in ANCHOR]
+        population.candidates.append(Candidate(i, prompt, scores))
+        population.lineage[i] = (prompt, parents)
     return population, population.candidates
 
 
 def test_merge_takes_from_each_side_what_it_changed():
-    population, (_, a, b) = family(({}, ()), ({"red": "reverse"}, (0,)), ({"blue": "sort raise"}, (0,)))
-    rules, gain = merge(a, b, population, ANCHOR)
-    assert rules == {"red": "reverse", "blue": "sort raise"} and gain == pytest.approx(0.25)
+    population, (_, a, b) = family(
+        ({}, ()),
+        ({"red": "reverse"}, (0,)),
+        ({"blue": "sort raise"}, (0,)),
+    )
+    prompt, gain = merge(a, b, population, ANCHOR)
+    assert prompt == {"red": "reverse", "blue": "sort raise"} and gain == pytest.approx(0.25)
 
 
 def test_merge_keeps_the_change_and_not_the_common_ancestors_text():
     population, (_, _, a, b) = family(
-        ({}, ()), ({"red": "sort"}, (0,)), ({"red": "reverse"}, (1,)), ({"red": "sort", "blue": "left"}, (1,))
+        ({}, ()),
+        ({"red": "sort"}, (0,)),
+        ({"red": "reverse"}, (1,)),
+        ({"red": "sort", "blue": "left"}, (1,)),
     )
     assert merge(a, b, population, ANCHOR)[0] == {"red": "reverse", "blue": "left"}
 
 
 def test_merge_takes_the_better_side_where_both_changed():
-    population, (_, a, b) = family(({}, ()), ({"red": "sort"}, (0,)), ({"red": "reverse"}, (0,)))
-    assert merge(a, b, population, ANCHOR)[0] == merge(b, a, population, ANCHOR)[0] == {"red": "reverse"}
+    population, (_, a, b) = family(
+        ({}, ()),
+        ({"red": "sort"}, (0,)),
+        ({"red": "reverse"}, (0,)),
+    )
+    assert merge(a, b, population, ANCHOR)[0] == {"red": "reverse"}
+    assert merge(b, a, population, ANCHOR)[0] == {"red": "reverse"}
 
 
 def test_merge_hopes_for_no_luck_where_both_sides_say_the_same():
-    # the same instruction, scored twice: 1 and 0 by luck. Taking it from the lucky side is no gain over the other
-    population, (_, a, b) = family(({"red": "x"}, ()), ({"red": "x", "gold": "y"}, (0,)), ({"red": "x"}, (0,)))
+    # the same instruction, scored twice: 1 and 0 by luck.
+    # Taking it from the lucky side is no gain over the other
+    population, (_, a, b) = family(
+        ({"red": "x"}, ()),
+        ({"red": "x", "gold": "y"}, (0,)),
+        ({"red": "x"}, (0,)),
+    )
     a.scores = [float(q.topic == "red") for q in ANCHOR]
     for one, other in ((a, b), (b, a)):
         assert merge(one, other, population, ANCHOR) == ({"red": "x", "gold": "y"}, 0.0)
@@ -242,112 +312,146 @@ def test_merge_gains_over_each_side_what_it_takes_from_the_other():
     b.scores = [float(q.topic == "blue" and i % 8 < 4) for i, q in enumerate(ANCHOR)]
     gains = [sum(c.scores) / len(ANCHOR) for c in (a, b)]
     assert gains[0] != gains[1]
-    assert merge(a, b, population, ANCHOR)[1] == merge(b, a, population, ANCHOR)[1] == pytest.approx(min(gains))
+    assert merge(a, b, population, ANCHOR)[1] == pytest.approx(min(gains))
+    assert merge(b, a, population, ANCHOR)[1] == merge(a, b, population, ANCHOR)[1]
 
 
 def test_an_ancestor_is_not_merged_with_its_descendant():
-    population, (seed, a, b) = family(({}, ()), ({"red": "reverse"}, (0,)), ({"red": "reverse", "blue": "left"}, (1,)))
-    assert merge(seed, b, population, ANCHOR) is None and merge(b, a, population, ANCHOR) is None
+    population, (seed, a, b) = family(
+        ({}, ()),
+        ({"red": "reverse"}, (0,)),
+        ({"red": "reverse", "blue": "left"}, (1,)),
+    )
+    assert merge(seed, b, population, ANCHOR) is None
+    assert merge(b, a, population, ANCHOR) is None
 
 
 def test_merging_finds_what_no_reflection_wrote():
     start = [{topic: rule} for topic, rule in TRUTH.items()]
-    population, world = Population(8, seed=0, start=start), World(insight=0.05, seed=2)
+    population = population_of(8, 0, *start)
+    world = World(insight=0.05, seed=2)
     for _ in range(4):
         report = world.phase(population, budget=700)
         if report.merged:
             break
-    assert report.merged and max(len(c.rules) for c in population.candidates) >= 2
+    assert report.merged and max(len(c.prompt) for c in population.candidates) >= 2
 
 
 # --- text and state ---
 
+HOSTILE = ["sort\nblue: left", "sort <eos>", "none"]
+
 
 @settings(max_examples=50, deadline=None)
-@given(
-    st.lists(st.one_of(st.text(), st.sampled_from(["sort\nblue: left", "sort <eos>", "none"])), min_size=8, max_size=8)
-)
+@given(st.lists(st.one_of(st.text(), st.sampled_from(HOSTILE)), min_size=8, max_size=8))
 def test_a_prompt_holds_instructions_alone_whatever_the_reflector_writes(proposals):
-    population, world = Population(4, seed=0), World()
-    world.reflect = lambda requests: [(proposal, "") for proposal in (2 * proposals)[: len(requests)]]
-    world.outcome = lambda rules, question: SimpleNamespace(score=float(len(rules)), answer="\n")  # any change is good
+    population = Population(4, seed=0, start={})
+    world = World()
+
+    def reflect(requests):
+        return [(proposal, "") for proposal in (2 * proposals)[: len(requests)]]
+
+    def outcome(prompt, question):
+        return SimpleNamespace(score=float(len(prompt)), answer="\n")  # any change is good
+
+    world.reflect = reflect
+    world.outcome = outcome
     world.phase(population, budget=300)
     for candidate in population.candidates:
-        assert all(clean_instruction(instruction) for instruction in candidate.rules.values())
-        assert parse_prompt(prompt_text(candidate.rules)) == candidate.rules
+        assert all(clean_instruction(text) for text in candidate.prompt.values())
+        assert parse_prompt(prompt_text(candidate.prompt)) == candidate.prompt
 
 
 @pytest.mark.parametrize("where", ["candidates", "lineage"])
 @pytest.mark.parametrize(
-    "rules",
-    [{"red": "sort\nblue: left"}, {"red": ""}, {"red": "a b c d"}, {"purple": "sort"}, {"red": "sort<eos>"}, {"": ""}],
+    "prompt",
+    [
+        {"red": "sort\nblue: left"},
+        {"red": ""},
+        {"red": "a b c d"},
+        {"purple": "sort"},
+        {"red": "sort<eos>"},
+        {"": ""},
+    ],
 )
-def test_a_restored_prompt_cannot_smuggle_in_a_line(where, rules):
-    state = Population(4, seed=0, start=[{"red": "sort"}]).state_dict()
-    state[where][0][1] = rules
-    population = Population(4, seed=1)
+def test_a_restored_prompt_cannot_smuggle_in_a_line(where, prompt):
+    state = Population(4, seed=0, start={"red": "sort"}).state_dict()
+    state[where][0][1] = prompt
+    population = Population(4, seed=1, start={})
     with pytest.raises(ValueError, match="prompt") as error:
-        population.load_state_dict(state)
-    assert "\n" not in str(error.value) and population.candidates[0].rules == {}  # as it was before
+        population.load_state_dict(state, is_prompt)
+    assert "\n" not in str(error.value)
+    assert population.candidates[0].prompt == {}  # as it was before
 
 
 def test_restored_population_goes_on_as_if_it_had_never_stopped():
     outcomes = []
     for stop in (False, True):
-        population, world = Population(4, seed=1), World(seed=5)
+        population = Population(4, seed=1, start={})
+        world = World(seed=5)
         world.phase(population)
         if stop:
             state = json.loads(json.dumps(population.state_dict()))
-            population = Population(1, seed=99)
-            population.load_state_dict(state)
+            population = Population(1, seed=99, start={})
+            population.load_state_dict(state, is_prompt)
         world.phase(population)
         outcomes.append(population.state_dict())
     assert outcomes[0] == outcomes[1]
 
 
 def test_prompts_repeat_the_population_where_it_is_too_small():
-    population = Population(4, seed=0, start=[{"red": "a"}, {"red": "b"}, {"red": "c"}])
-    assert [p["red"] for p in population.prompts(4)] == ["a", "b", "c", "a"]
+    population = population_of(4, 0, {"red": "a"}, {"red": "b"}, {"red": "c"})
+    assert [prompt["red"] for prompt in population.prompts(4)] == ["a", "b", "c", "a"]
 
 
 def test_the_lineage_does_not_grow_without_bound():
-    population, world = Population(2, seed=0), World(skill=0.5)
+    population = Population(2, seed=0, start={})
+    world = World(skill=0.5)
     for _ in range(15):
         world.phase(population)
         assert len(population.lineage) <= 3  # two candidates, and where they parted
 
 
 def test_what_is_left_of_the_lineage_is_all_that_merging_asks_for():
-    rng, whole = random.Random(0), Population(5, seed=0)
-    population = Population(5, seed=0)
+    rng = random.Random(0)
+    whole = Population(5, seed=0, start={})
+    population = Population(5, seed=0, start={})
+    scored = list(population.candidates)
     for _ in range(300):
-        parents = [
-            c.id for c in rng.sample(population.candidates, min(len(population.candidates), rng.choice([1, 1, 2])))
-        ]
-        child = population.add({"red": "sort"}, tuple(parents), [rng.random()])
-        whole.lineage[child.id] = ({"red": "sort"}, tuple(parents))
+        n = rng.choice([1, 1, 2])
+        parents = tuple(c.id for c in rng.sample(scored, min(len(scored), n)))
+        child = population.add({"red": "sort"}, parents, [rng.random()])
+        scored.append(child)
+        whole.lineage[child.id] = ({"red": "sort"}, parents)
         if rng.random() < 0.3:
-            population.keep_best(population.candidates)
+            population.keep_best(scored)
+            scored = list(population.candidates)
             assert len(population.lineage) <= 5 + 10
-        for a, b in itertools.product([c.id for c in population.candidates], repeat=2):
-            ours, all_of_them = ([p.ancestors(id) for id in (a, b)] for p in (population, whole))
-            assert (a in ours[1]) == (a in all_of_them[1])  # whether one descends from the other
-            assert max(ours[0] & ours[1], default=None) == max(all_of_them[0] & all_of_them[1], default=None)
+        for a, b in itertools.product([c.id for c in scored], repeat=2):
+            our_a = population.ancestors(a)
+            our_b = population.ancestors(b)
+            all_a = whole.ancestors(a)
+            all_b = whole.ancestors(b)
+            assert (a in our_b) == (a in all_b)  # whether one descends from the other
+            assert max(our_a & our_b, default=None) == max(all_a & all_b, default=None)
 
 
 def test_the_outcome_does_not_depend_on_the_hash_seed():
     code = (
-        "from tests.test_fast_context import *; p, w = Population(4, seed=3), World(0.5, seed=3)\n"
-        "for _ in range(3): w.phase(p)\nprint(json.dumps(p.state_dict()['candidates']))"
+        "from tests.test_fast_context import *\n"
+        "p = Population(4, seed=3, start={})\n"
+        "w = World(0.5, seed=3)\n"
+        "for _ in range(3): w.phase(p)\n"
+        "print(json.dumps(p.state_dict()['candidates']))"
     )
-    results = {
-        subprocess.run(
+    results = set()
+    for hash_seed in ("1", "2"):
+        done = subprocess.run(
             [sys.executable, "-c", code],
-            env={"PYTHONHASHSEED": h, "PATH": ""},
+            env={"PYTHONHASHSEED": hash_seed, "PATH": ""},
             capture_output=True,
             text=True,
             check=True,
-        ).stdout
-        for h in ("1", "2")
-    }
+        )
+        results.add(done.stdout)
     assert len(results) == 1

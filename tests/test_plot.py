@@ -31,7 +31,10 @@ def test_claims_and_figures_are_made_of_the_runs(tmp_path, monkeypatch, capsys):
     plot.main()
     assert sorted(p.name for p in (tmp_path / "figures").iterdir()) == ["efficiency.png", "kl.png"]
     written = json.loads((results / "claims.json").read_text())
-    assert written["claims"] == claims.all_claims(runs) and set(written["outcomes"]) == {"strings, fst", "strings, rl"}
+    assert written["claims"] == claims.all_claims(runs) and set(written["outcomes"]) == {
+        "strings, fst",
+        "strings, rl",
+    }
     assert "data efficiency, rollouts" in capsys.readouterr().out
 
 

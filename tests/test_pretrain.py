@@ -1,4 +1,4 @@
-"""pretrain.py: the optimizer, the batches, and a run that is interrupted."""
+"""base/pretrain.py: the schedule, the loss, and a training that is interrupted."""
 
 import itertools
 import random
@@ -7,11 +7,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-import pretrain as module
-from model import GPT, GPTConfig, load_checkpoint, save_checkpoint
-from pretrain import Muon, base_rates, beside, faster_dtype, micro_batches, orthogonalize, pretrain
-from tasks import corpus, domains, text
-from tests import toy
+import base.pretrain as module
+from base import batches, corpus
+from base.batches import length_batches
+from base.exams import base_rates
+from base.pretrain import faster_dtype, pretrain
+from model import GPT, GPTConfig
+from plumbing.files import beside, load_checkpoint
+from tasks import domains, formats
 
 WORLDS = list(domains())
 TINY = {"n_layer": 1, "n_head": 2, "n_embd": 16, "n_hidden": 16}
@@ -27,70 +30,8 @@ def tiny(monkeypatch):
     monkeypatch.setattr(module, "base_rates", lambda model, domain: "rates")
 
 
-@pytest.mark.parametrize("shape", [(3, 8, 8), (2, 8, 20), (2, 20, 8)])
-def test_orthogonalized_matrices_keep_their_singular_vectors_and_have_values_near_one(shape):
-    matrices = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    u, values, vh = torch.linalg.svd(matrices, full_matrices=False)
-    ours = torch.linalg.svdvals(orthogonalize(matrices))
-    assert values.max() > 4 and ours.min() > 0.3 and ours.max() < 1.3
-    along = u.mT @ orthogonalize(matrices) @ vh.mT  # diagonal in the singular basis: directions are unchanged
-    diagonal = torch.diag_embed(along.diagonal(dim1=1, dim2=2))
-    torch.testing.assert_close(along, diagonal, atol=1e-3, rtol=0)
-
-
-def test_muon_by_hand():
-    p = torch.nn.Parameter(torch.zeros(4, 2))
-    optimizer = Muon([p], lr=0.1, momentum=0.5)
-    first, second = (torch.randn(4, 2, generator=torch.Generator().manual_seed(i)) for i in range(2))
-    p.grad = first
-    optimizer.step()
-    memory = 0.5 * first
-    expected = -0.1 * 2**0.5 * orthogonalize((0.5 * first + 0.5 * memory)[None])[0]  # sqrt(rows / columns)
-    torch.testing.assert_close(p.data, expected)
-    p.grad = second
-    optimizer.step()
-    memory = 0.5 * memory + 0.5 * second
-    decayed = (1 - 0.1 * 0.1) * expected
-    torch.testing.assert_close(p.data, decayed - 0.1 * 2**0.5 * orthogonalize((0.5 * second + 0.5 * memory)[None])[0])
-
-
-def test_muon_equals_torchs_but_for_its_bfloat16():
-    torch.manual_seed(0)
-    ours = [torch.nn.Parameter(torch.randn(shape)) for shape in ((8, 8), (8, 16), (16, 8), (8, 8))]
-    theirs = [torch.nn.Parameter(p.detach().clone()) for p in ours]
-    optimizers = (
-        Muon(ours, lr=0.02),
-        torch.optim.Muon(theirs, lr=0.02, momentum=0.95, weight_decay=0.1, adjust_lr_fn="original"),
-    )
-    start = [p.detach().clone() for p in ours]
-    for _ in range(3):
-        for p, q in zip(ours, theirs, strict=True):
-            p.grad = torch.randn_like(p)
-            q.grad = p.grad.clone()
-        for optimizer in optimizers:
-            optimizer.step()
-    for p, q, s in zip(ours, theirs, start, strict=True):
-        assert (p - s).abs().max() > 0.01 and (p - q).abs().max() < 2e-3
-
-
-def test_micro_batches_learn_every_learned_token_once_and_no_padding():
-    documents = corpus.documents(list(domains().values()), 0, 0, 30)
-    batches = micro_batches(documents, "cpu")
-    assert sum(len(tokens) for tokens, _ in batches) == 30
-    targets = sorted(t for _, target in batches for t in target.flatten().tolist() if t != -100)
-    assert targets == sorted(t for tokens, learn in documents for t, w in zip(tokens, learn, strict=True) if w)
-    assert targets.count(text.special("eos")) == 30  # the end is learned
-    assert all(target[tokens[:, 1:] == text.special("pad")].eq(-100).all() for tokens, target in batches)
-
-
-def test_targets_are_the_next_tokens():
-    for tokens, target in micro_batches(corpus.documents(list(domains().values()), 0, 0, 8), "cpu"):
-        here = target != -100
-        assert torch.equal(target[here], tokens[:, 1:][here])
-
-
 def test_a_document_weighs_as_the_root_of_its_length(tiny, tmp_path, monkeypatch):
-    """The gradient of a step, against a plain sum over documents that are neither padded nor batched."""
+    """The gradient of a step, against a sum over documents that are neither padded nor batched."""
     documents, made = corpus.documents([domains()["strings"]], 0, 0, 12), []
     lengths = [sum(learn) for _, learn in documents]
     assert max(lengths) > 10 * min(lengths)
@@ -103,7 +44,9 @@ def test_a_document_weighs_as_the_root_of_its_length(tiny, tmp_path, monkeypatch
         def step(self):
             raise Done
 
-    monkeypatch.setattr(module, "optimizers_of", lambda m: made.append(m) or [Recorder(m.parameters(), lr=0.0)] * 2)
+    monkeypatch.setattr(
+        module, "optimizers_of", lambda m: made.append(m) or [Recorder(m.parameters(), lr=0.0)] * 2
+    )
     with pytest.raises(Done):
         pretrain(tmp_path / "base.pt", "cpu", ["strings"], minutes=1, batch=12, seed=0)
     [model], loss = made, 0.0
@@ -117,32 +60,6 @@ def test_a_document_weighs_as_the_root_of_its_length(tiny, tmp_path, monkeypatch
     torch.testing.assert_close(found, model.head.weight.grad, atol=1e-7, rtol=1e-4)
 
 
-def test_the_first_documents_are_the_easy_ones():
-    kinds = set()
-    writers = {name: (lambda n: lambda *_: kinds.add(n) or [(n, True)])(name) for name in corpus.WRITERS}
-    original, corpus.WRITERS = corpus.WRITERS, writers
-    try:
-        corpus.documents(list(domains().values()), 0, 0, 200, easy=True)
-        assert kinds == set(corpus.EASY) and "reflect" not in kinds
-        corpus.documents(list(domains().values()), 0, 0, 200)
-        assert kinds == set(corpus.KINDS)
-    finally:
-        corpus.WRITERS = original
-
-
-@pytest.mark.parametrize("broken", ["model", "model_config", "other sizes"])
-def test_a_checkpoint_that_is_no_base_is_called_so(tmp_path, broken):
-    toy.make_base(tmp_path / "base.pt")
-    contents = load_checkpoint(tmp_path / "base.pt")
-    if broken == "other sizes":
-        contents["model_config"]["n_layer"] = 2
-    else:
-        del contents[broken]
-    save_checkpoint(tmp_path / "base.pt", contents)
-    with pytest.raises(ValueError, match="is no base: train one with --pretrain"):
-        module.load_base(tmp_path / "base.pt")
-
-
 def test_domains_join_in_one_by_one_while_documents_are_easy(tiny, tmp_path, monkeypatch):
     seen, clock = [], iter(range(1000))
     documents = corpus.documents
@@ -153,34 +70,33 @@ def test_domains_join_in_one_by_one_while_documents_are_easy(tiny, tmp_path, mon
 
     monkeypatch.setattr(corpus, "documents", spy)
     monkeypatch.setattr(module, "faster_dtype", lambda device: torch.float32)
-    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: next(clock)))  # a second for every look
+    monkeypatch.setattr(
+        module, "time", SimpleNamespace(perf_counter=lambda: next(clock))
+    )  # a second for every look
     pretrain(tmp_path / "base.pt", "cpu", [*domains()], minutes=1, batch=2, seed=0)
     stages = list(dict.fromkeys(seen))
     assert stages == [(1, True), (2, True), (3, True), (4, True), (4, False)]
     assert abs(seen.count((4, False)) / len(seen) - 0.6) < 0.1
 
 
-def test_a_new_domain_has_half_of_the_easy_documents():
-    from_new = sum(
-        any(name in "".join(piece for piece, _ in corpus.document(rng, worlds, easy=True)) for name in ("walk", "back"))
-        for worlds in [list(domains().values())[:3]]
-        for rng in map(random.Random, range(400))
-    )
-    assert [*domains()][2] == "star_graph" and from_new > 0.45 * 400
-
-
 def test_a_base_is_written_and_its_rates_can_be_looked_at(tiny, tmp_path, capsys):
     path = tmp_path / "base.pt"
     pretrain(path, "cpu", WORLDS, minutes=0.02, batch=4, seed=0)
     contents = load_checkpoint(path)
-    assert contents["vocabulary"] == text.fingerprint() and contents["step"] > 0 and contents["elapsed"] >= 1.2
+    assert (
+        contents["vocabulary"] == formats.fingerprint()
+        and contents["step"] > 0
+        and contents["elapsed"] >= 1.2
+    )
     assert not beside(path, ".partial").exists() and "base written" in capsys.readouterr().out
     model = GPT(GPTConfig(**contents["model_config"]))
     model.load_state_dict(contents["model"])
     assert base_rates(model, next(iter(domains().values()))).startswith(f"{WORLDS[0]}: solve 0.")
 
 
-def test_an_interrupted_pretraining_goes_on_with_its_own_schedule(tiny, tmp_path, monkeypatch, capsys):
+def test_an_interrupted_pretraining_goes_on_with_its_own_schedule(
+    tiny, tmp_path, monkeypatch, capsys
+):
     path, seen = tmp_path / "base.pt", []
     documents = corpus.documents
     monkeypatch.setattr(module, "LOOK_EVERY", 2)
@@ -197,23 +113,33 @@ def test_an_interrupted_pretraining_goes_on_with_its_own_schedule(tiny, tmp_path
     assert not path.exists()
     partial = load_checkpoint(beside(path, ".partial"))
     assert partial["step"] == 4
-    monkeypatch.setattr(corpus, "documents", lambda *arguments: seen.append(arguments[2]) or documents(*arguments))
-    pretrain(path, "cpu", WORLDS, minutes=99, batch=2, seed=0)  # the 0.05 minutes of its start count
+    monkeypatch.setattr(
+        corpus, "documents", lambda *arguments: seen.append(arguments[2]) or documents(*arguments)
+    )
+    pretrain(
+        path, "cpu", WORLDS, minutes=99, batch=2, seed=0
+    )  # the 0.05 minutes of its start count
     assert seen[:7] == [0, 1, 2, 3, 4, 5, 4] and "going on with" in capsys.readouterr().out
     assert load_checkpoint(path)["minutes"] == 0.05
 
 
-def test_the_learning_rate_rises_for_fifty_steps_and_falls_to_zero_over_the_second_half(tiny, tmp_path, monkeypatch):
+def test_the_learning_rate_rises_for_fifty_steps_and_falls_to_zero_over_the_second_half(
+    tiny, tmp_path, monkeypatch
+):
     made, rates = [], []
     optimizers_of, documents = module.optimizers_of, corpus.documents
-    monkeypatch.setattr(module, "optimizers_of", lambda model: made.append(optimizers_of(model)) or made[0])
+    monkeypatch.setattr(
+        module, "optimizers_of", lambda model: made.append(optimizers_of(model)) or made[0]
+    )
 
     def watched(*arguments):
         rates.append([group["lr"] for optimizer in made[0] for group in optimizer.param_groups])
         return documents(*arguments)
 
     monkeypatch.setattr(corpus, "documents", watched)
-    pretrain(tmp_path / "base.pt", "cpu", ["strings"], minutes=20 / 60, batch=2, seed=0)  # 200 looks at the clock
+    pretrain(
+        tmp_path / "base.pt", "cpu", ["strings"], minutes=20 / 60, batch=2, seed=0
+    )  # 200 looks at the clock
     for peak, seen in zip((0.02, 4e-3), zip(*rates, strict=True), strict=True):
         n = len(seen)
         assert seen[0] == pytest.approx(peak / 50) and seen[24] == pytest.approx(peak / 2)
@@ -222,46 +148,62 @@ def test_the_learning_rate_rises_for_fifty_steps_and_falls_to_zero_over_the_seco
 
 
 def test_what_does_not_fit_the_model_is_refused_before_training(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "GPTConfig", lambda vocab_size: GPTConfig(vocab_size, **TINY, block_size=60))
-    with pytest.raises(ValueError, match=r"a document of the corpus has \d+ tokens, the model reads 60.*reflect"):
+    monkeypatch.setattr(
+        module, "GPTConfig", lambda vocab_size: GPTConfig(vocab_size, **TINY, block_size=60)
+    )
+    with pytest.raises(
+        ValueError, match=r"a document of the corpus has \d+ tokens, the model reads 60.*reflect"
+    ):
         pretrain(tmp_path / "base.pt", "cpu", ["strings"], minutes=1, batch=2, seed=0)
     assert not [*tmp_path.iterdir()]
 
 
-def test_a_process_may_have_no_share_of_the_documents():
-    assert micro_batches([], "cpu") == []
-
-
-@pytest.mark.parametrize("of", ["another vocabulary", "other domains", "another seed", "another model"])
+@pytest.mark.parametrize(
+    "of", ["another vocabulary", "other domains", "another seed", "another model"]
+)
 def test_what_another_training_left_is_not_overwritten(tiny, tmp_path, monkeypatch, of):
     path = tmp_path / "base.pt"
     with monkeypatch.context() as another:
         if of == "another vocabulary":
-            another.setattr(text, "fingerprint", lambda: "another")
+            another.setattr(formats, "fingerprint", lambda: "another")
         if of == "another model":
-            another.setattr(module, "GPTConfig", lambda vocab_size: GPTConfig(vocab_size, **TINY | {"n_layer": 2}))
+            another.setattr(
+                module,
+                "GPTConfig",
+                lambda vocab_size: GPTConfig(vocab_size, **TINY | {"n_layer": 2}),
+            )
         names, seed = WORLDS[: 1 if of == "other domains" else None], int(of == "another seed")
         pretrain(path, "cpu", names, minutes=0.005, batch=2, seed=seed)
     path.rename(left := beside(path, ".partial"))
     before = left.read_bytes()
-    with pytest.raises(ValueError, match=r"base.pt.partial is of a training with other domains, another vocab"):
+    with pytest.raises(
+        ValueError, match=r"base.pt.partial is of a training with other domains, another vocab"
+    ):
         pretrain(path, "cpu", WORLDS, minutes=0.02, batch=2, seed=0)
     assert left.read_bytes() == before and not path.exists()
 
 
 @pytest.mark.parametrize("bad, ends", [({1, 2, 3, 4}, True), ({2, 3, 4, 5, 6}, False)])
-def test_a_loss_that_is_not_finite_skips_the_step_and_in_the_end_stops(tiny, tmp_path, monkeypatch, bad, ends):
+def test_a_loss_that_is_not_finite_skips_the_step_and_in_the_end_stops(
+    tiny, tmp_path, monkeypatch, bad, ends
+):
     documents, entropy, now = corpus.documents, torch.nn.functional.cross_entropy, []
-    monkeypatch.setattr(corpus, "documents", lambda *arguments: now.append(arguments[2]) or documents(*arguments))
-    broken = SimpleNamespace(cross_entropy=lambda *a, **k: entropy(*a, **k) * (float("nan") if now[-1] in bad else 1))
-    monkeypatch.setattr(module, "F", broken)
+    monkeypatch.setattr(
+        corpus, "documents", lambda *arguments: now.append(arguments[2]) or documents(*arguments)
+    )
+    broken = SimpleNamespace(
+        cross_entropy=lambda *a, **k: entropy(*a, **k) * (float("nan") if now[-1] in bad else 1)
+    )
+    monkeypatch.setattr(batches, "F", broken)
     monkeypatch.setattr(module, "LOOK_EVERY", 1)
     settings = {"minutes": 0.015, "batch": 2, "seed": 0}  # about nine steps
     if ends:
         pretrain(tmp_path / "base.pt", "cpu", WORLDS, **settings)
         saved = load_checkpoint(tmp_path / "base.pt")
     else:
-        with pytest.raises(FloatingPointError, match="not finite in 5 steps on end, the last is step 6"):
+        with pytest.raises(
+            FloatingPointError, match="not finite in 5 steps on end, the last is step 6"
+        ):
             pretrain(tmp_path / "base.pt", "cpu", WORLDS, **settings)
         assert not (tmp_path / "base.pt").exists()
         saved = load_checkpoint(tmp_path / "base.pt.partial")
@@ -275,15 +217,20 @@ def test_the_faster_dtype_is_one_of_two():
 
 def test_learning_rates_lower_the_loss_on_a_few_documents():
     torch.manual_seed(0)
-    model = GPT(GPTConfig(text.encoding().n_vocab, **TINY))
+    model = GPT(GPTConfig(formats.encoding().n_vocab, **TINY))
     optimizers = module.optimizers_of(model)
     rng = random.Random(0)
-    document = [corpus.encode_document(corpus.recite(rng, next(iter(domains().values())))) for _ in range(3)]
+    document = [
+        corpus.encode_document(corpus.reciting_document(rng, next(iter(domains().values()))))
+        for _ in range(3)
+    ]
     losses = []
     for _ in range(40):
         loss = 0.0
-        for tokens, targets in micro_batches(document, "cpu"):
-            part = torch.nn.functional.cross_entropy(model(tokens[:, :-1]).flatten(0, 1), targets.flatten())
+        for tokens, targets in length_batches(document, "cpu"):
+            part = torch.nn.functional.cross_entropy(
+                model(tokens[:, :-1]).flatten(0, 1), targets.flatten()
+            )
             part.backward()
             loss += part.item()
         for optimizer in optimizers:

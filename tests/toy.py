@@ -1,6 +1,7 @@
-"""Runs that cost nothing: a tiny base of random weights, and a hash instead of a verifier and of reflection.
+"""Runs that cost nothing: a tiny base of random weights, and a hash in place of the verdicts.
 
-Random weights get nothing right. With a hash of the words as reward, weights move and prompts evolve all the same.
+Random weights get nothing right. With a hash of the words as reward, weights move and prompts
+evolve all the same.
 """
 
 import gc
@@ -11,25 +12,38 @@ from pathlib import Path
 
 import torch
 
+import fast_context
 import train
-from model import GPT, GPTConfig, load_checkpoint, save_checkpoint
-from tasks import domains, text
+from model import GPT, GPTConfig
+from plumbing.files import load_checkpoint, save_checkpoint
+from tasks import domains, formats
 
-SIZES = "--tasks strings --batch 2 --group 4 --population 2 --cycle 4 --anchor 4 --passes 8 --width 2 --warmup 2"
-SIZES = [*SIZES.split(), *["--lr", "0.01", "--eval-every", "4", "--eval-questions", "4", "--device", "cpu"]]
-SIZES += ["--seed", "2"]  # under which some prompts are accepted and some steps have nothing to learn from
+SIZES = "--tasks strings --batch 2 --group 4 --population 2 --cycle 4 --anchor 4 --passes 8"
+SIZES += " --lr 0.01 --eval-every 4 --eval-questions 4 --device cpu"
+SIZES += " --seed 2"  # some prompts are accepted, and some steps have nothing to learn from
+SIZES = SIZES.split()
+
+# Constants of the program at toy size.
+WARMUP = 2  # train.WARMUP
+AT_ONCE = 2  # fast_context.AT_ONCE
 
 
-def make_base(path: Path, vocabulary: str = "", known: list[str] | None = None, about=None, **sizes) -> None:
-    """A base of random weights whose sequences end after a few tokens. about: what else its checkpoint says."""
+def make_base(
+    path: Path, vocabulary: str = "", known: list[str] | None = None, about=None, **sizes
+) -> None:
+    """A base of random weights whose sequences end after a few tokens.
+
+    about: what else its checkpoint says.
+    """
     torch.manual_seed(0)
-    cfg = GPTConfig(text.encoding().n_vocab, **{"n_layer": 1, "n_head": 2, "n_embd": 16, "n_hidden": 16} | sizes)
+    sizes = {"n_layer": 1, "n_head": 2, "n_embd": 16, "n_hidden": 16} | sizes
+    cfg = GPTConfig(formats.encoding().n_vocab, **sizes)
     model = GPT(cfg)
     with torch.no_grad():
-        model.embedding.weight[:, 0] = 1.0  # the same for every token: the head's first column is a bias
-        model.head.weight[text.special("eos"), 0] = 1.3
+        model.embedding.weight[:, 0] = 1.0  # for every token: the head's first column is a bias
+        model.head.weight[formats.special("eos"), 0] = 1.3
     contents = {
-        "vocabulary": vocabulary or text.fingerprint(),
+        "vocabulary": vocabulary or formats.fingerprint(),
         "domains": known or list(domains()),
         "model_config": asdict(cfg),
     }
@@ -45,8 +59,11 @@ def parse_instruction(words: str, topic: str) -> str:
 
 
 def take_over() -> None:
-    """Let the hashes decide in this process, for good."""
-    text.verify, text.parse_instruction = verify, parse_instruction
+    """Let the hashes and the toy sizes decide in this process, for good."""
+    formats.verify = verify
+    formats.parse_instruction = parse_instruction
+    train.WARMUP = WARMUP
+    fast_context.AT_ONCE = AT_ONCE
 
 
 def log_of(out: Path) -> list[dict]:
@@ -63,7 +80,7 @@ def refused(capsys, *argv) -> str:
         train.main([str(word) for word in argv])
     except SystemExit as ended:
         code = ended.code
-    gc.collect()  # the exception kept the run, and so its lock
+    gc.collect()  # the exception kept the folder, and so its lock
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("train.py: ")]
     assert code == 2 and len(lines) == 1, lines
     return lines[0]
@@ -77,7 +94,9 @@ def outcome(out: Path) -> list:
     """All that a finished run leaves, in a form that can be compared."""
     saved = load_checkpoint(out / "checkpoint.pt")
     del saved["sizes"]  # of the logs, in which the seconds differ
-    return [log_of(out), (out / "samples.txt").read_text(), (out / "result.json").read_text(), saved]
+    samples = (out / "samples.txt").read_text()
+    result = (out / "result.json").read_text()
+    return [log_of(out), samples, result, saved]
 
 
 def equal(a, b) -> bool:

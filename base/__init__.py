@@ -1,0 +1,1 @@
+"""How the base model was made. Skip this folder at first reading."""

@@ -1,0 +1,354 @@
+"""The pretraining corpus: an endless, seeded stream of documents, in the formats of tasks/.
+
+Four kinds of documents teach the base what a pretrained LLM brings along:
+- solve: follow the prompt's instruction for the topic; make one up where the prompt has none;
+- recite: repeat a prompt's instructions, or a question's facts, in another order. This teaches
+  looking up;
+- reflect: read failures with feedback, search for the rule that explains them, write it down;
+- spot: only the end of a reflection, its last one to three blocks.
+
+The search is written out (after Stream of Search, arXiv 2404.03683) in blocks. A block tries all
+operations in a fixed order from one state, each written until it departs from what was wanted. The
+first block starts from where the old instruction led, if there is one; the next from the question;
+then comes one block for every state that one operation leads to. So rules of one and two operations
+are always found. A third operation takes luck: the search goes two operations deep, but only from
+one guessed first operation. Sampling a reflection again may make another guess.
+
+Held-out rules never occur, under any spelling: not as instructions, not as what a reflection looks
+for or writes down, and no search goes on from one.
+"""
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
+from tasks import TOPICS, Domain, Rule
+from tasks.formats import (
+    encode,
+    failure_text,
+    prompt_text,
+    question_text,
+    reflection_text,
+    solution_text,
+    special,
+)
+
+# Shares of the kinds of documents. The first ones of pretraining are easy: short ones only.
+KINDS = {"solve": 0.45, "recite": 0.1, "spot": 0.25, "reflect": 0.2}
+EASY = {"solve": 0.5, "recite": 0.25, "spot": 0.25}
+
+# Shares of rules with one, two and three operations.
+SOLVE_LENGTHS = {1: 0.3, 2: 0.35, 3: 0.35}
+REFLECT_LENGTHS = {1: 0.25, 2: 0.6, 3: 0.15}
+
+# A document is a list of pieces of text, each with whether the model learns to write it.
+Document = list[tuple[str, bool]]
+LEARNED = True
+GIVEN = False
+
+
+# --- random choices ---
+
+
+def pick(rng: random.Random, weights: dict):
+    """A random key of `weights`, by weight."""
+    return rng.choices(list(weights), list(weights.values()))[0]
+
+
+def draw_rule(rng: random.Random, domain: Domain, lengths: dict[int, float]) -> Rule:
+    """A random rule that is not held out. lengths: length -> weight."""
+    length = pick(rng, lengths)
+    return rng.choice(domain.rules(length))
+
+
+def draw_prompt(rng: random.Random, domain: Domain, n: int) -> dict[str, str]:
+    """Random instructions for n random topics."""
+    topics = rng.sample(TOPICS, n)
+    return {topic: " ".join(draw_rule(rng, domain, SOLVE_LENGTHS)) for topic in topics}
+
+
+# --- solve ---
+
+
+def solving_document(rng: random.Random, domain: Domain) -> Document:
+    """A prompt of up to 6 lines, a question, and its answer by the topic's rule.
+
+    Three documents in ten have no rule for the topic in their prompt.
+    """
+    prompt = draw_prompt(rng, domain, rng.randint(1, 6))
+    topic = rng.choice(list(prompt))
+    rule = tuple(prompt[topic].split())
+
+    # A quarter of the documents have no prompt. They are short, and teach how to carry rules out.
+    # A few more lack the topic's line: there the model learns to make a rule up.
+    if rng.random() < 1 / 4:
+        prompt = {}
+    elif rng.random() < 1 / 12:
+        del prompt[topic]
+    state = domain.draw(rng, pick(rng, domain.corpus_difficulties))
+
+    # A domain with a habit teaches it where the prompt has no rule. Half of the time another rule
+    # is written there; it is given, not learned, and only carried out.
+    learned = LEARNED
+    if domain.habit and topic not in prompt:
+        if rng.random() < 0.5:
+            rule = domain.habit
+        else:
+            learned = GIVEN
+
+    question = prompt_text(prompt) + question_text(topic, domain.ask(state))
+    restated = f"{topic}: {' '.join(rule)}\n"
+    solution = solution_text(domain, rule, state)
+    return [(question, GIVEN), (restated, learned), (solution, LEARNED)]
+
+
+# --- recite ---
+
+
+def reciting_document(rng: random.Random, domain: Domain) -> Document:
+    """A prompt of 2 to 6 lines, then the same lines in another order.
+
+    Half of the documents of a domain with facts recite a question's facts instead.
+    """
+    state = domain.draw(rng, pick(rng, domain.corpus_difficulties))
+    facts = domain.given(state)
+    if facts and rng.random() < 1 / 2:
+        return recited_facts(rng, facts)
+
+    prompt = draw_prompt(rng, domain, rng.randint(2, 6))
+    document = [(prompt_text(prompt) + "recite", GIVEN)]
+    for topic in rng.sample(sorted(prompt), len(prompt)):
+        document += [(f"\n{topic}:", GIVEN), (f" {prompt[topic]}", LEARNED)]
+    return document
+
+
+def recited_facts(rng: random.Random, facts: list[str]) -> Document:
+    """A question's facts, then each again in another order: its last word is learned."""
+    document = [(f"ask {rng.choice(TOPICS)}: {' '.join(facts)} recite", GIVEN)]
+
+    # Of facts that begin with the same words, the first counts.
+    endings: dict[str, str] = {}
+    for fact in facts:
+        beginning, ending = fact.rsplit(" ", 1)
+        endings.setdefault(beginning, ending)
+
+    for beginning in rng.sample(sorted(endings), len(endings)):
+        document += [(f" {beginning}", GIVEN), (f" {endings[beginning]}", LEARNED)]
+    return document
+
+
+# --- reflect: the written search ---
+
+
+@dataclass
+class Block:
+    """One block of a search: all operations in turn, from one state, until one arrives."""
+
+    head: str  # the operations that led to the state
+    lines: str
+    found: Rule  # the rule that arrives, () for none
+
+
+def until_it_departs(shown: str, want: str) -> str:
+    """The words of a state up to the first that is not what was wanted there."""
+    words = shown.split()
+    agreeing = 0
+    for word, wanted in zip(words, want.split(), strict=False):
+        if word != wanted:
+            break
+        agreeing += 1
+    return " ".join(words[: agreeing + 1])
+
+
+def search_block(domain: Domain, prefix: Rule, state: Any, want: str) -> Block:
+    """Try all operations in turn on `state`, which the operations in `prefix` led to."""
+    head = f" {' '.join(prefix)}:" if prefix else ""
+    lines = f" {domain.show(state)} want {want}\n"
+    for name, operation in domain.operations.items():
+        after = domain.show(operation(state))
+        if after == want:
+            return Block(head, f"{lines}{name}: {after} done\n", (*prefix, name))
+        lines += f"{name}: {until_it_departs(after, want)}\n"
+    return Block(head, lines, ())
+
+
+def search_starts(rng: random.Random, domain: Domain, rule: Rule, old: Rule) -> list[Rule]:
+    """The rules whose results the blocks of a search start from, in order."""
+    # The first block goes on from the old instruction, the next from the question itself.
+    starts = [old, ()] if old else [()]
+
+    # Rules of up to two operations, or one more than the old instruction, are found one deep.
+    if len(rule) < 3 or old == rule[:2]:
+        starts += [(name,) for name in domain.operations if (name,) != old]
+        return starts
+
+    # For a third operation the search guesses the first one, and goes two deep from there.
+    guess = rng.choice(domain.equivalents(rule))[0]
+    pairs = [(guess, name) for name in domain.operations]
+    held_out_pairs = domain.rules(2, held_out=True)
+    starts.append((guess,))
+    starts += [pair for pair in pairs if pair not in held_out_pairs]
+    return starts
+
+
+def search(
+    rng: random.Random, domain: Domain, rule: Rule, state: Any, old: Rule, short: bool
+) -> tuple[Document, Rule]:
+    """The written search for a rule on one example, and the rule that it finds.
+
+    That rule is () for none; by chance it can be a wrong one. old: the old instruction, () for
+    none. short: only the last one to three blocks; the head of the first is then given.
+    """
+    want = domain.show(domain.apply(rule, state))
+    blocks = []
+    for prefix in search_starts(rng, domain, rule, old):
+        block = search_block(domain, prefix, domain.apply(prefix, state), want)
+        blocks.append(block)
+        if block.found:
+            break
+
+    # Where a search that was cut short begins cannot be known, so this is not learned.
+    first_head = LEARNED
+    if short:
+        kept = rng.randint(1, 3)
+        if len(blocks) > kept:
+            blocks = blocks[-kept:]
+            first_head = GIVEN
+
+    document: Document = []
+    for i, block in enumerate(blocks):
+        head_is_learned = first_head if i == 0 else LEARNED
+        document += [("try", LEARNED), (block.head, head_is_learned), (block.lines, LEARNED)]
+    return document, blocks[-1].found
+
+
+# --- reflect: the whole document ---
+
+
+@dataclass
+class Case:
+    """What a reflection is about: a rule, the old instruction, and an example to search on."""
+
+    rule: Rule  # what the reflection should find
+    old: Rule  # the old instruction, () for none
+    followed: Rule  # the rule that the wrong answers follow
+    difficulty: int  # of all failures
+    example: Any  # the state of the first failure
+    searched: Document
+    found: Rule  # a spelling of `rule`
+
+
+def draw_old_instruction(rng: random.Random, domain: Domain, rule: Rule) -> Rule:
+    """None (half), another rule, or the right rule without its last operation."""
+    kind = pick(rng, {"none": 0.5, "wrong": 0.2, "prefix": 0.3})
+    if kind == "none":
+        return ()
+    if kind == "prefix" and rule[:-1] in domain.rules(len(rule) - 1):
+        return rule[:-1]
+    return draw_rule(rng, domain, SOLVE_LENGTHS)
+
+
+def draw_case(rng: random.Random, domain: Domain, short: bool) -> Case:
+    """Draw until the search on the example finds the rule."""
+    while True:
+        difficulty = pick(rng, domain.corpus_difficulties)
+        rule = draw_rule(rng, domain, REFLECT_LENGTHS)
+        example = domain.draw(rng, difficulty)
+
+        # Answers follow the old instruction; where there is none, they follow some rule.
+        old = draw_old_instruction(rng, domain, rule)
+        followed = old or draw_rule(rng, domain, SOLVE_LENGTHS)
+
+        # A rule has at most three operations, so there is no going on from three.
+        searched_from = old if len(old) < 3 else ()
+        searched, found = search(rng, domain, rule, example, searched_from, short)
+
+        # The wrong rule must not be right on the example by chance. And a longer spelling of the
+        # right rule does not count as found, since it might name a held-out pair.
+        is_failure = domain.apply(followed, example) != domain.apply(rule, example)
+        if is_failure and found in domain.equivalents(rule):
+            return Case(rule, old, followed, difficulty, example, searched, found)
+
+
+def draw_failing_state(rng: random.Random, domain: Domain, case: Case) -> Any:
+    """A random state on which the followed rule is wrong."""
+    while True:
+        state = domain.draw(rng, case.difficulty)
+        if domain.apply(case.followed, state) != domain.apply(case.rule, state):
+            return state
+
+
+def reflection_document(rng: random.Random, domain: Domain, short: bool = False) -> Document:
+    """A topic, its instruction, failures with feedback; then the search and the new instruction.
+
+    short: one failure, and only the end of the search.
+    """
+    topic = rng.choice(TOPICS)
+    case = draw_case(rng, domain, short)
+    document = [(reflection_text(topic, " ".join(case.old), []), GIVEN)]
+
+    count = 1 if short else pick(rng, {3: 0.6, 2: 0.1, 1: 0.3})
+    for i in range(count):
+        state = case.example if i == 0 else draw_failing_state(rng, domain, case)
+        got = domain.show(domain.apply(case.followed, state))
+        want = domain.show(domain.apply(case.rule, state))
+
+        # One answer in ten is a slip or missing, as with a real model. But a search that starts
+        # from the old instruction needs an example that follows it.
+        if rng.random() < 0.1 and (i > 0 or not case.old):
+            slip = domain.show(domain.draw(rng, case.difficulty))
+            got = slip if slip != want and rng.random() < 0.5 else "none"
+        document.append((failure_text(domain.ask(state), got, want), GIVEN))
+
+    new_instruction = f"{topic}: {' '.join(case.found)}"
+    return [*document, *case.searched, (new_instruction, LEARNED)]
+
+
+def spotting_document(rng: random.Random, domain: Domain) -> Document:
+    """A reflection on one failure of which only the end is written."""
+    return reflection_document(rng, domain, short=True)
+
+
+# --- the stream ---
+
+WRITERS = {
+    "solve": solving_document,
+    "recite": reciting_document,
+    "spot": spotting_document,
+    "reflect": reflection_document,
+}
+
+
+def document(rng: random.Random, domains: list[Domain], easy: bool = False) -> Document:
+    """One random document of a random domain.
+
+    easy: only short kinds, and every other document is of the last domain, which is new.
+    """
+    only_newest = easy and rng.random() < 0.5
+    domain = domains[-1] if only_newest else rng.choice(domains)
+    kind = pick(rng, EASY if easy else KINDS)
+    return WRITERS[kind](rng, domain)
+
+
+def encode_document(pieces: Document) -> tuple[list[int], list[int]]:
+    """A document -> its tokens (bos ... eos), and for each 1 if it is learned, 0 if it is given."""
+    tokens = [special("bos")]
+    learn = [0]
+    for text, learned in pieces:
+        ids = encode(text)
+        tokens += ids
+        learn += [int(learned)] * len(ids)
+
+    # The model must learn to end its answers.
+    tokens.append(special("eos"))
+    learn.append(1)
+    return tokens, learn
+
+
+def documents(domains: list[Domain], seed: int, step: int, n: int, easy: bool = False) -> list:
+    """The n encoded documents of a pretraining step.
+
+    They depend on the arguments alone: an interrupted training needs no saved corpus to go on.
+    """
+    rng = random.Random(f"corpus {seed} {step}")
+    return [encode_document(document(rng, domains, easy)) for _ in range(n)]

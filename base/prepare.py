@@ -1,0 +1,161 @@
+"""The base that a run begins with: load it, or train it first."""
+
+import shutil
+import zlib
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from base.exams import base_skills
+from base.pretrain import pretrain
+from model import GPT, GPTConfig
+from plumbing import processes
+from plumbing.devices import pick_device
+from plumbing.files import beside, load_checkpoint, lock
+from tasks import domains, formats, make_task
+from tasks.world import ToyWorld
+
+SHIPPED = str(Path(__file__).resolve().with_name("base.pt"))  # the base that comes with the code
+QUICK_MINUTES = 12  # of pretraining for each domain, when a run finds no base
+
+# The order in which domains join pretraining; others follow these.
+CORPUS = ("strings", "numbers", "star_graph", "facts")
+
+
+@dataclass
+class Base:
+    """What a run begins with: a model, and the world whose texts it has learned to read."""
+
+    model: GPT
+    world: ToyWorld
+    about: dict  # all that the base's checkpoint says about it
+    checksum: int  # of its file
+
+    def skills(self, model: GPT) -> dict:
+        """What a model can still do of what the base has learned, see `base_skills`."""
+        return base_skills(model, list(self.world.domains.values()))
+
+
+def open_base(cfg) -> Base:
+    """The base of a run, trained first where the default one is missing.
+
+    Raises ValueError where it cannot be used, or does not know a task of the run.
+    """
+    prepare_base(cfg)
+    path = Path(cfg.base)
+    model, about = load_base(path)
+    world = ToyWorld(about["domains"])
+    for name in cfg.tasks:
+        if name not in world.domains:
+            known = ", ".join(world.domains)
+            raise ValueError(
+                f"the base {path} knows {known}, not {name}: choose another task, or train another"
+            )
+    return Base(model, world, about, zlib.crc32(path.read_bytes()))
+
+
+def check_tasks(names: list[str]) -> None:
+    """Raises ValueError for a name that is no domain."""
+    for name in names:
+        make_task(name, seed=0)
+
+
+def corpus_domains() -> tuple[str, ...]:
+    """All domains, in the order in which they join pretraining."""
+    return tuple(dict.fromkeys((*CORPUS, *domains())))
+
+
+def clean_prompt(text: str) -> str:
+    """A prompt that a person wrote, in the form that models read: for --prompt.
+
+    Raises ValueError that names the first wrong line, or where there is no instruction.
+    """
+    world = ToyWorld()
+    prompt = world.parse_prompt(text)
+    if not prompt:
+        raise ValueError("it names no instruction")
+    return world.prompt_text(prompt)
+
+
+def load_base(path: Path) -> tuple[GPT, dict]:
+    """A base, and all that its checkpoint says about it.
+
+    Raises ValueError where the file is missing or damaged, or is no base.
+    """
+    contents = load_checkpoint(path)
+    try:
+        cfg = GPTConfig(**contents["model_config"])
+        model = GPT(cfg)
+        model.load_state_dict(contents["model"])
+    except (KeyError, TypeError, RuntimeError):  # the checkpoint of a run, for example
+        raise ValueError(f"{path} is no base: train one with --pretrain --base OTHER") from None
+    return model, contents
+
+
+def prepare_base(cfg) -> None:
+    """Train a base where --pretrain asks for it, or where the default one cannot be used.
+
+    cfg: the settings of the run. Raises ValueError for any other base that cannot be used, and what
+    `pretrain` raises.
+    """
+    path = Path(cfg.base)
+    if cfg.pretrain:
+        train_base(cfg, path, cfg.minutes)
+        return
+
+    fault = fault_of_base(cfg, path)
+    if fault:
+        minutes = min(cfg.minutes, QUICK_MINUTES * len(set(cfg.tasks)))
+        if processes.rank() == 0:
+            print(f"{fault}: training one, {minutes:g} minutes")
+        train_base(cfg, path, minutes)
+
+
+def fault_of_base(cfg, path: Path) -> str:
+    """Why a base must be trained before the run can begin; "" where it need not be.
+
+    Raises ValueError where the base cannot be used, and may not be replaced either.
+    """
+    # Only a default base may be replaced: the shipped one, or that in the folder of a --smoke run.
+    # A run that has begun cannot go on with another one.
+    own = f"{cfg.out}/base.pt" if cfg.out else ""
+    begun = cfg.resume and (Path(cfg.resume) / "checkpoint.pt").exists()
+    replaceable = cfg.base in (SHIPPED, own) and not begun
+
+    if replaceable and not path.exists():
+        return f"the base {path} is not there yet"
+    contents = load_checkpoint(path)
+    if contents.get("vocabulary") == formats.fingerprint():
+        return ""
+
+    # Another vocabulary: the words of the domains have changed, or it is no base at all.
+    fault = f"the base {path} knows another vocabulary"
+    if not replaceable:
+        raise ValueError(f"{fault}, or is none; train one with --pretrain --base OTHER")
+    return fault
+
+
+def train_base(cfg, path: Path, minutes: float) -> None:
+    """Train a base and write it to `path`; an old base is kept beside it.
+
+    Raises ValueError where another process is training it, and what `pretrain` raises.
+    """
+    first = processes.rank() == 0
+    locked = nullcontext()
+    if first:
+        taken = f"another process is training {path}: wait, or choose another --base"
+        locked = lock(beside(path, ".lock"), taken)
+    with locked:
+        if first and path.exists():
+            keep_old_base(path)
+        device = pick_device(cfg.device)
+        names = list(dict.fromkeys(cfg.tasks))
+        pretrain(path, device, names, minutes=minutes, batch=cfg.documents, seed=cfg.seed)
+
+
+def keep_old_base(path: Path) -> None:
+    """Copy a base to a file that is named after its contents: base-0123abcd.pt."""
+    checksum = zlib.crc32(path.read_bytes())
+    kept = path.with_name(f"{path.stem}-{checksum:08x}{path.suffix}")
+    shutil.copy2(path, kept)
+    print(f"the base {path} is kept as {kept}")

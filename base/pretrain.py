@@ -1,0 +1,305 @@
+"""Pretraining: the tiny base, from scratch, in minutes on a laptop. `python train.py --pretrain`.
+
+The corpus (corpus.py) is a function of (seed, step), so an interrupted training can go on without
+having saved it. The length is given in minutes, not in steps: the learning rate depends on how much
+of the time is left. Read `pretrain` first: it is the loop.
+"""
+
+import dataclasses
+import math
+import random
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from base import corpus
+from base.batches import document_losses, length_batches
+from base.exams import base_rates
+from base.muon import optimizers_of
+from model import GPT, GPTConfig
+from plumbing import processes
+from plumbing.files import beside, load_checkpoint, save_checkpoint
+from tasks import Domain, domains, formats
+
+PATIENCE = 5  # steps in a row with numbers that are not finite, until training gives up
+LOOK_EVERY = 300  # steps between checkpoints, and between looks at what the base can do
+WARMUP = 50  # steps over which the learning rate rises
+
+
+def pretrain(
+    path: Path, device: str, names: list[str], *, minutes: float, batch: int, seed: int
+) -> None:
+    """Train a base from scratch and write it to `path`; go on with what an interrupted run left.
+
+    path: in a folder that exists, and no other process writes there.
+    names: the domains of the corpus.
+    minutes: the length of the training; an interrupted one keeps the length that it began with.
+    batch: documents per step, split over the processes.
+    Raises ValueError where the interrupted training was another one, or where a document is longer
+    than the model reads; FloatingPointError where the loss is not finite PATIENCE times in a row.
+    """
+    # A new training, or the one that was interrupted.
+    worlds = [domains()[name] for name in names]
+    partial = beside(path, ".partial")
+    training = new_training(worlds, device, minutes, batch, seed)
+    if partial.exists():
+        training.load(partial)
+    dtype = processes.tell(faster_dtype(device))
+    progress = Progress(training)
+
+    last = time.perf_counter()
+    while training.elapsed < training.seconds:
+        # The loss on the documents of this step, and its gradients.
+        training.set_learning_rates()
+        joined, documents = draw_documents(training, worlds, batch, seed)
+        loss = add_gradients(training.model, documents, device, dtype)
+        processes.sum_gradients(list(training.model.parameters()))
+
+        # The processes agree on the loss, and on how long the step took.
+        now = time.perf_counter()
+        loss, seconds = agree(loss, now - last, device)
+        last = now
+        training.update(loss)
+
+        # Now and then look at what the base can do, one domain after the other, and save.
+        if training.step % LOOK_EVERY == 0 and not training.failed:
+            domain = joined[training.step // LOOK_EVERY % len(joined)]
+            progress.rates = base_rates(training.model, domain)
+            training.save(partial)
+        progress.show(documents, loss, seconds)
+        training.elapsed += seconds
+
+    # The base is done: what would be needed to go on is not needed any more.
+    progress.bar.close()
+    rates = base_rates(training.model, worlds[0])
+    if processes.rank() == 0:
+        save_checkpoint(path, training.contents())
+        partial.unlink(missing_ok=True)
+        print(f"base written to {path} after {training.step} steps: {rates}")
+    processes.tell(None)  # the others wait for the file
+
+
+# --- the state of a training ---
+
+
+@dataclass
+class Training:
+    """The state of a pretraining between two steps."""
+
+    about: dict  # what tells this training from others; it stands in the checkpoint of the base
+    model: GPT
+    optimizers: list[torch.optim.Optimizer]
+    minutes: float  # the length of the whole training
+    step: int = 0
+    elapsed: float = 0.0  # seconds that all steps took so far
+    failed: int = 0  # steps in a row, up to now, whose loss was not finite
+
+    def __post_init__(self):
+        self.groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
+        self.peaks = [group["lr"] for group in self.groups]
+
+    @property
+    def seconds(self) -> float:
+        """The length of the whole training."""
+        return 60 * self.minutes
+
+    def set_learning_rates(self) -> None:
+        """Rise over the first steps; fall to zero over the second half of the time."""
+        rise = (self.step + 1) / WARMUP
+        fall = 2 * (1 - self.elapsed / self.seconds)
+        for group, peak in zip(self.groups, self.peaks, strict=True):
+            group["lr"] = peak * min(1.0, rise, fall)
+
+    def update(self, loss: float) -> None:
+        """One step of the optimizers; none where the loss is not finite.
+
+        Raises FloatingPointError where that is so for the PATIENCE-th time in a row.
+        """
+        # One bad step is skipped; many in a row mean that the weights are spoilt.
+        self.failed = 0 if math.isfinite(loss) else self.failed + 1
+        if self.failed == PATIENCE:
+            raise FloatingPointError(
+                f"the loss was not finite in {PATIENCE} steps on end, the last is step {self.step}"
+            )
+        for optimizer in self.optimizers:
+            if not self.failed:
+                optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+
+    def contents(self) -> dict:
+        """What the checkpoint of the base holds."""
+        return self.about | {
+            "minutes": self.minutes,
+            "step": self.step,
+            "elapsed": self.elapsed,
+            "model": self.model.state_dict(),
+        }
+
+    def save(self, path: Path) -> None:
+        """Save all that is needed to go on; the first process does it."""
+        if processes.rank() == 0:
+            states = [optimizer.state_dict() for optimizer in self.optimizers]
+            save_checkpoint(path, self.contents() | {"optimizers": states})
+
+    def load(self, path: Path) -> None:
+        """Go back to what was saved. Raises ValueError where that is of another training."""
+        saved = load_checkpoint(path)
+        if any(saved.get(name) != value for name, value in self.about.items()):
+            raise ValueError(
+                f"{path} is of a training with other domains, another vocabulary, model, --seed or "
+                "--documents: move it away, or choose another --base"
+            )
+
+        # The weights, and what the optimizers remember.
+        self.model.load_state_dict(saved["model"])
+        for optimizer, state in zip(self.optimizers, saved["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
+
+        # The place in the schedule.
+        self.step = saved["step"]
+        self.elapsed = saved["elapsed"]
+        self.minutes = saved["minutes"]
+        if processes.rank() == 0:
+            done = f"{self.elapsed / 60:.0f} of {self.minutes:g} minutes are done"
+            print(f"going on with {path}: {done}")
+
+
+def new_training(
+    worlds: list[Domain], device: str, minutes: float, batch: int, seed: int
+) -> Training:
+    """A training at its beginning. Raises ValueError where a domain's documents are too long."""
+    torch.manual_seed(seed)
+    cfg = GPTConfig(formats.encoding().n_vocab)
+    model = GPT(cfg).to(device)
+
+    # Reflections are the longest documents. Look at them now, not only when their turn comes.
+    for domain in worlds:
+        reflections = [corpus.reflection_document(random.Random(i), domain) for i in range(30)]
+        documents = [corpus.encode_document(reflection) for reflection in reflections]
+        check_fit(documents, cfg.block_size)
+
+    about = {
+        "vocabulary": formats.fingerprint(),
+        "domains": [domain.name for domain in worlds],
+        "seed": seed,
+        "batch": batch,
+        "model_config": dataclasses.asdict(cfg),
+    }
+    return Training(about, model, optimizers_of(model), minutes)
+
+
+# --- one step ---
+
+
+def draw_documents(
+    training: Training, worlds: list[Domain], batch: int, seed: int
+) -> tuple[list[Domain], list]:
+    """The domains that have joined in by now, and the documents of this step.
+
+    In the first part of the time (a fifth for one domain, three tenths for two, two fifths for
+    more) documents are easy, and the domains join in one after the other.
+    """
+    easy_share = min(0.4, 0.1 + 0.1 * len(worlds))
+    easy_seconds = easy_share * 60 * training.minutes
+    n = 1 + int(len(worlds) * training.elapsed / easy_seconds)
+    joined = worlds[:n]
+
+    # They depend on the seed and the step alone.
+    easy = training.elapsed < easy_seconds
+    documents = corpus.documents(joined, seed, training.step, batch, easy)
+    check_fit(documents, training.model.cfg.block_size)
+    return joined, documents
+
+
+def check_fit(documents: list, room: int) -> None:
+    """Raises ValueError where a document is longer than the model reads, which is `room` tokens."""
+    longest = max((tokens for tokens, _ in documents), key=len)
+    if len(longest) > room:
+        raise ValueError(
+            f"a document of the corpus has {len(longest)} tokens, the model reads {room}: give the "
+            "domain fewer operations, or shorter states. It begins: "
+            f"{formats.decode(longest[1:40])}"
+        )
+
+
+def add_gradients(model: GPT, documents: list, device: str, dtype: torch.dtype) -> float:
+    """Add the gradients of this process's share of the documents -> its part of their loss.
+
+    A document weighs as the square root of its length. If all tokens weighed the same, reflections,
+    which are ten times as long as the others, would be nearly all of the loss.
+    """
+    total = sum(sum(learn) ** 0.5 for _, learn in documents)
+    by_length = sorted(documents, key=lambda document: len(document[0]))
+    share = processes.my_share(by_length)
+
+    # One batch after the other, each of documents of about the same length.
+    loss_sum = 0.0
+    for tokens, targets in length_batches(share, device):
+        kind = torch.device(device).type
+        with torch.autocast(kind, dtype, enabled=dtype != torch.float32):
+            losses = document_losses(model, tokens, targets)  # (N,), each over all of its tokens
+            lengths = (targets != -100).sum(1)  # (N,), of learned tokens
+            loss = (losses * lengths**-0.5).sum() / total
+        loss.backward()
+        loss_sum += loss.item()
+    return loss_sum
+
+
+def agree(loss: float, seconds: float, device: str) -> tuple[float, float]:
+    """The sum of the processes' losses and the mean of their seconds, the same in all of them."""
+    figures = torch.tensor([loss, seconds], device=device)
+    processes.sum_over_processes(figures)
+    return figures[0].item(), figures[1].item() / processes.size()
+
+
+def faster_dtype(device: str) -> torch.dtype:
+    """bfloat16 where this machine multiplies faster in it, else float32.
+
+    CPUs without bfloat16 units are 30 times slower in it.
+    """
+    seconds = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        a = torch.ones(2048, 256, dtype=dtype, device=device)
+        b = torch.ones(256, 256, dtype=dtype, device=device)
+
+        # The best of five: the first one warms up, and the machine may be busy.
+        times = []
+        for _ in range(5):
+            start = time.perf_counter()
+            (a @ b).sum().item()
+            times.append(time.perf_counter() - start)
+        seconds[dtype] = min(times)
+    return min(seconds, key=seconds.get)
+
+
+class Progress:
+    """The progress bar of a training, over its seconds."""
+
+    def __init__(self, training: Training):
+        self.training = training
+        self.tokens_per_second = 0.0  # a running mean
+        self.rates = ""  # what the base could do when that was last looked at
+        self.bar = tqdm(
+            total=training.seconds,
+            initial=training.elapsed,
+            desc="pretraining",
+            bar_format="{desc} {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s{postfix}",
+            disable=processes.rank() != 0,
+        )
+
+    def show(self, documents: list, loss: float, seconds: float) -> None:
+        """Show the step that was just made, before its seconds are counted as elapsed."""
+        tokens = sum(len(tokens) for tokens, _ in documents)
+        self.tokens_per_second += 0.05 * (tokens / seconds - self.tokens_per_second)
+
+        # Beyond its total the bar would lose it.
+        left = self.training.seconds - self.training.elapsed
+        self.bar.update(min(seconds, left))
+        self.bar.set_postfix_str(
+            f"step {self.training.step}, loss {loss:.3f}, "
+            f"{self.tokens_per_second:.0f} tokens/s, {self.rates}"
+        )

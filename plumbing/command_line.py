@@ -1,0 +1,312 @@
+"""The command line, made from the fields of a settings class; and how a program ends.
+
+A settings class is a dataclass whose fields are made by `setting`. `start` turns the words of the
+command line into one, on top of the settings of the run that is resumed, if there is one.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import functools
+import json
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from plumbing import processes
+
+PROGRAM = "train.py"
+ABOUT = "Fast-slow training: a tiny GPT learns a hidden task in its weights and in its prompt."
+FILE_BYTES = 10_000  # a file that is larger is no prompt: a task has four topics
+
+# Settings of older runs that are constants now.
+RETIRED = {"prune": True, "width": 16, "warmup": 10}
+
+
+def setting(
+    default,
+    help: str,
+    choices: tuple | None = None,
+    low: float | None = None,
+    may_change: bool = False,
+    is_file: bool = False,
+    clean: Callable[[str], str] | None = None,
+):
+    """A field of a settings class, with what the command line must know about it.
+
+    default: its type is the type of the setting; a tuple stands for a list of words.
+    help: its line in --help.
+    choices: the values that it may take, or low: the smallest number that it may be.
+    may_change: whether it may change when a run is resumed.
+    is_file: the option names a text file; the setting is the text in it.
+    clean: what the setting is, given the text of the file. Raises ValueError for a wrong text.
+    """
+    metadata = {
+        "help": help,
+        "choices": choices,
+        "low": low,
+        "may_change": may_change,
+        "is_file": is_file,
+        "clean": clean,
+    }
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+# --- from words to settings ---
+
+
+def start(
+    Config: type,
+    argv: list[str] | None,
+    presets: dict[str, dict],
+    moved: dict[str, str] | None = None,
+):
+    """Meet the other processes, and read the command line -> the settings. Raises ValueError.
+
+    Config: the settings class. argv: the words of the command line, None for those of the program.
+    presets: values that a switch of that name stands for, for example {"smoke": {"steps": 4}}.
+    moved: where the base of an older run is now, old path -> new path.
+    """
+    processes.join()
+    cfg = parse(Config, argv, presets, moved)
+    check(cfg)
+    return cfg
+
+
+def parse(
+    Config: type,
+    argv: list[str] | None,
+    presets: dict[str, dict],
+    moved: dict[str, str] | None = None,
+):
+    """Read the command line -> the settings, see `start`. Raises ValueError, or OSError for a file.
+
+    What is not given comes from the run that is resumed, else from a preset, else from defaults.
+    """
+    # The settings on the command line, and no others.
+    given = vars(make_parser(Config).parse_args(argv))
+    read_files(Config, given)
+
+    # Below them are those of the run that is resumed, or those of a preset.
+    if given.get("resume"):
+        saved = saved_settings(Config, given["resume"], moved or {})
+        check_changes(Config, given, saved)
+        given = saved | given
+    else:
+        for name, values in presets.items():
+            if given.get(name):
+                given = apply_preset(values, given)
+
+    # What is still open follows from these, or is a default.
+    return Config(**Config.fill_in(given))
+
+
+def make_parser(Config: type) -> argparse.ArgumentParser:
+    """A parser with an option for every setting. It returns only the options that were given."""
+    # This width shows every option in one line.
+    layout = functools.partial(argparse.HelpFormatter, max_help_position=34, width=180)
+    parser = argparse.ArgumentParser(
+        PROGRAM, None, ABOUT, formatter_class=layout, argument_default=argparse.SUPPRESS
+    )
+    parser.error = lambda message: fail(f"{message} (--help lists all options)")
+    for field in dataclasses.fields(Config):
+        add_option(parser, field)
+    return parser
+
+
+def add_option(parser: argparse.ArgumentParser, field: dataclasses.Field) -> None:
+    """Add the option of one setting to the parser."""
+    # What --help says about it.
+    option = "--" + field.name.replace("_", "-")
+    kind = type(field.default)
+    choices = field.metadata["choices"]
+    default = " ".join(field.default) if kind is tuple else field.default
+    help = field.metadata["help"]
+    if default != "":
+        help += f" (default: {default})"
+
+    # A switch, a list of words, one of some choices, or one value.
+    if kind is bool:
+        parser.add_argument(option, action=argparse.BooleanOptionalAction, help=help)
+    elif kind is tuple:
+        parser.add_argument(option, nargs="+", metavar="NAME", help=help)
+    elif choices:
+        parser.add_argument(option, type=kind, choices=choices, help=help)
+    else:
+        metavar = {int: "N", float: "X"}.get(kind, "NAME")
+        parser.add_argument(option, type=kind, metavar=metavar, help=help)
+
+
+def read_files(Config: type, given: dict) -> None:
+    """Replace the names of text files by the texts in them: a resumed run needs no file again."""
+    for field in dataclasses.fields(Config):
+        if field.metadata["is_file"] and given.get(field.name):
+            given[field.name] = read_text(field, given[field.name])
+
+
+def read_text(field: dataclasses.Field, path: str) -> str:
+    """The text of the file that an option names, in UTF-8. Raises ValueError, or OSError.
+
+    clean: see `setting`.
+    """
+    # A file like /dev/zero has no end, so no more is read than is allowed.
+    with open(path, "rb") as file:
+        data = file.read(FILE_BYTES + 1)
+
+    # The message of an error begins with the option and the file.
+    clean = field.metadata["clean"]
+    try:
+        if len(data) > FILE_BYTES:
+            raise ValueError(f"it is longer than {FILE_BYTES} bytes")
+        text = data.decode("utf-8-sig")  # without the mark that some editors put first
+        return clean(text) if clean else text
+    except ValueError as error:  # UnicodeDecodeError is one
+        raise ValueError(f"--{field.name} {path}: {error}") from None
+
+
+def apply_preset(values: dict, given: dict) -> dict:
+    """The values of a preset, below what was given. Such a run has its own base, in its folder.
+
+    Without --out that is a temporary folder.
+    """
+    # The first process makes the folder, and tells the others which it is.
+    folder = given.get("out")
+    if not folder and processes.rank() == 0:
+        folder = tempfile.mkdtemp(prefix="fast-slow-")
+    out = processes.tell(folder)
+    return values | {"out": out, "base": f"{out}/base.pt"} | given
+
+
+# --- resuming ---
+
+
+def saved_settings(Config: type, folder: str, moved: dict[str, str]) -> dict:
+    """All settings of the run in a folder. Raises ValueError where there is no run."""
+    # The settings of a run are saved in its folder, as the fields of the settings class.
+    try:
+        saved = json.loads((Path(folder) / "config.json").read_text())
+        saved = saved | {"out": folder, "resume": folder}
+        retired = take_retired(Config, saved)
+        saved = dataclasses.asdict(Config(**saved))
+    except (OSError, ValueError, TypeError):
+        raise ValueError(
+            f"--resume {folder}: no run to go on with (config.json is missing or damaged)"
+        ) from None
+
+    # What was a setting once must have had the value that it always has now.
+    for name, value in retired.items():
+        if value != RETIRED[name]:
+            raise ValueError(
+                f"{name} is {value!r} in the run in {folder}, and always {RETIRED[name]!r} in this "
+                "version: go on with the version that began it, or start another run"
+            )
+
+    # The base may lie elsewhere by now.
+    for old, new in moved.items():
+        if saved.get("base") == old:
+            saved["base"] = new
+    return saved
+
+
+def take_retired(Config: type, saved: dict) -> dict:
+    """Take out of `saved` the settings that are constants now -> these settings."""
+    names = {field.name for field in dataclasses.fields(Config)}
+    return {name: saved.pop(name) for name in RETIRED if name in saved and name not in names}
+
+
+def check_changes(Config: type, given: dict, saved: dict) -> None:
+    """Raises ValueError where a setting was given that may not change when resuming, and does."""
+    may_change = [f.name for f in dataclasses.fields(Config) if f.metadata["may_change"]]
+    for name, value in given.items():
+        if value != saved[name] and name not in may_change:
+            raise ValueError(
+                f"{name} is {saved[name]!r} in the run in {saved['resume']}, not {value!r}: "
+                f"start another run for that (when resuming, only {', '.join(may_change)} "
+                "may change)"
+            )
+
+
+# --- checks ---
+
+
+def check(cfg) -> None:
+    """Raises ValueError, with what would be right, for a value of a wrong type or out of range."""
+    for field in dataclasses.fields(cfg):
+        check_value(field, getattr(cfg, field.name))
+
+
+def check_value(field: dataclasses.Field, value) -> None:
+    """Raises ValueError where a setting cannot have this value."""
+    choices = field.metadata["choices"]
+    low = field.metadata["low"]
+    help = field.metadata["help"]
+
+    # One of several words.
+    if choices and value not in choices:
+        raise ValueError(f"{field.name} must be one of {', '.join(choices)}, not {value}")
+
+    # A number that is large enough; NaN is not.
+    if low is not None:
+        is_number = isinstance(value, int | float)
+        if not (is_number and low <= value < 2**63):
+            raise ValueError(f"{field.name} must be a number from {low} on, not {value} ({help})")
+
+    # The type: a config.json that somebody edited may hold anything.
+    kind = type(field.default)
+    allowed = {float: int | float, tuple: list | tuple}.get(kind, kind)
+    if not isinstance(value, allowed):
+        raise ValueError(f"{field.name} must not be {value!r} ({help})")
+
+
+# --- how a program ends ---
+
+
+def fail(message: str) -> None:
+    """End the program with one line that says what was wrong and what would be right."""
+    print(f"{PROGRAM}: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+@contextlib.contextmanager
+def failures_in_one_line(if_stopped: str, go_on: str = ""):
+    """With this, faults that are no bugs end the program with one line, without a traceback.
+
+    if_stopped: what to say after Ctrl-C. go_on: what to do after a fault; it ends the line.
+    """
+    try:
+        yield
+    except (ValueError, OSError, FloatingPointError) as error:
+        fail(f"{error}; {go_on}" if go_on else str(error))
+    except KeyboardInterrupt:
+        fail(if_stopped)
+
+
+class StopOnCtrlC:
+    """With this, the first Ctrl-C asks the program to stop, and the second stops it at once."""
+
+    def __init__(self):
+        self.asked = False
+
+    def __enter__(self):
+        signal.signal(signal.SIGINT, self.first_time)
+        return self
+
+    def __exit__(self, *_):
+        self.done()
+
+    def first_time(self, *_) -> None:
+        """What the first Ctrl-C does; the next one raises KeyboardInterrupt."""
+        self.asked = True
+        os.write(2, b"\nstopping after this step; a second Ctrl-C stops at once\n")
+        self.done()
+
+    def requested(self, device: str) -> bool:
+        """Whether any process was asked to stop: then all of them do."""
+        return processes.any_process(self.asked, device)
+
+    def done(self) -> None:
+        """From now on Ctrl-C raises KeyboardInterrupt, as in any Python program."""
+        signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,0 +1,45 @@
+"""Which device a run computes on, and whether there is a compiler."""
+
+import os
+import shutil
+
+import torch
+
+from plumbing import processes
+
+
+def pick_device(name: str) -> str:
+    """The device to run on: "cuda", "mps" or "cpu"; "auto" takes the first of these that is there.
+
+    Raises ValueError for a device that is not there, or not there for every process.
+    """
+    count = processes.local_size()
+
+    # Processes on Apple's GPU could not talk to each other, so there it is one process at most.
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available() and count == 1,
+        "cpu": True,
+    }
+
+    # The first that is there, or the one that was asked for.
+    if name == "auto":
+        name = next(device for device in available if available[device])
+    if not available[name]:
+        none = "none" if count == 1 else f"none for {count} processes"
+        raise ValueError(f"--device {name}: this machine has {none}; use --device auto")
+
+    # Every process needs a GPU of its own.
+    gpus = torch.cuda.device_count()
+    if name == "cuda" and count > gpus:
+        raise ValueError(
+            f"{count} processes need as many GPUs, here are {gpus}: "
+            "start fewer, or use --device cpu"
+        )
+    return name
+
+
+def has_compiler() -> bool:
+    """Whether the C++ compiler that torch.compile calls is installed."""
+    compiler = os.environ.get("CXX", "g++")
+    return shutil.which(compiler) is not None

@@ -1,0 +1,92 @@
+"""Files that are written whole or not at all, checkpoints, and locks."""
+
+import io
+import os
+import zipfile
+from contextlib import suppress
+from pathlib import Path
+from typing import TextIO
+
+import torch
+
+try:
+    import fcntl
+except ImportError:  # Windows: there, nothing keeps a second process away
+    fcntl = None
+
+FORMAT = 1  # the version of the checkpoint format
+
+
+def beside(path: Path, ending: str) -> Path:
+    """The file next to `path` that has `ending` added to its name: base.pt -> base.pt.lock."""
+    return path.with_name(path.name + ending)
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write all of `data` to `path`, or leave the old file as it is. Raises OSError.
+
+    A process that is killed half-way never leaves half a file: the data goes to a temporary file,
+    and when the disk has all of it, that file takes the place of the old one in one operation.
+    """
+    # The data must be on the disk before the names change.
+    temporary = beside(path, ".tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        # For example, the disk is full. The message names the file that was asked for.
+        temporary.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+def save_checkpoint(path: Path, contents: dict) -> None:
+    """Save tensors and plain data in a file, whole or not at all. Raises OSError."""
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, **contents}, buffer)
+    write_file(path, buffer.getbuffer())
+
+
+def load_checkpoint(path: Path) -> dict:
+    """The contents of a checkpoint: tensors and plain data, on the CPU.
+
+    Raises ValueError where the file is missing, damaged, or no checkpoint of this program. Code in
+    such a file is never run.
+    """
+    if not (path.is_file() and os.access(path, os.R_OK)):
+        raise ValueError(f"no checkpoint at {path}, or none that may be read")
+    contents = {}
+    fault = "its bytes are not as they were written"
+
+    # A file that is no checkpoint raises a dozen kinds of errors; `fault` says how far we came.
+    with suppress(Exception), zipfile.ZipFile(path) as archive:
+        # torch.load does not look at the checksums.
+        if archive.testzip() is None:
+            fault = "it holds more than tensors and plain data"
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+            fault = f"this program reads format {FORMAT}, not {loaded.get('format')}"
+            contents = loaded
+
+    if contents.get("format") != FORMAT:
+        raise ValueError(f"{path} is damaged, or no checkpoint of this program: {fault}")
+    return contents
+
+
+def lock(path: Path, taken: str) -> TextIO:
+    """Open a file and lock it until it is closed. Raises ValueError(taken) if it is locked already.
+
+    The system removes the lock however the process ends, so a killed process blocks nobody.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+    # Do not wait for another process: say at once that it has the file.
+    file = open(path, "w")  # noqa: SIM115 (the caller closes it)
+    try:
+        if fcntl:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise ValueError(taken) from None
+    return file

@@ -1,0 +1,195 @@
+"""The folder of a run: its logs, its checkpoint, and a lock that keeps a second process away.
+
+A run can be killed at any moment and loses at most the steps since its last checkpoint. Files are
+written whole or not at all; what a log holds beyond the checkpoint is cut off on resuming. Only the
+first process writes.
+"""
+
+import itertools
+import json
+import math
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from tqdm import tqdm
+
+from plumbing import processes
+from plumbing.files import load_checkpoint, lock, save_checkpoint, write_file
+
+LOGS = ("log.jsonl", "samples.txt")  # these only grow
+
+# Words of log lines that are written only after the first checkpoint.
+TRAINED = (b'"slow"', b'"fast"')
+
+
+class RunFolder:
+    """The folder of a run, locked until it is closed: use it in a `with` statement."""
+
+    def __init__(self, out: str, default: str, resume: str):
+        """Open the folder of a run, or make a new one, and lock it.
+
+        out: its path; "" for a new folder, named `default` with -1, -2, ... added.
+        resume: the folder of the run to go on with; "" for a new run.
+        Raises ValueError where another run or another process has the folder, or OSError.
+        """
+        self.resumes = bool(resume)
+        self.writes = processes.rank() == 0
+        self.lock = None
+
+        # The first process opens the folder, and tells the others which it is.
+        path = None
+        if self.writes:
+            path = Path(out) if out else new_folder(default)
+            self.refuse_another_run(path, out)
+            taken = f"another process is at work in {path}: wait, or choose another --out"
+            self.lock = lock(path / "lock", taken)
+        self.path = processes.tell(path)
+
+    def refuse_another_run(self, path: Path, out: str) -> None:
+        """Raises ValueError where a new run would write over an old one."""
+        names = ("config.json", "checkpoint.pt")
+        if not self.resumes and any((path / name).exists() for name in names):
+            raise ValueError(
+                f"--out {out} holds another run: choose another, or go on with --resume {out}"
+            )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self) -> None:
+        """Give the lock back."""
+        if self.lock:
+            self.lock.close()
+
+    # --- what people read ---
+
+    def bar(self, total: int, initial: int, desc: str) -> tqdm:
+        """A progress bar over the steps of a run."""
+        return tqdm(total=total, initial=initial, unit="step", desc=desc, disable=not self.writes)
+
+    def show(self, words: str) -> None:
+        """Print above the progress bar."""
+        if self.writes:
+            tqdm.write(words)
+
+    def say(self, step: int, words: str) -> None:
+        """Print above the progress bar, and append to samples.txt.
+
+        What a model wrote must not steer a terminal: a control character becomes a question mark.
+        """
+        if not self.writes:
+            return
+        # Only printable ASCII characters and line ends are left.
+        words = "".join(c if c == "\n" or " " <= c <= "~" else "?" for c in words)
+        self.show(words)
+        with open(self.path / "samples.txt", "a") as file:
+            file.write(f"[step {step}] {words}\n")
+
+    def log(self, line: dict) -> None:
+        """Append one line to log.jsonl; numbers are rounded to six digits."""
+        if not self.writes:
+            return
+        line = {name: for_json(value) for name, value in line.items()}
+        with open(self.path / "log.jsonl", "a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    # --- what a run is gone on with ---
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file of the folder, whole or not at all."""
+        if self.writes:
+            write_file(self.path / name, data)
+
+    def save_weights(self, contents: dict) -> None:
+        """Save weights and what is to know of them in weights.pt: another run can begin with it."""
+        if self.writes:
+            save_checkpoint(self.path / "weights.pt", contents)
+
+    def save(self, state: dict) -> None:
+        """Save the state of a run, with the sizes of its logs, to go on as if it never stopped."""
+        if not self.writes:
+            return
+
+        # What the logs hold so far must be on the disk before the checkpoint is.
+        sizes = {}
+        for name in LOGS:
+            with open(self.path / name, "a") as file:
+                os.fsync(file.fileno())
+                sizes[name] = file.tell()
+        save_checkpoint(self.path / "checkpoint.pt", state | {"sizes": sizes})
+
+    def restore(self, learner) -> bool:
+        """Take a learner and the logs back to the last checkpoint -> whether there is one.
+
+        Where there is none yet, the logs are emptied: the run begins again. Raises ValueError where
+        the checkpoint or a log is not of this run. When learner.load_state_dict raises ValueError,
+        the message goes on from the name of the checkpoint: "is of a run that ...".
+        """
+        # The state of the learner, where there is a checkpoint.
+        path = self.path / "checkpoint.pt"
+        sizes = dict.fromkeys(LOGS, 0)
+        begun = self.resumes and path.exists()
+        if begun:
+            saved = load_checkpoint(path)
+            sizes = load_state(learner, saved, path)
+
+        # The logs as they were then.
+        if self.writes:
+            for name, size in sizes.items():
+                self.cut_log(self.path / name, size, begun)
+        return begun
+
+    def cut_log(self, file: Path, size: int, begun: bool) -> None:
+        """Cut a log to the size that it had at the checkpoint, 0 where there is none yet.
+
+        Raises ValueError where the log and the checkpoint cannot be of the same run.
+        """
+        file.touch()
+        there = file.read_bytes()
+
+        # Before its first checkpoint a run does not train. If it has trained, the file was lost.
+        orphan = not begun and any(word in there for word in TRAINED)
+        foreign = there and not self.resumes
+        if len(there) < size or orphan or foreign:
+            raise ValueError(
+                f"{file} does not fit the last checkpoint: put the one or the other back, "
+                "or start in another --out"
+            )
+        os.truncate(file, size)
+
+
+def new_folder(stem: str) -> Path:
+    """Make the first of the folders stem-1, stem-2, ... that does not exist yet."""
+    Path(stem).parent.mkdir(exist_ok=True)
+    for i in itertools.count(1):
+        path = Path(f"{stem}-{i}")
+        # Another run, which may be just beginning, may have it.
+        with suppress(FileExistsError):
+            path.mkdir()
+            return path
+
+
+def for_json(value):
+    """A number as it is logged: six digits are enough, and JSON knows no NaN."""
+    if not isinstance(value, float):
+        return value
+    return round(value, 6) if math.isfinite(value) else None
+
+
+def load_state(learner, saved: dict, path: Path) -> dict[str, int]:
+    """Give a learner its saved state -> the sizes that the logs had then. Raises ValueError."""
+    # The contents may be of another run, or of another version of this program.
+    try:
+        learner.load_state_dict(saved)
+        return {name: int(saved["sizes"][name]) for name in LOGS}
+    except ValueError as error:
+        raise ValueError(f"{path} {error}") from None
+    except (LookupError, TypeError, AttributeError, RuntimeError):
+        # torch's own message names every weight, line by line.
+        raise ValueError(
+            f"{path} does not hold the state of the run that config.json describes"
+        ) from None

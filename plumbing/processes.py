@@ -1,0 +1,160 @@
+"""More than one process: `torchrun --nproc_per_node=N train.py ...`, on one machine or several.
+
+Every process holds the same weights, prompts and texts and runs the same program. Only the work of
+the model is split:
+
+- sampling: each process samples its share of the questions, and all get all rollouts
+  (`split_questions`);
+- an update: each process takes its share of the sequences, and the gradients are summed
+  (`my_share`, `sum_gradients`).
+
+Random numbers depend on the seed of the run and on the place of a rollout in the whole batch, never
+on the process. So several processes give the same run as one. The first process writes the files.
+"""
+
+import atexit
+import functools
+import os
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+import torch.distributed.nn.functional  # imported before there is a group: else it keeps it alive
+from torch import Tensor
+
+# --- who takes part ---
+
+
+def join() -> None:
+    """Meet the other processes, if torchrun has started some."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
+        return
+
+    # Each process has a GPU of its own, or all compute on the CPU.
+    if torch.cuda.device_count() >= local_size():
+        # The default backend is nccl alone, which cannot send tensors that are on the CPU.
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+        dist.init_process_group("cpu:gloo,cuda:nccl")
+    else:
+        # nccl refuses processes that share a GPU.
+        dist.init_process_group("gloo")
+
+    # Stop gloo's threads in time: they may abort the process at its end.
+    atexit.register(dist.destroy_process_group)
+
+
+def local_size() -> int:
+    """How many processes torchrun has started on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
+def rank() -> int:
+    """The number of this process: 0, 1, ... The first one writes the files."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def size() -> int:
+    """How many processes there are, on all machines."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+# --- messages ---
+
+
+def tell(value):
+    """The first process's value, in all processes."""
+    if not dist.is_initialized():
+        return value
+
+    # The call wants a list, and fills it in the other processes.
+    box = [value]
+    dist.broadcast_object_list(box)
+    return box[0]
+
+
+def any_process(flag: bool, device: str) -> bool:
+    """Whether the flag is set in any process: what ends a loop must end it in all of them."""
+    flags = torch.tensor(float(flag), device=device)
+    sum_over_processes(flags)
+    return flags.item() > 0
+
+
+def sum_over_processes(*tensors: Tensor) -> None:
+    """Replace each tensor by its sum over all processes, the same in each of them bit by bit."""
+    if dist.is_initialized():
+        for tensor in tensors:
+            dist.all_reduce(tensor)
+
+
+# --- shared work ---
+
+
+def my_share(items: list) -> list:
+    """The items that this process works on; with fewer items than processes some have none."""
+    return items[rank() :: size()]
+
+
+def sum_gradients(parameters: list[Tensor], *figures: Tensor) -> None:
+    """Replace gradients, and the tensors `figures`, by their sums over all processes.
+
+    A parameter without a gradient counts as one whose gradient is zero.
+    """
+    if not dist.is_initialized():
+        return
+
+    # In some processes a parameter may have no gradient: they had no share of the work.
+    for p in parameters:
+        if p.grad is None:
+            p.grad = torch.zeros_like(p)
+
+    # One message for all gradients is faster than one for each.
+    together = torch.cat([p.grad.flatten() for p in parameters])
+    dist.all_reduce(together)
+    totals = together.split([p.numel() for p in parameters])
+    for p, total in zip(parameters, totals, strict=True):
+        p.grad.copy_(total.view_as(p))
+    sum_over_processes(*figures)
+
+
+def split_questions(sample: Callable) -> Callable:
+    """A decorator for sampling.sample: each process samples its share of the questions.
+
+    Question b of every prompt goes to process b % size. All processes get all rollouts, in the
+    order in which one process would give them. For that they need the same `noise` (R, max_new),
+    which may not be None then. With one process nothing changes.
+    """
+    # A process without a share never sees what `sample` returns: the class is in its annotation.
+    Rollouts = sample.__annotations__["return"]
+
+    @functools.wraps(sample)
+    def split(model, prompts, questions, samples, *, noise=None, **settings):
+        if size() == 1:
+            return sample(model, prompts, questions, samples, noise=noise, **settings)
+
+        # K prompts, B questions for each, G samples of each, R = K * B * G rollouts.
+        K = len(prompts)
+        B = len(questions[0])
+        G = samples
+        mine = my_share(list(range(B)))
+
+        # Zeros stand for the rollouts of the other processes.
+        max_new = noise.size(1)
+        noise = noise.view(K, B, G, max_new)
+        tokens = torch.zeros(K, B, G, max_new, dtype=torch.long, device=noise.device)
+        lengths = torch.zeros(K, B, G, dtype=torch.long, device=noise.device)
+        logprobs = torch.zeros_like(noise)  # (K, B, G, max_new)
+
+        # Sample this process's share, under its share of the noise.
+        if mine:
+            asked = [[row[b] for b in mine] for row in questions]
+            noise = noise[:, mine].flatten(0, 2)
+            part = sample(model, prompts, asked, samples, noise=noise, **settings)
+            tokens[:, mine] = part.tokens.view(K, len(mine), G, max_new)
+            lengths[:, mine] = part.lengths.view(K, len(mine), G)
+            logprobs[:, mine] = part.logprobs.view(K, len(mine), G, max_new)
+
+        # Every rollout is zero in all processes but one.
+        sum_over_processes(tokens, lengths, logprobs)
+        return Rollouts(tokens.flatten(0, 2), lengths.flatten(), logprobs.flatten(0, 2))
+
+    return split

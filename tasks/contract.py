@@ -1,0 +1,154 @@
+"""The contract of a domain, checked: everything else relies on what is tested here.
+
+Whoever writes a new domain gets one line that names the operation or state at fault.
+"""
+
+import random
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from tasks.domain import KEYWORDS, RULE_LENGTHS, STATE, TOPICS, WORD, Domain
+
+CHAINS = 500  # random chains of three operations that are tried out
+TOKEN = "[a-z]+|[0-9]"  # what the tokenizer can make one token of: a word or a digit
+
+
+def problems(domain: Domain) -> Iterator[str]:
+    """What breaks the contract, one line each; nothing for a good domain. Takes a tenth of a
+    second."""
+    yield from bad_operation_names(domain)
+    for problem in bad_named_rules(domain):
+        yield problem
+        return  # With a broken rule nothing can be tried out.
+    yield from bad_words(domain)
+
+    # The rest calls the domain's own functions, which may raise anything.
+    trial = Trial(domain)
+    try:
+        yield from trial.run_random_chains()
+        yield from trial.count_states()
+        yield from trial.compare_rules()
+    except Exception as error:
+        yield f"{trial.doing} raises {error!r}"
+
+
+def bad_operation_names(domain: Domain) -> Iterator[str]:
+    """Operations whose name could not stand in an instruction."""
+    for name in domain.operations:
+        if not re.fullmatch(WORD, name) or name in KEYWORDS or name in TOPICS:
+            yield (
+                f"operation {name!r} must be one lower-case word of at most 16 letters, "
+                "and no keyword or topic"
+            )
+
+
+def bad_named_rules(domain: Domain) -> Iterator[str]:
+    """A habit or a hidden rule that the domain cannot carry out."""
+    named_rules = {"habit": domain.habit, "hidden rule": domain.hidden}
+    for kind, rule in named_rules.items():
+        if rule is None:
+            continue
+        known = all(name in domain.operations for name in rule)
+        if not known or not 1 <= len(rule) <= 3:
+            words = " ".join(rule)
+            yield f"the {kind} {words!r} must be one to three of the domain's operations"
+
+
+def bad_words(domain: Domain) -> Iterator[str]:
+    """Words of states that the tokenizer could not make one token of."""
+    for word in domain.words:
+        if not re.fullmatch(TOKEN, word) or word in KEYWORDS:
+            yield (
+                f"word {word!r} must be one lower-case word or one digit, "
+                "and no keyword: else it is no single token"
+            )
+
+
+class Trial:
+    """One domain that is being tried out. Each method yields the problems that it finds."""
+
+    def __init__(self, domain: Domain):
+        self.domain = domain
+        self.rng = random.Random(0)
+        self.doing = ""  # what is being tried now, for the message
+        self.seen: dict[str, Any] = {}  # text -> the first state that was written so
+
+    def run_random_chains(self) -> Iterator[str]:
+        """Try random chains of three operations, each on a random state."""
+        domain = self.domain
+        names = list(domain.operations)
+        difficulties = [*domain.corpus_difficulties, *domain.task_difficulties]
+        for seed in range(CHAINS):
+            # The same seed must draw the same state.
+            difficulty = self.rng.choice(difficulties)
+            self.doing = f"draw at difficulty {difficulty}"
+            state = domain.draw(random.Random(seed), difficulty)
+            again = domain.draw(random.Random(seed), difficulty)
+            yield from self.check_state(state, again)
+
+            for name in self.rng.choices(names, k=3):
+                # An operation must leave its argument alone.
+                before = domain.ask(state)
+                self.doing = f"operation {name!r} on {before!r}"
+                result = domain.operations[name](state)
+                if domain.ask(state) != before:
+                    yield f"{self.doing} changes the state that it is given"
+
+                # And it must give the same result when it is called again.
+                again = domain.operations[name](state)
+                yield from self.check_state(result, again)
+                state = result
+
+    def check_state(self, state: Any, again: Any) -> Iterator[str]:
+        """Problems of a state that was made twice in the same way."""
+        shown = self.domain.ask(state)
+        shown_again = self.domain.ask(again)
+        if shown_again != shown:
+            yield f"{self.doing} gives {shown!r} once and {shown_again!r} another time"
+
+        words = set(re.findall(TOKEN, shown))
+        if not re.fullmatch(STATE, shown) or not words <= set(self.domain.words):
+            yield f"{self.doing} gives {shown!r}, which is not written in the domain's words"
+
+        # Equal texts must mean equal states, or a right answer could be to another question.
+        first = self.seen.setdefault(shown, state)
+        if first != state:
+            yield f"{self.doing} gives {state!r}, written {shown!r} like another state, {first!r}"
+
+    def count_states(self) -> Iterator[str]:
+        """Tasks need enough different questions."""
+        domain = self.domain
+        for difficulty in domain.task_difficulties:
+            self.doing = f"draw at difficulty {difficulty}"
+            shown = [domain.ask(domain.draw(self.rng, difficulty)) for _ in range(100)]
+            n = len(set(shown))
+            if n < 50:
+                yield (
+                    f"{self.doing} gives only {n} different states in 100: "
+                    "too few to train on some and validate on others"
+                )
+
+    def compare_rules(self) -> Iterator[str]:
+        """There must be enough rules of each length, for the corpus and for tasks."""
+        domain = self.domain
+        self.doing = "comparing all rules"
+        if domain.hidden and domain.hidden not in domain.rules(len(domain.hidden), held_out=True):
+            words = " ".join(domain.hidden)
+            yield f"the hidden rule {words!r} does what a shorter rule does"
+
+        for length in sorted(set(RULE_LENGTHS)):
+            if not domain.rules(length):
+                yield (
+                    f"no rule of {length} operations is left for the corpus: "
+                    "it needs more operations"
+                )
+
+            # Each class counts once, however many spellings it has.
+            n = len({domain.results[rule] for rule in domain.task_rules[length]})
+            if n < RULE_LENGTHS.count(length) and not domain.hidden:
+                kind = "held-out rules" if length > 1 else "rules"
+                yield (
+                    f"{n} {kind} of {length} operations are too few for a task: "
+                    "it needs more operations"
+                )

@@ -1,0 +1,162 @@
+"""What a learner may ask of a world (`World`), and the toy world's answers (`ToyWorld`).
+
+train.py, fast_context.py, rl.py and sampling.py know this interface only. A *prompt* is a dict,
+topic -> instruction; both are opaque strings to the learner. All text that a model wrote is
+untrusted: any text is graded, and any text proposes an instruction or nothing.
+"""
+
+import random
+from typing import Any, NamedTuple, Protocol
+
+from tasks import Question, Task, domains, formats, make_task
+
+Prompt = dict[str, str]  # topic -> instruction
+
+ANSWER_TOKENS = 64  # longest answer, thinking included
+REFLECTION_TOKENS = 800
+
+
+class Outcome(NamedTuple):
+    """What became of one question: its reward and, for feedback, the answer (untrusted text)."""
+
+    score: float
+    answer: str | None  # None where there is no readable one
+
+
+class World(Protocol):
+    """All that the learner knows of its world. The toy world below has examples of each text."""
+
+    answer_tokens: int  # the longest answer that is sampled
+    reflection_tokens: int  # the longest reflection
+    eos: int  # the token that ends a text
+    pad: int  # the token that fills up rows
+
+    # --- tokens ---
+    def encode(self, text: str) -> list[int]: ...
+    def encode_start(self, text: str) -> list[int]: ...  # where a sequence begins
+    def decode(self, tokens: list[int]) -> str: ...
+
+    # --- tasks: .name, .instructions (hidden), .questions(rng, n, validation) ---
+    def make_task(self, name: str, seed: int) -> Any: ...
+    def check_room(self, task: Any, seed_prompt: Prompt, room: int) -> None: ...
+
+    # --- answering ---
+    def prompt_text(self, prompt: Prompt) -> str: ...  # the text before a question
+    def question_text(self, question: Any) -> str: ...  # the text before an answer
+    def grade(self, question: Any, answer: str) -> Outcome: ...
+
+    # --- reflecting ---
+    def reflection_text(self, topic: str, instruction: str, failures: list) -> str: ...
+    def proposal(self, topic: str, reflection: str) -> str: ...  # an instruction, "" for none
+    def is_prompt(self, prompt: Any) -> bool: ...  # whether it may be shown to the model
+    def parse_prompt(self, text: str) -> Prompt: ...  # what a person wrote
+    def summary(self, reflection: str) -> str: ...  # a reflection, shortened for people
+
+
+class ToyWorld:
+    """Domains of named operations, tasks with hidden rules, texts as in tasks/formats.py.
+
+    names: the domains that the model knows (None: all that there are).
+    """
+
+    answer_tokens = ANSWER_TOKENS
+    reflection_tokens = REFLECTION_TOKENS
+
+    def __init__(self, names: list[str] | None = None):
+        self.eos = formats.special("eos")
+        self.pad = formats.special("pad")
+        self.domains = {name: domains()[name] for name in names or domains()}
+
+    # --- tokens ---
+
+    def encode(self, text: str) -> list[int]:
+        return formats.encode(text)
+
+    def encode_start(self, text: str) -> list[int]:
+        return [formats.special("bos"), *formats.encode(text)]
+
+    def decode(self, tokens: list[int]) -> str:
+        return formats.decode(tokens)
+
+    # --- tasks ---
+
+    def make_task(self, name: str, seed: int) -> Task:
+        """The task that a domain and a seed give. Raises ValueError for an unknown domain."""
+        if name not in self.domains:
+            raise ValueError(f"the base knows {', '.join(self.domains)}, not {name}")
+        return make_task(name, seed)
+
+    def check_room(self, task: Task, seed_prompt: Prompt, room: int) -> None:
+        """Raises ValueError where a task's texts would be cut off, or exceed `room` tokens."""
+        name = task.domain.name
+        longest = longest_answer(task)
+        if longest > self.answer_tokens:
+            raise ValueError(
+                f"right answers of {name} take up to {longest} tokens, "
+                f"{self.answer_tokens} are sampled: give its tasks shorter states"
+            )
+
+        # In an instruction of no known words every letter is a token.
+        worst = " ".join(3 * ["z" * 16])
+        questions = [task.question(random.Random(i)) for i in range(100)]
+        ask = max((question.ask for question in questions), key=len)
+        want = max((question.want for question in questions), key=len)
+        prompt = dict.fromkeys([*task.rules, *seed_prompt], worst)
+        solving = formats.prompt_text(prompt) + formats.question_text("red", ask)
+        failure = (ask, "z" * (2 * len(want) + 8), want)
+        reflecting = formats.reflection_text("red", worst, 3 * [failure])
+        need_to_solve = len(self.encode_start(solving)) + self.answer_tokens
+        need_to_reflect = len(self.encode_start(reflecting)) + self.reflection_tokens
+        need = max(need_to_solve, need_to_reflect)
+        if need > room:
+            raise ValueError(
+                f"the texts of {name} can take {need} tokens, the base reads {room}: "
+                "pretrain one with a longer context"
+            )
+
+    # --- answering ---
+
+    def prompt_text(self, prompt: Prompt) -> str:
+        return formats.prompt_text(prompt)
+
+    def question_text(self, question: Question) -> str:
+        return formats.question_text(question.topic, question.ask)
+
+    def grade(self, question: Question, answer: str) -> Outcome:
+        return Outcome(formats.verify(question, answer), formats.parse_answer(answer))
+
+    # --- reflecting ---
+
+    def reflection_text(self, topic: str, instruction: str, failures: list) -> str:
+        """failures: [(question, outcome)]; instruction: "" for none yet."""
+        told = [(question.ask, outcome.answer, question.want) for question, outcome in failures]
+        return formats.reflection_text(topic, instruction, told)
+
+    def proposal(self, topic: str, reflection: str) -> str:
+        return formats.parse_instruction(reflection, topic)
+
+    def is_prompt(self, prompt: Any) -> bool:
+        """Whether a prompt reads as it is stored: else an instruction could smuggle in a line."""
+        try:
+            return formats.parse_prompt(formats.prompt_text(prompt)) == prompt
+        except (ValueError, TypeError, AttributeError):
+            return False
+
+    def parse_prompt(self, text: str) -> Prompt:
+        """Raises ValueError that names the first wrong line."""
+        return formats.parse_prompt(text)
+
+    def summary(self, reflection: str) -> str:
+        return formats.abridged(reflection)
+
+
+def longest_answer(task: Task) -> int:
+    """Tokens of the longest right answer seen for any rule, the end of the sequence included."""
+    lengths = []
+    for topic, rule in task.rules.items():
+        for i in range(10):
+            for difficulty in task.difficulties:
+                state = task.domain.draw(random.Random(i), difficulty)
+                solution = formats.solution_text(task.domain, rule, state)
+                lengths.append(len(formats.encode(f"{topic}: {' '.join(rule)}\n{solution}")))
+    return 1 + max(lengths)

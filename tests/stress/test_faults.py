@@ -1,0 +1,32 @@
+"""tests/stress/faults.py, the short form: full disks, damaged checkpoints and bad numbers cost what
+docs/RESULTS.md says.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def test_a_few_faults_of_every_kind(tmp_path):
+    pytest.importorskip("resource")
+    script = Path(__file__).parent / "faults.py"
+    command = [
+        sys.executable,
+        script,
+        "--disks",
+        "2",
+        "--damages",
+        "40",
+        "--steps",
+        "12",
+        "--out",
+        tmp_path / "f.json",
+    ]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    figures = json.loads((tmp_path / "f.json").read_text())
+    assert figures["full_disks"]["injected"] == 2 and figures["damages"]["injected"] == 40
+    assert 0 < figures["numbers"]["injected"] < figures["numbers"]["steps"] == 12

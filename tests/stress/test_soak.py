@@ -1,0 +1,36 @@
+"""tests/stress/soak.py, the short form: it measures what it says."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/statm").exists(), reason="memory is read where Linux tells it"
+)
+def test_a_short_run_has_all_figures(tmp_path):
+    script = Path(__file__).parent / "soak.py"
+    command = [
+        sys.executable,
+        script,
+        "--steps",
+        "40",
+        "--methods",
+        "rl",
+        "--out",
+        tmp_path / "soak.json",
+    ]
+    subprocess.run(command, capture_output=True, check=True)
+    figures = json.loads((tmp_path / "soak.json").read_text())["rl"]
+    assert (
+        figures["steps"] == 40
+        and figures["resident_mb_after_a_tenth"] > 20
+        and figures["growth"] >= 0
+    )
+    assert len(figures["steps_per_second"]) == 10 and min(figures["steps_per_second"]) > 0
+    logs = figures["bytes_per_step"]
+    assert [len(values) for values in logs.values()] == [4, 4] and min(logs["log.jsonl"]) > 100
+    assert 0 < figures["checkpoint_bytes"][0] <= figures["checkpoint_bytes"][1]

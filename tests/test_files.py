@@ -1,0 +1,87 @@
+"""plumbing/files.py: checkpoints that are whole, or are called damaged; locks."""
+
+import pytest
+import torch
+
+from plumbing import files
+from plumbing.files import (
+    FORMAT,
+    beside,
+    load_checkpoint,
+    lock,
+    save_checkpoint,
+    write_file,
+)
+
+
+def test_checkpoint_round_trip_and_damage(tmp_path):
+    path = tmp_path / "c.pt"
+    save_checkpoint(path, {"weights": torch.arange(300.0), "plain": [1, "a", {"b": None}]})
+    loaded = load_checkpoint(path)
+    assert torch.equal(loaded["weights"], torch.arange(300.0)) and loaded["plain"] == [
+        1,
+        "a",
+        {"b": None},
+    ]
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 1
+    other = tmp_path / "other.pt"
+    for damaged in (whole[: len(whole) // 2], bytes(flipped), b"", b"hello"):
+        other.write_bytes(damaged)
+        with pytest.raises(ValueError, match="damaged"):
+            load_checkpoint(other)
+    torch.save({"model": 1}, other)
+    with pytest.raises(ValueError, match="no checkpoint of this program"):
+        load_checkpoint(other)
+    with pytest.raises(ValueError, match="no checkpoint at"):
+        load_checkpoint(tmp_path / "none.pt")
+
+
+class Evil:
+    def __reduce__(self):
+        return print, ("code from a checkpoint ran",)
+
+
+def test_a_checkpoint_cannot_run_code(tmp_path, capsys):
+    torch.save({"format": FORMAT, "evil": Evil()}, tmp_path / "evil.pt")
+    with pytest.raises(ValueError, match="damaged, or no checkpoint"):
+        load_checkpoint(tmp_path / "evil.pt")
+    assert "ran" not in capsys.readouterr().out
+
+
+def test_a_failed_write_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    path = tmp_path / "c.pt"
+    save_checkpoint(path, {"step": 1})
+    monkeypatch.setattr(
+        torch,
+        "save",
+        lambda contents, file: (file.write(b"half"), (_ for _ in ()).throw(OSError("disk full"))),
+    )
+    with pytest.raises(OSError):
+        save_checkpoint(path, {"step": 2})
+    assert load_checkpoint(path)["step"] == 1
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    write_file(path, b"old")
+    write_file(path, b"new")
+    assert path.read_bytes() == b"new" and [*tmp_path.iterdir()] == [path]
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(OSError, match=f"No space left on device: '{path}'"):
+        write_file(path, b"newer")
+    assert path.read_bytes() == b"new" and [*tmp_path.iterdir()] == [path]
+
+
+@pytest.mark.skipif(files.fcntl is None, reason="no locks here")
+def test_a_lock_is_for_one_until_it_is_closed(tmp_path):
+    path = beside(tmp_path / "new" / "base.pt", ".lock")
+    assert path.name == "base.pt.lock"
+    with lock(path, "taken"), pytest.raises(ValueError, match="taken"):
+        lock(path, "taken")
+    lock(path, "taken").close()

@@ -1,0 +1,158 @@
+"""base/prepare.py: bases that are missing, old, damaged, or being trained by another process."""
+
+from pathlib import Path
+
+import pytest
+
+import train
+from base import prepare
+from base.prepare import SHIPPED, clean_prompt, corpus_domains, load_base
+from plumbing import files
+from plumbing.files import beside, load_checkpoint, lock, save_checkpoint
+from tasks import domains, formats
+from tests import toy
+
+pytestmark = pytest.mark.usefixtures("toy_world")
+
+
+@pytest.fixture
+def default_base(monkeypatch, tmp_path):
+    """The default base of a fresh clone (still missing), and pretraining that takes no time."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "base" / "base.pt"
+    path.parent.mkdir()
+    monkeypatch.setattr(prepare, "SHIPPED", str(path))
+    minutes = []
+
+    def pretrain(path, device, names, **settings):
+        minutes.append(settings["minutes"])
+        toy.make_base(path)
+
+    monkeypatch.setattr(prepare, "pretrain", pretrain)
+    return path, minutes
+
+
+@pytest.mark.skipif(files.fcntl is None, reason="no locks here")
+def test_of_two_trainings_of_a_base_the_second_is_refused(default_base, capsys):
+    path, minutes = default_base
+    with lock(beside(path, ".lock"), "taken"):  # as another process does
+        assert f"another process is training {path}: wait" in toy.refused(
+            capsys, *toy.SIZES, "--base", path
+        )  # it trains the base first
+        toy.make_base(path)
+        before = path.read_bytes()
+        assert f"another process is training {path}: wait" in toy.refused(
+            capsys, "--pretrain", "--base", path
+        )
+    assert minutes == [] and path.read_bytes() == before and [*path.parent.glob("*.pt")] == [path]
+    train.main(["--pretrain", "--minutes", "3", "--base", str(path)])
+    assert minutes == [3]
+
+
+def test_a_base_that_was_asked_for_and_cannot_be_used_is_refused(capsys, tmp_path, base):
+    whole, path, out = base.read_bytes(), tmp_path / "b.pt", tmp_path / "run"
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 1
+    assert "no checkpoint at" in toy.refused(capsys, "--base", path, "--out", out)
+    for data, said in (
+        (whole[: len(whole) // 2], "damaged"),
+        (bytes(flipped), "damaged"),
+        (b"hello", "damaged, or no checkpoint of this program"),
+    ):
+        path.write_bytes(data)
+        assert said in toy.refused(capsys, "--base", path, "--out", out)
+        assert path.read_bytes() == data
+    toy.make_base(path, vocabulary="another")
+    assert "knows another vocabulary, or is none" in toy.refused(
+        capsys, "--base", path, "--out", out
+    )
+    save_checkpoint(path, {"step": 3})
+    assert "or is none" in toy.refused(capsys, "--base", path, "--out", out)
+    assert not (out / "config.json").exists()  # so that the same --out works with another base
+
+
+def test_a_missing_default_base_is_trained(default_base, capsys):
+    path, minutes = default_base
+    train.main([*toy.SIZES, "--base", str(path), "--steps", "0"])
+    assert f"the base {path} is not there yet: training one, 12 minutes" in capsys.readouterr().out
+    train.main([*toy.SIZES, "--base", str(path), "--steps", "0"])
+    assert minutes == [12] and path.exists()
+
+
+def test_a_default_base_of_another_vocabulary_is_replaced_and_kept(default_base, capsys):
+    path, minutes = default_base
+    toy.make_base(path, vocabulary="another")
+    old = path.read_bytes()
+    train.main([*toy.SIZES, "--base", str(path), "--steps", "0"])
+    assert "knows another vocabulary: training one" in capsys.readouterr().out and minutes == [12]
+    [kept] = path.parent.glob("base-*.pt")
+    assert kept.read_bytes() == old and load_checkpoint(path)["vocabulary"] == formats.fingerprint()
+
+
+def test_a_damaged_default_base_is_left_alone(default_base, capsys):
+    path, minutes = default_base
+    path.write_bytes(b"hello")
+    assert "damaged" in toy.refused(capsys, *toy.SIZES, "--base", path)
+    assert path.read_bytes() == b"hello" and minutes == []
+
+
+def test_pretraining_again_keeps_every_old_base(default_base):
+    path, minutes = default_base
+    contents = set()
+    for n in (8, 12, 12):
+        toy.make_base(path, n_hidden=n)
+        contents.add(path.read_bytes())
+        train.main(["--pretrain", "--minutes", "3", "--base", str(path)])
+    assert (
+        minutes == [3, 3, 3] and {f.read_bytes() for f in path.parent.glob("base-*.pt")} == contents
+    )
+    assert len(contents) == 2 and not Path("out").exists()
+
+
+def test_a_begun_run_whose_base_is_gone_does_not_train_one(default_base, capsys):
+    path, minutes = default_base
+    train.main([*toy.SIZES, "--base", str(path), "--steps", "1", "--out", "run"])
+    path.unlink()
+    assert "no checkpoint at" in toy.refused(capsys, "--resume", "run")
+    assert minutes == [12]
+
+
+def test_a_task_that_the_base_was_not_trained_on_is_refused(start, tmp_path, capsys):
+    toy.make_base(tmp_path / "strings.pt", known=["strings"])
+    said = toy.refused(
+        capsys, *toy.SIZES, "--tasks", "facts", "--base", str(tmp_path / "strings.pt")
+    )
+    assert "knows strings, not facts" in said
+
+
+@pytest.mark.parametrize("broken", ["model", "model_config", "other sizes"])
+def test_a_checkpoint_that_is_no_base_is_called_so(tmp_path, broken):
+    toy.make_base(tmp_path / "base.pt")
+    contents = load_checkpoint(tmp_path / "base.pt")
+    if broken == "other sizes":
+        contents["model_config"]["n_layer"] = 2
+    else:
+        del contents[broken]
+    save_checkpoint(tmp_path / "base.pt", contents)
+    with pytest.raises(ValueError, match="is no base: train one with --pretrain"):
+        load_base(tmp_path / "base.pt")
+
+
+def test_the_shipped_base_comes_with_the_code_and_knows_its_words():
+    assert train.Config.base == SHIPPED
+    assert Path(SHIPPED) == Path(__file__).resolve().parent.parent / "base" / "base.pt"
+    model, about = load_base(Path(SHIPPED))
+    assert about["vocabulary"] == formats.fingerprint()
+    assert model.cfg.vocab_size == formats.encoding().n_vocab
+
+
+def test_all_domains_join_pretraining_the_new_ones_last():
+    names = corpus_domains()
+    assert names[:4] == ("strings", "numbers", "star_graph", "facts")
+    assert sorted(names) == sorted(domains())
+
+
+def test_a_prompt_that_a_person_wrote_is_read_as_models_read_it():
+    assert clean_prompt("red: sort\nblue: left") == "rules\nblue: left\nred: sort\n"
+    with pytest.raises(ValueError, match="it names no instruction"):
+        clean_prompt("rules\n")

@@ -1,0 +1,211 @@
+"""plumbing/processes.py: two processes do what one does."""
+
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from plumbing import processes
+from plumbing.files import load_checkpoint
+from tests import toy
+
+ROOT = Path(__file__).parent.parent
+CODE = """
+import atexit, os, sys
+
+def threads_left():
+    names = []
+    tasks = "/proc/self/task"  # on Linux
+    if os.path.exists(tasks):
+        names = [open(f"{tasks}/{task}/comm").read() for task in os.listdir(tasks)]
+    if any("gloo" in name for name in names):
+        print("gloo's threads are still there", flush=True)
+
+atexit.register(threads_left)  # the last to be called
+import torch, train
+from tests import toy
+torch.set_num_threads(1)
+toy.take_over()
+train.main(sys.argv[1:])
+"""
+CLOCK = """
+import itertools, time
+ticks = itertools.count()
+time.perf_counter = lambda: float(next(ticks))
+"""
+CLOCKED = CLOCK + CODE
+
+
+def run_processes(
+    n: int, out: Path, base: Path, *argv: str, code: str = CODE
+) -> list[subprocess.CompletedProcess]:
+    """Carry a toy run through in n processes, as torchrun starts them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    flags = [*toy.SIZES, "--base", str(base), "--out", str(out), *argv]
+    running = []
+    for i in range(n):
+        place = {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "WORLD_SIZE": str(n),
+            "RANK": str(i),
+        }
+        place |= {"LOCAL_WORLD_SIZE": str(n), "LOCAL_RANK": str(i)}
+        settings = {"cwd": ROOT, "env": os.environ | place, "text": True}
+        command = [sys.executable, "-c", code, *flags]
+        running.append(
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **settings)
+        )
+    ended = []
+    for process in running:
+        stdout, stderr = process.communicate(timeout=240)
+        ended.append(subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr))
+    return ended
+
+
+@pytest.mark.parametrize(
+    "batch", ["2", "1"]
+)  # at one question a batch the second process has none to answer
+def test_two_processes_equal_one_to_float_tolerance_with_the_same_accepted_prompts(
+    tmp_path, base, batch
+):
+    argv = ["--steps", "6", "--batch", batch]
+    for n in (1, 2):
+        ended = run_processes(n, tmp_path / str(n), base, *argv)
+        assert [process.returncode for process in ended] == [0] * n, ended
+        assert "strings, validation" in ended[0].stdout
+        assert not any("validation" in process.stdout for process in ended[1:])
+    one, two = (toy.log_of(tmp_path / str(n)) for n in (1, 2))
+    assert any(line["kind"] == "fast" and line["accepted"] for line in one)
+    assert any(line["kind"] == "slow" and line["grad_norm"] for line in one)
+    for a, b in zip(one, two, strict=True):
+        exact = {key for key in a if not isinstance(a[key], float)}  # counts, prompts, populations
+        rounded = a.keys() - exact  # to six digits
+        assert {key: a[key] for key in exact} == {key: b[key] for key in exact}
+        assert {key: a[key] for key in rounded} == pytest.approx(
+            {key: b[key] for key in rounded}, rel=1e-5
+        )
+    one, two = (load_checkpoint(tmp_path / str(n) / "checkpoint.pt") for n in (1, 2))
+    assert one["population"] == two["population"] and one["rollouts"] == two["rollouts"]
+    for name, weight in one[
+        "model"
+    ].items():  # AdamW's steps are 0.01 however small a gradient: rounding is seen there
+        torch.testing.assert_close(weight, two["model"][name], atol=1e-4, rtol=0)
+
+
+def test_two_processes_pretrain_the_base_that_one_does(tmp_path):
+    argv = [
+        "--pretrain",
+        "--minutes",
+        "0.1",
+        "--documents",
+        "8",
+    ]  # six steps on a clock that goes on a second per look
+    bases = []
+    for n in (1, 2):
+        ended = run_processes(n, tmp_path, tmp_path / f"{n}.pt", *argv, code=CLOCKED)
+        assert [process.returncode for process in ended] == [0] * n, ended
+        assert "base written" in ended[0].stdout and not any(
+            process.stdout for process in ended[1:]
+        )
+        assert not any("still there" in process.stdout for process in ended)
+        bases.append(load_checkpoint(tmp_path / f"{n}.pt"))
+    one, two = bases
+    assert one["step"] == two["step"] == 6
+    for name, weight in one["model"].items():
+        torch.testing.assert_close(weight, two["model"][name], atol=1e-3, rtol=0)
+
+
+def test_with_fewer_gpus_than_processes_they_talk_without_them(monkeypatch):
+    asked, places = [], []
+    monkeypatch.setattr(torch.cuda, "set_device", places.append)
+    monkeypatch.setattr(
+        processes.dist, "init_process_group", lambda *backend: asked.append(backend)
+    )
+    monkeypatch.setattr(processes.atexit, "register", lambda _: None)
+    for name, value in {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    for gpus in (0, 1, 2):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda gpus=gpus: gpus)
+        processes.join()
+    assert asked == [("gloo",), ("gloo",), ("cpu:gloo,cuda:nccl",)] and places == [1]
+
+
+# --- the pieces, as in two processes ---
+
+
+@pytest.fixture
+def two(monkeypatch):
+    """A function that makes this process the first or the second of two that cannot talk."""
+
+    def become(rank: int, sums: list) -> None:
+        monkeypatch.setattr(processes, "size", lambda: 2)
+        monkeypatch.setattr(processes, "rank", lambda: rank)
+        monkeypatch.setattr(processes, "sum_over_processes", lambda *parts: sums.append(parts))
+
+    return become
+
+
+def test_shares_are_disjoint_and_together_all(two):
+    assert processes.my_share([0, 1, 2, 3, 4]) == [0, 1, 2, 3, 4]
+    shares = []
+    for rank in range(2):
+        two(rank, [])
+        shares.append(processes.my_share([0, 1, 2, 3, 4]))
+    assert shares == [[0, 2, 4], [1, 3]]
+
+
+@dataclass
+class Written:
+    tokens: torch.Tensor
+    lengths: torch.Tensor
+    logprobs: torch.Tensor
+
+
+def write(model, prompts, questions, samples, *, max_new, noise) -> Written:
+    """What is sampled depends on prompt, question and noise alone; padded with 7."""
+    tokens = []
+    lengths = []
+    for prompt, asked in zip(prompts, questions, strict=True):
+        for question in asked:
+            for _ in range(samples):
+                digit = int(100 * noise[len(tokens), 0])
+                lengths.append(1 + digit % max_new)
+                row = [prompt + question + digit] * lengths[-1]
+                tokens.append(row + [7] * (max_new - lengths[-1]))
+    return Written(torch.tensor(tokens), torch.tensor(lengths), noise.log())
+
+
+@pytest.mark.parametrize("B", [1, 2, 3])  # questions: with one the second process has no share
+def test_split_questions_give_the_rollouts_of_one_process(two, B):
+    prompts = [1000, 2000]
+    questions = [[100 * b for b in range(B)], [10 * b for b in range(B)]]
+    noise = torch.rand(2 * B * 3, 4, generator=torch.Generator().manual_seed(0))
+    split = processes.split_questions(write)
+    whole = split(None, prompts, questions, 3, max_new=4, noise=noise)
+    sums = []
+    for rank in range(2):
+        two(rank, sums)
+        result = split(None, prompts, questions, 3, max_new=4, noise=noise)
+        assert isinstance(result, Written)
+    totals = [a + b for a, b in zip(*sums, strict=True)]
+    for total, expected in zip(totals, vars(whole).values(), strict=True):
+        assert torch.equal(total.reshape(expected.shape), expected)
+
+
+def test_gradients_and_figures_are_summed_and_none_counts_as_zero(monkeypatch):
+    monkeypatch.setattr(processes.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(processes.dist, "all_reduce", lambda tensor: tensor.mul_(2))
+    a, b = (torch.nn.Parameter(torch.ones(shape)) for shape in ((2, 3), (4,)))
+    a.grad = torch.arange(6.0).view(2, 3)
+    figure = torch.tensor(3.0)
+    processes.sum_gradients([a, b], figure)
+    assert torch.equal(a.grad, 2 * torch.arange(6.0).view(2, 3)) and torch.equal(b.grad, 0 * b)
+    assert figure == 6
