@@ -61,10 +61,11 @@ def causal_attention(q, k, v):
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
 
     # In bfloat16 on a CPU plain products win: the fused backward takes three times as long.
-    T = q.size(2)
-    future = torch.full((T, T), -torch.inf, dtype=q.dtype, device=q.device).triu(1)  # (T, T)
-    scores = q @ k.transpose(-1, -2) * q.size(-1) ** -0.5 + future  # (B, H, T, T)
-    return scores.softmax(-1, dtype=q.dtype) @ v
+    T, D = q.shape[2:]
+    future = q.new_full((T, T), -torch.inf).triu(1)  # (T, T)
+    scores = q @ k.mT * D**-0.5  # (B, H, T, T)
+    weights = (scores + future).softmax(-1, dtype=q.dtype)
+    return weights @ v
 
 
 def attend(q, prefix, own, prefix_bias, own_bias):
@@ -77,8 +78,7 @@ def attend(q, prefix, own, prefix_bias, own_bias):
     prefix_keys, prefix_values = prefix
     own_keys, own_values = own
     H, R, T, D = q.shape
-    K = prefix_keys.size(1)
-    P = prefix_keys.size(3)
+    _, K, _, P = prefix_keys.shape
     q = q.contiguous() * D**-0.5
 
     # All rows of a prompt share its keys, so they go through one product per prompt.
@@ -88,7 +88,8 @@ def attend(q, prefix, own, prefix_bias, own_bias):
     own_scores = q @ own_keys + own_bias  # (H, R, T, S)
 
     # One softmax over both parts: the result is exact, as if every row had a copy of its prompt.
-    weights = torch.cat([prefix_scores, own_scores], dim=-1).softmax(-1)
+    scores = torch.cat([prefix_scores, own_scores], dim=-1)  # (H, R, T, P+S)
+    weights = scores.softmax(-1)
     prefix_weights = weights[..., :P].reshape(H, K, R // K * T, P)
     own_weights = weights[..., P:]
     from_prefix = (prefix_weights @ prefix_values).view(H, R, T, D)
@@ -96,10 +97,10 @@ def attend(q, prefix, own, prefix_bias, own_bias):
     return from_prefix + from_own
 
 
-def attention_bias(visible: Tensor) -> Tensor:
+def attention_bias(visible):
     """Boolean mask -> what is added to attention scores: 0 where True, -inf where False."""
     bias = torch.zeros(visible.shape, device=visible.device)
-    return bias.masked_fill_(~visible, -torch.inf)
+    return bias.masked_fill(~visible, -torch.inf)
 
 
 class Prefix(NamedTuple):
@@ -108,6 +109,11 @@ class Prefix(NamedTuple):
     lengths: Tensor  # (K,) long
     bias: Tensor  # (K, 1, P), 0 on the prompts, -inf on the padding
     layers: list  # for each layer the keys (H, K, D, P) and the values (H, K, P, D)
+
+    def part(self, some):
+        """Only some of the prompts (a slice); nothing is copied."""
+        layers = [(keys[:, some], values[:, some]) for keys, values in self.layers]
+        return Prefix(self.lengths[some], self.bias[some], layers)
 
 
 # --- the transformer ---
@@ -143,9 +149,12 @@ class Block(nn.Module):
 
     def output(self, x, heads):
         """x (B, T, C), what the heads attended to (B, H, T, D) -> the layer's output (B, T, C)."""
-        x = x + self.o(heads.transpose(1, 2).flatten(2))
+        # Attention adds to the residual stream, then the MLP (SwiGLU) does.
+        joined = heads.transpose(1, 2).flatten(2)  # (B, T, C)
+        x = x + self.o(joined)
         y = self.mlp_norm(x)
-        return x + self.down(F.silu(self.gate(y)) * self.up(y))
+        gated = F.silu(self.gate(y)) * self.up(y)  # (B, T, n_hidden)
+        return x + self.down(gated)
 
 
 class GPT(nn.Module):
@@ -173,20 +182,22 @@ class GPT(nn.Module):
         self.register_buffer("cos", cos, persistent=False)  # (block_size, D)
         self.register_buffer("sin", sin, persistent=False)
 
-    def hidden(self, tokens: Tensor, prefix: Prefix | None = None, cache: list | None = None):
+    def hidden(self, tokens, prefix=None, cache=None):
         """tokens (B, T) -> what the head reads (B, T, C).
 
         With a prefix each of its K prompts is continued by B / K consecutive rows. A list given as
         `cache` receives, for each layer, the keys (H, B, D, T) and the values (H, B, T, D).
         """
+        # Positions count from the start of each sequence, so a prefix shifts them.
         B, T = tokens.shape
         offsets = torch.arange(T, device=tokens.device)  # (T,)
         positions = offsets
         if prefix is not None:
             rows_per_prompt = B // len(prefix.lengths)
             start = prefix.lengths.repeat_interleave(rows_per_prompt)  # (B,)
+            positions = start[:, None] + offsets  # (B, T)
             # Padding may run past the last position; what it computes there is never looked at.
-            positions = (start[:, None] + offsets).clamp(max=len(self.cos) - 1)  # (B, T)
+            positions = positions.clamp(max=len(self.cos) - 1)
             causal = attention_bias(offsets <= offsets[:, None])  # (T, T)
 
         x = self.embedding(tokens)  # (B, T, C)
@@ -194,64 +205,71 @@ class GPT(nn.Module):
         sin = self.sin[positions].unsqueeze(-3)
         for i, block in enumerate(self.blocks):
             q, k, v = block.qkv(x, cos, sin)
+            # In the cache heads come first, so that no product has to copy it.
             own = (k.permute(1, 0, 3, 2), v.transpose(0, 1))
             if cache is not None:
                 cache.append(own)
             if prefix is None:
                 heads = causal_attention(q, k, v)
             else:
-                shared = prefix.layers[i]
-                heads = attend(q.transpose(0, 1), shared, own, prefix.bias, causal).transpose(0, 1)
+                q = q.transpose(0, 1)  # (H, B, T, D)
+                heads = attend(q, prefix.layers[i], own, prefix.bias, causal)
+                heads = heads.transpose(0, 1)
             x = block.output(x, heads)
         return self.norm(x)
 
-    def read(self, prompts: list[list[int]]) -> Prefix:
+    def read(self, prompts: list) -> Prefix:
         """Prompts as token lists -> the prefix that `hidden` continues ("prefill")."""
         tokens, lengths = padded(prompts, self.cos.device)
         cache = []
         self.hidden(tokens, cache=cache)
-        real = torch.arange(tokens.size(1), device=tokens.device) < lengths[:, None]  # (K, P)
-        layers = [(keys.contiguous(), values.contiguous()) for keys, values in cache]
-        return Prefix(lengths, attention_bias(real)[:, None], layers)
 
-    def forward(self, tokens: Tensor) -> Tensor:
+        # Contiguous keys and values are read faster: they are read in every step.
+        layers = [(keys.contiguous(), values.contiguous()) for keys, values in cache]
+        real = completion_mask(lengths, tokens.size(1)) > 0  # (K, P), not padding
+        bias = attention_bias(real)[:, None]  # (K, 1, P)
+        return Prefix(lengths, bias, layers)
+
+    def forward(self, tokens):
         """tokens (B, T) -> logits (B, T, V) of the next token at every position."""
         return self.head(self.hidden(tokens))
 
 
-def padded(rows: list[list[int]], device) -> tuple[Tensor, Tensor]:
+def padded(rows: list, device):
     """N token lists -> (N, longest) padded on the right with 0, and their lengths (N,)."""
-    width = max(map(len, rows))
-    tokens = [row + [0] * (width - len(row)) for row in rows]
-    lengths = [len(row) for row in rows]
-    return (
-        torch.tensor(tokens, dtype=torch.long, device=device),
-        torch.tensor(lengths, device=device),
-    )
+    lengths = torch.tensor([len(row) for row in rows], device=device)
+    rows = [torch.tensor(row, dtype=torch.long) for row in rows]
+    tokens = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    return tokens.to(device), lengths
 
 
 # --- drawing tokens ---
 
 
-def draw_token(logits, noise, temperature: float):
+def draw_token(logits, noise, temperature):
     """logits (R, V), noise (R,) -> token (R,) ~ softmax(logits / T), its log-probability (R,).
 
     One uniform random number in [0, 1) per row decides: the token is the one at which the running
     sum of the probabilities passes it. Temperature 0 takes the likeliest (log-probs at T = 1).
     """
-    probs = (logits.float() / (temperature or 1.0)).softmax(-1)
+    logits = logits.float()
     if temperature == 0:
+        probs = logits.softmax(-1)  # (R, V)
         token = probs.argmax(-1, keepdim=True)  # (R, 1)
     else:
+        probs = (logits / temperature).softmax(-1)
         sums = probs.cumsum(-1)
-        target = noise[:, None] * sums[:, -1:]  # rounding: the last sum is only almost 1
+        # By rounding the last sum is only almost 1, so the noise is scaled to it.
+        target = noise[:, None] * sums[:, -1:]  # (R, 1)
         token = torch.searchsorted(sums, target, right=True)
-        token = token.clamp(max=logits.size(-1) - 1)  # NaN logits must not index past the end
-    return token[:, 0], probs.gather(-1, token)[:, 0].log()
+        # With NaN logits no sum passes the noise; the token must not lie past the end.
+        token = token.clamp(max=logits.size(-1) - 1)
+    prob = probs.gather(-1, token)  # (R, 1)
+    return token[:, 0], prob[:, 0].log()
 
 
 @torch.inference_mode()
-def generate(model, context: list[int], noise, eos: int, temperature: float = 1.0) -> list[int]:
+def generate(model, context: list, noise, eos: int, temperature=1.0) -> list:
     """Continue one token list, one token at a time, the plainest way -> the new tokens.
 
     noise (max_new,): a uniform random number for each token that may be written; see `draw_token`.
@@ -271,7 +289,7 @@ def generate(model, context: list[int], noise, eos: int, temperature: float = 1.
 # --- log-probabilities of completions ---
 
 
-def token_logprobs(logits: Tensor, tokens: Tensor, temperature: float = 1.0) -> Tensor:
+def token_logprobs(logits, tokens, temperature=1.0):
     """Logits (N, S, V) of any dtype, tokens (N, S) -> log-probabilities (N, S), in float32.
 
     The policy that is trained is the one that sampled, so its logits are divided by the sampling
@@ -282,27 +300,29 @@ def token_logprobs(logits: Tensor, tokens: Tensor, temperature: float = 1.0) -> 
     return chosen - logits.logsumexp(-1)
 
 
-def completion_mask(lengths: Tensor, width: int) -> Tensor:
+def completion_mask(lengths, width: int):
     """Lengths (N,) -> mask (N, width), 1.0 on each completion, its end-of-sequence token included.
 
     It is made from lengths, never from token values: the end-of-sequence token must be learned,
     whatever id padding has.
     """
-    return (torch.arange(width, device=lengths.device) < lengths[:, None]).float()
+    places = torch.arange(width, device=lengths.device)
+    return (places < lengths[:, None]).float()
 
 
-def completion_logits(model: GPT, contexts: list, completions: list):
+def completion_logits(model, contexts: list, completions: list):
     """C contexts, N completions (token lists; the first N / C continue the first context, ...).
 
     -> logits (N, S, V) at each completion token, these tokens (N, S), the completions' mask (N, S).
     A context is read once for all of its completions, except its last token: the model's output at
     that token already predicts the first token of a completion, so each row reads it.
     """
+    # Each row reads the last token of its context, then the completion.
     per_context = len(completions) // len(contexts)
     rows = []
     for i, completion in enumerate(completions):
-        context = contexts[i // per_context]
-        rows.append(context[-1:] + completion)
+        last = contexts[i // per_context][-1:]
+        rows.append(last + completion)
     tokens, lengths = padded(rows, model.cos.device)
     inputs = tokens[:, :-1]  # (N, S)
     targets = tokens[:, 1:]  # (N, S)
@@ -310,15 +330,17 @@ def completion_logits(model: GPT, contexts: list, completions: list):
     # A few contexts at a time, with all of their completions.
     few = max(ROWS_AT_ONCE // per_context, 1)
     hidden = []
-    for i in range(0, len(contexts), few):
-        prefix = model.read([context[:-1] for context in contexts[i : i + few]])
-        some = inputs[i * per_context : (i + few) * per_context]
-        hidden.append(model.hidden(some, prefix))  # (few * N / C, S, C)
+    inputs_at_once = inputs.split(few * per_context)
+    for i, some_inputs in enumerate(inputs_at_once):
+        some_contexts = contexts[i * few : (i + 1) * few]
+        prefix = model.read([context[:-1] for context in some_contexts])
+        hidden.append(model.hidden(some_inputs, prefix))  # (few * N / C, S, C)
     logits = model.head(torch.cat(hidden))
-    return logits, targets, completion_mask(lengths - 1, targets.size(1))
+    mask = completion_mask(lengths - 1, targets.size(1))
+    return logits, targets, mask
 
 
-def completion_logprobs(model: GPT, contexts: list, completions: list, temperature: float):
+def completion_logprobs(model, contexts: list, completions: list, temperature):
     """Log-probability of each completion token under a model -> (N, S), 0 beyond a completion.
 
     contexts, completions: as for `completion_logits`.
@@ -327,10 +349,11 @@ def completion_logprobs(model: GPT, contexts: list, completions: list, temperatu
     return token_logprobs(logits, targets, temperature) * mask
 
 
-def vocabulary_logprobs(model: GPT, contexts: list, completions: list, temperature: float):
+def vocabulary_logprobs(model, contexts: list, completions: list, temperature):
     """Log-probabilities of all tokens that could stand at each place of a completion -> (N, S, V).
 
     0 beyond a completion. contexts, completions: as for `completion_logits`.
     """
     logits, _, mask = completion_logits(model, contexts, completions)
-    return (logits.float() / temperature).log_softmax(-1) * mask[..., None]
+    logprobs = (logits.float() / temperature).log_softmax(-1)
+    return logprobs * mask[..., None]

@@ -29,7 +29,6 @@ on-policy).
 """
 
 import math
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -44,38 +43,43 @@ MAX_NORM = 1.0  # gradients are clipped to this norm
 # --- the formulas ---
 
 
-def group_advantages(rewards: Tensor, eps: float = 1e-4) -> tuple[Tensor, Tensor]:
+def group_advantages(rewards, eps=1e-4):
     """Rewards (Q, G) -> advantages (Q, G), and which groups have spread (Q,).
 
     Normalised over the whole group, across the prompts that its rollouts ran under. A group whose
     rollouts all earned the same has no spread and teaches nothing. (GRPO, arXiv 2402.03300)
     """
     G = rewards.size(1)
-    keep = rewards.amax(1) - rewards.amin(1) > eps  # (Q,)
+    spread = rewards.amax(1) - rewards.amin(1)  # (Q,)
+    keep = spread > eps
+
+    # The standard deviation is the unbiased one; it is 0 for G = 1.
     centred = rewards - rewards.mean(1, keepdim=True)  # (Q, G)
-    variance = centred.square().sum(1, keepdim=True).div(max(G - 1, 1))  # unbiased, 0 for G = 1
-    advantages = centred / (variance.sqrt() + eps)
+    squares = centred.square().sum(1, keepdim=True)  # (Q, 1)
+    std = squares.div(max(G - 1, 1)).sqrt()
+    advantages = centred / (std + eps)
     return torch.where(keep[:, None], advantages, 0.0), keep
 
 
-def token_weights(lengths: Tensor, keep: Tensor) -> Tensor:
+def token_weights(lengths, keep):
     """Completion lengths (Q, G), groups kept (Q,) -> the weight of each rollout's tokens (Q, G).
 
     Token losses are averaged over the tokens of a question, then over the questions kept. Dropped
     groups weigh nothing and do not dilute the others. With no group kept all weights are 0.
     """
-    per_question = 1.0 / lengths.sum(1, keepdim=True).clamp(min=1)  # (Q, 1)
-    weights = per_question * keep[:, None] / keep.sum().clamp(min=1)  # (Q, 1)
+    tokens = lengths.sum(1, keepdim=True).clamp(min=1)  # (Q, 1)
+    questions = keep.sum().clamp(min=1)
+    weights = 1.0 / tokens * keep[:, None] / questions  # (Q, 1)
     return weights.expand(lengths.shape)
 
 
-def kl_estimate(logprobs: Tensor, base_logprobs: Tensor, kind: str) -> Tensor:
+def kl_estimate(logprobs, base_logprobs, kind):
     """Per-token estimates of KL(pi, base) from samples of pi, in nats (Schulman 2020).
 
     kind: "k1", "k2" or "k3"; the top of the file says which to train with and which to log.
     Raises ValueError for another kind.
     """
-    log_r = base_logprobs - logprobs
+    log_r = base_logprobs - logprobs  # log(pi_base / pi), of each sampled token
     if kind == "k1":
         return -log_r
     if kind == "k2":
@@ -86,24 +90,21 @@ def kl_estimate(logprobs: Tensor, base_logprobs: Tensor, kind: str) -> Tensor:
 
 
 def policy_loss(
-    logprobs: Tensor,
-    base_logprobs: Tensor,
-    advantages: Tensor,
-    weights: Tensor,
-    mask: Tensor,
-    kl_coef: float,
-    sampled_logprobs: Tensor | None = None,
-    cap: float = 4.0,
-) -> Tensor:
+    logprobs, base_logprobs, advantages, weights, mask, kl_coef, sampled_logprobs=None, cap=4.0
+):
     """The summed loss of a (micro-)batch, a scalar; 0, not NaN, where nothing can be learned.
 
     logprobs (N, S) of the policy, with gradient; base_logprobs (N, S); advantages, weights (N,);
     mask (N, S). sampled_logprobs (N, S), recorded while sampling, give CISPO's importance weights;
     None means on-policy.
     """
+    # How much likelier the policy makes a token now than when it was sampled; no gradient.
     ratio = 1.0
     if sampled_logprobs is not None:
-        ratio = (logprobs - sampled_logprobs).detach().exp().clamp(max=cap)  # (N, S)
+        log_ratio = (logprobs - sampled_logprobs).detach()  # (N, S)
+        ratio = log_ratio.exp().clamp(max=cap)
+
+    # Make what was rewarded more likely, and stay near the base.
     reinforce = -ratio * advantages[:, None] * logprobs  # (N, S)
     penalty = kl_coef * kl_estimate(logprobs, base_logprobs, "k2")
     token_loss = reinforce + penalty
@@ -117,8 +118,8 @@ def policy_loss(
 class MicroBatch:
     """What one forward and backward pass needs: N completions of at most S tokens."""
 
-    contexts: list[list[int]]
-    completions: list[list[int]]
+    contexts: list  # token lists
+    completions: list
     base_logprobs: Tensor  # (N, S), computed once for all updates on the batch
     sampled_logprobs: Tensor | None  # (N, S); None: on-policy
     advantages: Tensor  # (N,)
@@ -128,65 +129,70 @@ class MicroBatch:
 
 def update(
     *,
-    policy: nn.Module,
-    base: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    contexts: list[list[int]],
-    completions: list[list[int]],
-    sampled_logprobs: Tensor,
-    rewards: Tensor,
-    groups: Tensor,
-    temperature: float,
-    kl_coef: float,
-    substeps: int = 1,
-) -> dict:
-    """Learn from one batch of R rollouts -> figures for the log.
+    policy,
+    base,
+    optimizer,
+    contexts,
+    completions,
+    sampled_logprobs,
+    rewards,
+    groups,
+    temperature,
+    kl_coef,
+    substeps=1,
+):
+    """Learn from one batch of R rollouts -> figures for the log, a dict.
 
-    contexts: C token lists; completions: R of them, R / C of each context; sampled_logprobs (R, S),
+    contexts: C token lists; completions: R of them, R / C of each context; sampled_logprobs (R, S);
     rewards (R,); groups (Q, G): which rollouts answer the same question. substeps: updates.
     Groups without spread are left out of everything, of the KL penalty too.
     -> kl_base (k3, nats per scored token) and grad_norm, of the last update, None without one;
     dropped_groups: how many groups were left out.
     """
     device = next(policy.parameters()).device
-    lengths = torch.tensor([len(completion) for completion in completions])
+    lengths = torch.tensor([len(completion) for completion in completions])  # (R,)
 
     # What each rollout's tokens are worth: its advantage, and its weight in the mean.
-    advantages = torch.zeros(len(completions))
-    weights = torch.zeros(len(completions))
     group_values, keep = group_advantages(rewards[groups])
+    advantages = torch.zeros(len(completions))
     advantages[groups] = group_values
+    weights = torch.zeros(len(completions))
     weights[groups] = token_weights(lengths[groups], keep)
 
     # Only contexts with something to learn are scored, by the base and by the policy.
-    worth_it = (weights.view(len(contexts), -1) > 0).any(1)  # (C,)
-    wanted = worth_it.nonzero()[:, 0].tolist()
+    context_weights = weights.view(len(contexts), -1).sum(1)  # (C,)
+    wanted = context_weights.nonzero()[:, 0].tolist()
     batches = []
     for chosen, rows in micro_batches(contexts, completions, wanted):
-        some_contexts = [contexts[c] for c in chosen]
-        some = [completions[i] for i in rows]
-        base_logprobs = completion_logprobs(base, some_contexts, some, temperature).detach()
-        width = base_logprobs.size(1)
+        batch_contexts = [contexts[c] for c in chosen]
+        batch_completions = [completions[i] for i in rows]
+        with torch.no_grad():
+            base_logprobs = completion_logprobs(
+                base, batch_contexts, batch_completions, temperature
+            )  # (N, S)
+        S = base_logprobs.size(1)
         batch = MicroBatch(
-            contexts=some_contexts,
-            completions=some,
+            contexts=batch_contexts,
+            completions=batch_completions,
             base_logprobs=base_logprobs,
-            sampled_logprobs=sampled_logprobs[rows, :width] if substeps > 1 else None,
+            sampled_logprobs=sampled_logprobs[rows, :S] if substeps > 1 else None,
             advantages=advantages[rows].to(device),
             weights=weights[rows].to(device),
-            mask=completion_mask(lengths[rows].to(device), width),
+            mask=completion_mask(lengths[rows].to(device), S),
         )
         batches.append(batch)
 
+    # One update; more with substeps > 1, whose batch is off-policy from the second on.
     figures = {"kl_base": None, "grad_norm": None, "dropped_groups": int((~keep).sum())}
+    scored_tokens = lengths[weights > 0].sum().item()
     for _ in range(substeps if wanted else 0):
         kl = accumulate_gradients(policy, batches, temperature, kl_coef)
         figures["grad_norm"] = apply_gradients(policy, optimizer, kl)
-        figures["kl_base"] = kl.item() / lengths[weights > 0].sum().item()
+        figures["kl_base"] = kl.item() / scored_tokens
     return figures
 
 
-def accumulate_gradients(policy, batches: list[MicroBatch], temperature: float, kl_coef: float):
+def accumulate_gradients(policy, batches, temperature, kl_coef):
     """Add up the gradients of the loss over all micro-batches -> the summed KL (k3), a tensor."""
     kl = torch.zeros((), device=next(policy.parameters()).device)
     for batch in batches:
@@ -201,16 +207,19 @@ def accumulate_gradients(policy, batches: list[MicroBatch], temperature: float, 
             batch.sampled_logprobs,
         )
         loss.backward()
+
+        # For the log: k3, whose value is the better estimate.
         token_kl = kl_estimate(logprobs.detach(), batch.base_logprobs, "k3")  # (N, S)
         kl += (token_kl * batch.mask).sum()
     return kl
 
 
-def apply_gradients(policy: nn.Module, optimizer: torch.optim.Optimizer, figure: Tensor) -> float:
+def apply_gradients(policy, optimizer, figure):
     """Clip the gradients and take one optimizer step, if they are finite -> their norm before.
 
     With several processes gradients and `figure` are first summed over all of them.
     """
+    # A gradient that is not finite would spoil the weights for good.
     processes.sum_gradients(list(policy.parameters()), figure)
     norm = nn.utils.clip_grad_norm_(policy.parameters(), MAX_NORM).item()
     if math.isfinite(norm):
@@ -219,42 +228,34 @@ def apply_gradients(policy: nn.Module, optimizer: torch.optim.Optimizer, figure:
     return norm
 
 
-def micro_batches(
-    contexts: list, completions: list, wanted: Iterable[int]
-) -> Iterator[tuple[list[int], list[int]]]:
-    """Cut the wanted contexts into micro-batches -> which contexts, and which completions of them.
+def micro_batches(contexts, completions, wanted):
+    """Cut the wanted contexts into micro-batches: which contexts, and which completions of them.
 
     Contexts of like length come together, which saves padding. With several processes each goes
     through its share of the contexts.
     """
     per_context = len(completions) // len(contexts)
 
-    def longest(c: int) -> int:
+    def longest(c):
         own = completions[c * per_context : (c + 1) * per_context]
         return len(contexts[c]) + max(map(len, own))
 
-    own_share = processes.my_share(sorted(wanted, key=longest))
+    # So many contexts that their completions fill a micro-batch, at least one.
+    share = processes.my_share(sorted(wanted, key=longest))
     few = max(ROWS_AT_ONCE // per_context, 1)
-    for i in range(0, len(own_share), few):
-        chosen = own_share[i : i + few]
-        rows = [c * per_context + g for c in chosen for g in range(per_context)]
+    for i in range(0, len(share), few):
+        chosen = share[i : i + few]
+        rows = []
+        for c in chosen:
+            rows += range(c * per_context, (c + 1) * per_context)
         yield chosen, rows
 
 
 # --- learning from a teacher instead of rewards ---
 
 
-def distill(
-    *,
-    policy: nn.Module,
-    teacher: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    contexts: list[list[int]],
-    teacher_contexts: list[list[int]],
-    completions: list[list[int]],
-    temperature: float,
-) -> dict:
-    """One update towards what a teacher says in other contexts -> figures for the log.
+def distill(*, policy, teacher, optimizer, contexts, teacher_contexts, completions, temperature):
+    """One update towards what a teacher says in other contexts -> figures for the log, a dict.
 
     contexts, teacher_contexts: C token lists each; completions: R, the policy's, R / C of each
     context. The loss is the reverse KL(policy, teacher) of the next token, averaged over all tokens
@@ -265,13 +266,18 @@ def distill(
     n_tokens = sum(map(len, completions))
     mean_kl = torch.zeros((), device=next(policy.parameters()).device)
     for chosen, rows in micro_batches(contexts, completions, range(len(contexts))):
-        some = [completions[i] for i in rows]
+        batch_completions = [completions[i] for i in rows]
         own = [contexts[c] for c in chosen]
         taught = [teacher_contexts[c] for c in chosen]
-        target = vocabulary_logprobs(teacher, taught, some, temperature).detach()  # (N, S, V)
-        logprobs = vocabulary_logprobs(policy, own, some, temperature)
+
+        # All next tokens that each of the two could say, (N, S, V).
+        with torch.no_grad():
+            target = vocabulary_logprobs(teacher, taught, batch_completions, temperature)
+        logprobs = vocabulary_logprobs(policy, own, batch_completions, temperature)
+
         # Beyond a completion both are 0 and add nothing.
-        kl = (logprobs.exp() * (logprobs - target)).sum() / n_tokens
+        token_kl = logprobs.exp() * (logprobs - target)
+        kl = token_kl.sum() / n_tokens
         kl.backward()
         mean_kl += kl.detach()
     grad_norm = apply_gradients(policy, optimizer, mean_kl)

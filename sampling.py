@@ -22,11 +22,12 @@ Left out: paged caches, and filling the places of finished rows with new ones.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor
 
-from model import GPT, Prefix, attend, attention_bias, draw_token, padded
+from model import GPT, attend, attention_bias, completion_mask, draw_token, padded
 from plumbing import processes
 from tasks.world import World
 
@@ -50,23 +51,19 @@ class Rows:
     index: Tensor  # (R,) long, which rollout each row is
     token: Tensor  # (R,) long, its latest token, which has not been through the model yet
     position: Tensor  # (R,) long, that token's place in the sequence
-    done: Tensor  # (R,) bool, it has written its end-of-sequence token
+    done: Tensor  # (R,) bool, whether it has written its end-of-sequence token
     own_bias: Tensor  # (R, 1, slots that can ever be used), 0 where a slot is filled, else -inf
     caches: list  # for each layer keys (H, R, D, S) and values (H, R, S, D)
 
-    def select(self, keep: Tensor) -> "Rows":
-        """Only the rows `keep` (indices)."""
-        caches = []
-        for keys, values in self.caches:
-            caches.append((keys.index_select(1, keep), values.index_select(1, keep)))
-        return Rows(
-            self.index[keep],
-            self.token[keep],
-            self.position[keep],
-            self.done[keep],
-            self.own_bias[keep],
-            caches,
-        )
+    def keep(self, some) -> None:
+        """Drop all rows but `some` (indices)."""
+        self.index = self.index[some]
+        self.token = self.token[some]
+        self.position = self.position[some]
+        self.done = self.done[some]
+        self.own_bias = self.own_bias[some]
+        for i, (keys, values) in enumerate(self.caches):
+            self.caches[i] = (keys.index_select(1, some), values.index_select(1, some))
 
 
 # --- the sampler ---
@@ -78,37 +75,40 @@ def decode_step(
     """One token for every row: a pure function of tensors with static shapes that writes caches.
 
     tokens (R,) of the step before, at `positions` (R,), go into `slot` (1,) of the caches `own`:
-    for each layer keys (H, R, D, S) and values (H, R, S, D). own_bias (R, 1, S): 0 where filled, else
-    -inf. prefix, prefix_bias: as in model.Prefix. noise (R,) -> tokens (R,), log-probs (R,)
+    for each layer keys (H, R, D, S) and values (H, R, S, D). own_bias (R, 1, S): 0 where filled,
+    else -inf. prefix, prefix_bias: as in model.Prefix. noise (R,) -> tokens (R,), log-probs (R,)
     """
     own_bias.index_fill_(2, slot, 0.0)
     cos = model.cos[positions][:, None, None]  # (R, 1, 1, D)
     sin = model.sin[positions][:, None, None]
     x = model.embedding(tokens)[:, None]  # (R, 1, C)
-    for block, shared, (keys, values) in zip(model.blocks, prefix, own, strict=True):
+    for block, shared, cache in zip(model.blocks, prefix, own, strict=True):
         q, k, v = block.qkv(x, cos, sin)  # (R, H, 1, D)
+
+        # The token's key and value go into the cache first: it attends to itself, too.
+        keys, values = cache
         keys.index_copy_(3, slot, k.permute(1, 0, 3, 2))
         values.index_copy_(2, slot, v.transpose(0, 1))
-        heads = attend(q.transpose(0, 1), shared, (keys, values), prefix_bias, own_bias)
+        heads = attend(q.transpose(0, 1), shared, cache, prefix_bias, own_bias)
         x = block.output(x, heads.transpose(0, 1))
-    logits = model.head(model.norm(x[:, 0]))  # (R, V)
-    return draw_token(logits, noise, temperature)
+    x = model.norm(x[:, 0])  # (R, C)
+    return draw_token(model.head(x), noise, temperature)
 
 
 @processes.split_questions
 @torch.inference_mode()
 def sample(
-    model: GPT,
-    prompts: list[list[int]],
-    questions: list[list[list[int]]],
-    samples: int,
+    model,
+    prompts,
+    questions,
+    samples,
     *,
-    max_new: int,
-    eos: int,
-    pad: int,
-    temperature: float = 1.0,
-    noise: Tensor | None = None,
-    decode: Callable = decode_step,
+    max_new,
+    eos,
+    pad,
+    temperature=1.0,
+    noise=None,
+    decode=decode_step,
 ) -> Rollouts:
     """Sample completions of K prompts, each followed by its B questions, G = `samples` times each.
 
@@ -118,54 +118,59 @@ def sample(
     Raises ValueError for empty or ragged input, and where a sequence would not fit the model.
     """
     check_lengths(model, prompts, questions, max_new)
-    shortest = min(len(question) for asked in questions for question in asked)
-    if samples > 1 and shortest > max_new:
-        prompts, questions = questions_into_prompts(prompts, questions)
+    prompts, questions = share_long_questions(prompts, questions, samples, max_new)
     K = len(prompts)
     R = K * len(questions[0]) * samples
     device = model.cos.device
-    noise = torch.rand(R, max_new, device=device) if noise is None else noise
+    if noise is None:
+        noise = torch.rand(R, max_new, device=device)
 
-    # Read what is given. Its last output predicts the first token of every row.
+    # Read what is given, and draw the first token of every row.
     prefix = model.read(prompts)
-    rows, logits = prefill(model, prefix, questions, samples, max_new)
-    rows.token, logprob = draw_token(logits, noise[:, 0], temperature)
-    rows.done = rows.token == eos
-    rollouts = Rollouts(
-        tokens=torch.full((R, max_new), pad, device=device),
-        lengths=torch.ones_like(rows.token),
-        logprobs=torch.zeros(R, max_new, device=device),
-    )
-    rollouts.tokens[:, 0] = rows.token
-    rollouts.logprobs[:, 0] = logprob
+    rows, first_logprob = prefill(model, prefix, questions, samples, noise, temperature, eos)
+
+    # What has been written so far.
+    tokens = torch.full((R, max_new), pad, device=device)
+    tokens[:, 0] = rows.token
+    logprobs = torch.zeros(R, max_new, device=device)
+    logprobs[:, 0] = first_logprob
+    lengths = torch.ones_like(rows.token)
+    rollouts = Rollouts(tokens, lengths, logprobs)
 
     # Write the rest chunk by chunk. In a chunk shapes are static, and nobody looks who is done.
-    first_slot = rows.caches[0][0].size(3)
+    slot = rows.caches[0][0].size(3)  # the first one after the questions
     chunk = 4 * CHUNK if device.type == "cuda" else CHUNK
     for begin in range(1, max_new, chunk):
-        live = (~rows.done).view(K, -1).sum(1).max().item()  # of the prompt with most: the one look
-        if live == 0:
+        live = (~rows.done).view(K, -1).sum(1)  # (K,)
+        most = live.max().item()  # the one look per chunk: here the program waits for the device
+        if most == 0:
             break
-        rows = drop_finished(rows, K, live)
+        drop_finished(rows, K, most)
         end = min(begin + chunk, max_new)
-        slots = range(first_slot + begin - 1, first_slot + end - 1)
-        grow(rows, slots.stop)
-        step_noise = noise[rows.index, begin:end]  # (R, steps)
+        slots = range(slot, slot + end - begin)
+        slot = slots.stop
+        grow(rows, slot)
+        step_noise = noise[rows.index, begin:end]  # (rows left, steps)
         tokens, logprobs = decode_chunk(model, prefix, rows, slots, step_noise, temperature, decode)
         record(rollouts, rows, begin, tokens, logprobs, eos, pad)
     return rollouts
 
 
-def check_lengths(model, prompts, questions, max_new: int) -> None:
+def check_lengths(model, prompts, questions, max_new):
     """Raises ValueError for empty or ragged input, and where a sequence would not fit the model."""
-    asked = [question for row in questions for question in row]
-    ragged = len(prompts) != len(questions) or len({len(row) for row in questions}) != 1
-    if ragged or not asked or not all(prompts + asked):
+    numbers = {len(asked) for asked in questions}
+    ragged = len(prompts) != len(questions) or len(numbers) != 1
+    if ragged or 0 in numbers or not all(chain(prompts, *questions)):
         raise ValueError(
-            "sample: needs equally many questions for each prompt, at least one, and a token in each"
+            "sample: needs equally many questions for each prompt, one at least, "
+            "and a token in each"
         )
-    given = [len(p) + max(map(len, row)) for p, row in zip(prompts, questions, strict=True)]
-    longest = max(given) + max_new
+
+    # The longest sequence that could come out.
+    longest = 0
+    for prompt, asked in zip(prompts, questions, strict=True):
+        longest_question = max(map(len, asked))
+        longest = max(longest, len(prompt) + longest_question + max_new)
     room = model.cfg.block_size
     if longest > room:
         raise ValueError(
@@ -173,81 +178,102 @@ def check_lengths(model, prompts, questions, max_new: int) -> None:
         )
 
 
-def questions_into_prompts(prompts, questions):
-    """Long questions are worth sharing, too: all but the last token becomes part of a prompt."""
-    longer = []
-    for prompt, asked in zip(prompts, questions, strict=True):
-        longer += [prompt + question[:-1] for question in asked]
-    last_tokens = [[question[-1:]] for asked in questions for question in asked]
-    return longer, last_tokens
+def share_long_questions(prompts, questions, samples, max_new):
+    """Long questions are worth sharing, too: all but the last token becomes part of a prompt.
 
-
-def prefill(model: GPT, prefix: Prefix, questions, samples: int, max_new: int):
-    """Read each question once after its prompt, then split into rows -> rows, logits (R, V).
-
-    The logits are those of the first token that each row will write.
+    -> prompts, questions
     """
-    K = len(questions)
-    B = len(questions[0])
-    device = model.cos.device
-    tokens, lengths = padded([question for asked in questions for question in asked], device)
-    Q = tokens.size(1)
+    lengths = [len(question) for asked in questions for question in asked]
+    if samples == 1 or min(lengths) <= max_new:
+        return prompts, questions
+    longer_prompts = []
+    last_tokens = []
+    for prompt, asked in zip(prompts, questions, strict=True):
+        for question in asked:
+            longer_prompts.append(prompt + question[:-1])
+            last_tokens.append([question[-1:]])
+    return longer_prompts, last_tokens
 
-    # A few questions at a time: of several prompts only where all of their questions fit.
-    few = max(AT_ONCE // Q, 1)
-    few_prompts = max(few // B, 1)
-    pairs = torch.arange(K * B, device=device).view(K, B)
-    parts = []  # of each part the keys and values of all layers
-    last = []  # the model's output at the last token of each question
-    for k in range(0, K, few_prompts):
-        shared = part_of(prefix, slice(k, k + few_prompts))
-        for b in range(0, B, few):
-            some = pairs[k : k + few_prompts, b : b + few].flatten()  # (N,)
-            cache = []
-            x = model.hidden(tokens[some], shared, cache)  # (N, Q, C)
-            parts.append(cache)
-            last.append(x[torch.arange(len(some), device=device), lengths[some] - 1])
 
-    # Every question becomes G rows.
-    caches = []
-    for layer in zip(*parts, strict=True):
-        keys = torch.cat([keys for keys, _ in layer], 1)  # (H, K * B, D, Q)
-        values = torch.cat([values for _, values in layer], 1)  # (H, K * B, Q, D)
-        caches.append((keys.repeat_interleave(samples, 1), values.repeat_interleave(samples, 1)))
-    filled = torch.arange(Q + max_new, device=device) < lengths[:, None]  # (K * B, slots)
-    position = prefix.lengths.repeat_interleave(B) + lengths  # (K * B,)
-    logits = model.head(torch.cat(last)).repeat_interleave(samples, 0)  # (R, V)
-    R = len(logits)
+def prefill(model, prefix, questions, samples, noise, temperature, eos):
+    """Read each question once after its prompt, split into rows, draw the first token of each.
+
+    noise (R, max_new) -> rows, the log-probs of their first tokens (R,).
+    """
+    tokens, lengths = padded(list(chain(*questions)), model.cos.device)  # (K * B, Q)
+    last, caches = read_questions(model, prefix, tokens, lengths)
+
+    # Every question becomes G rows, each with a copy of its keys and values.
+    for i, (keys, values) in enumerate(caches):
+        keys = keys.repeat_interleave(samples, 1)  # (H, R, D, Q)
+        values = values.repeat_interleave(samples, 1)  # (H, R, Q, D)
+        caches[i] = (keys, values)
+
+    # Of all slots those with a question's tokens are filled; the padding of a short one is not.
+    slots = tokens.size(1) + noise.size(1)
+    filled = completion_mask(lengths, slots) > 0  # (K * B, slots)
+    own_bias = attention_bias(filled)[:, None]  # (K * B, 1, slots)
+
+    # The output at the last token of a question predicts the first token of its rows.
+    logits = model.head(last).repeat_interleave(samples, 0)  # (R, V)
+    token, logprob = draw_token(logits, noise[:, 0], temperature)
+    position = prefix.lengths.repeat_interleave(len(questions[0])) + lengths  # (K * B,)
     rows = Rows(
-        index=torch.arange(R, device=device),
-        token=torch.zeros(R, dtype=torch.long, device=device),
+        index=torch.arange(len(token), device=token.device),
+        token=token,
         position=position.repeat_interleave(samples),
-        done=torch.zeros(R, dtype=torch.bool, device=device),
-        own_bias=attention_bias(filled)[:, None].repeat_interleave(samples, 0),
+        done=token == eos,
+        own_bias=own_bias.repeat_interleave(samples, 0),
         caches=caches,
     )
-    return rows, logits
+    return rows, logprob
 
 
-def part_of(prefix: Prefix, some: slice) -> Prefix:
-    """Some of the prompts of a prefix."""
-    layers = [(keys[:, some], values[:, some]) for keys, values in prefix.layers]
-    return Prefix(prefix.lengths[some], prefix.bias[some], layers)
+def read_questions(model, prefix, tokens, lengths):
+    """Read questions (K * B, Q) after their prompts -> what a completion starts from.
+
+    That is the model's output at the last token of each question (K * B, C), and for each layer the
+    keys (H, K * B, D, Q) and the values (H, K * B, Q, D).
+    """
+    # A few questions at a time: of several prompts only where all of their questions fit.
+    K = len(prefix.lengths)
+    pairs = torch.arange(len(tokens), device=tokens.device).view(K, -1)  # (K, B)
+    few = max(AT_ONCE // tokens.size(1), 1)
+    few_prompts = max(few // pairs.size(1), 1)
+    last = []
+    parts = []
+    for k in range(0, K, few_prompts):
+        some_prompts = slice(k, k + few_prompts)
+        shared = prefix.part(some_prompts)
+        for some in pairs[some_prompts].split(few, dim=1):
+            some = some.flatten()  # (N,)
+            cache = []
+            x = model.hidden(tokens[some], shared, cache)  # (N, Q, C)
+            every = torch.arange(len(some), device=some.device)
+            last.append(x[every, lengths[some] - 1])  # (N, C)
+            parts.append(cache)
+
+    # Put the parts together again.
+    caches = []
+    for layer in zip(*parts, strict=True):
+        keys, values = zip(*layer, strict=True)
+        caches.append((torch.cat(keys, 1), torch.cat(values, 1)))
+    return torch.cat(last), caches
 
 
-def drop_finished(rows: Rows, K: int, live: int) -> Rows:
-    """Keep `live` rows of each of K prompts: all that are not done, filled up with some that are.
+def drop_finished(rows: Rows, K: int, most: int) -> None:
+    """Keep `most` rows of each of K prompts: all that are not done, filled up with some that are.
 
-    Every prompt keeps as many rows as the one with the most live rows, so that the rows of a prompt
-    stay equally many and one product per prompt serves them all.
+    `most` is how many the prompt with the most live rows has. So the rows of a prompt stay equally
+    many, and one product per prompt serves them all.
     """
     per_prompt = len(rows.index) // K
-    if live == per_prompt:
-        return rows
+    if most == per_prompt:
+        return
     done = rows.done.view(K, per_prompt).to(torch.uint8)
-    live_first = done.argsort(dim=1, stable=True)[:, :live]  # (K, live)
+    live_first = done.argsort(dim=1, stable=True)  # (K, per_prompt)
     start = torch.arange(K, device=done.device)[:, None] * per_prompt
-    return rows.select((live_first + start).flatten())
+    rows.keep((live_first[:, :most] + start).flatten())
 
 
 def grow(rows: Rows, S: int) -> None:
@@ -258,25 +284,27 @@ def grow(rows: Rows, S: int) -> None:
     H, R, D, room = rows.caches[0][0].shape
     if room > S:
         return
-    more = rows.caches[0][0].new_zeros(H, R, D, max(S + 1 - room, room // 8))
+    extra = max(S + 1 - room, room // 8)
+    more = rows.caches[0][0].new_zeros(H, R, D, extra)
     for i, (keys, values) in enumerate(rows.caches):
         keys = torch.cat([keys, more], dim=3)
         values = torch.cat([values, more.mT], dim=2)
         rows.caches[i] = (keys, values)
 
 
-def decode_chunk(model, prefix: Prefix, rows: Rows, slots: range, noise, temperature, decode):
+def decode_chunk(model, prefix, rows: Rows, slots: range, noise, temperature, decode):
     """Write one token into each of `slots` of every row -> tokens, log-probs (R, steps).
 
     noise (R, steps). Moves the rows' latest token and its position on.
     """
-    S = slots.stop  # slots that are filled when the chunk ends
+    # Only the slots that are filled when the chunk ends take part in attention.
+    S = slots.stop
     own = [(keys[..., :S], values[:, :, :S]) for keys, values in rows.caches]
     own_bias = rows.own_bias[..., :S]
-    places = torch.arange(slots.start, S, device=rows.token.device).split(1)  # tensors (1,)
     tokens = []
     logprobs = []
-    for slot, step_noise in zip(places, noise.unbind(1), strict=True):
+    places = torch.arange(slots.start, S, device=own_bias.device)
+    for slot, step_noise in zip(places.split(1), noise.unbind(1), strict=True):
         rows.token, logprob = decode(
             model,
             rows.token,
@@ -295,16 +323,18 @@ def decode_chunk(model, prefix: Prefix, rows: Rows, slots: range, noise, tempera
     return torch.stack(tokens, dim=1), torch.stack(logprobs, dim=1)
 
 
-def record(rollouts: Rollouts, rows: Rows, begin: int, tokens, logprobs, eos: int, pad: int):
+def record(rollouts: Rollouts, rows: Rows, begin: int, tokens, logprobs, eos, pad):
     """Put a chunk's tokens and log-probs (R, steps) into the rollouts, and note who is done now."""
-    end = begin + tokens.size(1)
-    ended = (tokens == eos).cumsum(1) + rows.done[:, None]  # ends so far
     # A row that is done goes on until the chunk's end; what it writes there is not part of it.
-    over = (ended > 0) & ((tokens != eos) | (ended > 1))
-    rollouts.tokens[rows.index, begin:end] = tokens.where(~over, pad)
-    rollouts.logprobs[rows.index, begin:end] = logprobs.where(~over, 0.0)
-    rollouts.lengths[rows.index] += (~over).sum(1)
-    rows.done = ended[:, -1] > 0
+    is_end = tokens == eos
+    ended_before = is_end.cumsum(1) - is_end.long() + rows.done[:, None]  # how many ends
+    real = ended_before == 0  # the end-of-sequence token itself is real
+
+    written = slice(begin, begin + tokens.size(1))
+    rollouts.tokens[rows.index, written] = tokens.where(real, pad)
+    rollouts.logprobs[rows.index, written] = logprobs.where(real, 0.0)
+    rollouts.lengths[rows.index] += real.sum(1)
+    rows.done = rows.done | is_end.any(1)
 
 
 # --- texts in, texts out ---
@@ -323,6 +353,10 @@ class Answers:
     completions: list[list[int]]  # R, as tokens
     logprobs: Tensor  # (R, S), recorded while sampling
 
+    @property
+    def n_tokens(self):
+        return sum(map(len, self.completions))
+
 
 @dataclass
 class Sampler:
@@ -335,13 +369,18 @@ class Sampler:
     decode: Callable = decode_step
     sampled_tokens: int = 0  # so far
 
-    def answer(self, jobs: list, samples: int = 1) -> Answers:
-        """Answer jobs (prompt, questions), `samples` times each; all have equally many questions."""
+    def answer(self, jobs: list, samples=1) -> Answers:
+        """Answer jobs (prompt, questions), `samples` times each, all with equally many questions.
+
+        Rows are ordered (prompt, question, sample).
+        """
+        # Texts become tokens: a prompt for each job, and its questions.
         world = self.world
-        prompts = [world.encode_start(world.prompt_text(prompt)) for prompt, _ in jobs]
+        prompts = []
         asked = []
-        for _, questions in jobs:
-            asked.append([world.encode(world.question_text(question)) for question in questions])
+        for prompt, questions in jobs:
+            prompts.append(world.encode_start(world.prompt_text(prompt)))
+            asked.append([world.encode(world.question_text(q)) for q in questions])
         rollouts = sample(
             self.model,
             prompts,
@@ -358,20 +397,23 @@ class Sampler:
 
         # Grade each answer against the question that its row belongs to.
         texts = texts_of(world, rollouts)
-        outcomes = []
+        graded = []
         for _, questions in jobs:
             for question in questions:
-                for _ in range(samples):
-                    outcomes.append(world.grade(question, texts[len(outcomes)]))
+                graded += samples * [question]
+        outcomes = [
+            world.grade(question, text) for question, text in zip(graded, texts, strict=True)
+        ]
         contexts = contexts_of(world, jobs)
         return Answers(outcomes, texts, contexts, completions_of(rollouts), rollouts.logprobs)
 
-    def reflect(self, requests: list) -> list[tuple[str, str]]:
+    def reflect(self, requests: list) -> list:
         """Reflect on requests (topic, instruction or "", [(question, outcome), ...]).
 
         -> for each the proposed instruction ("" for none) and all that was read and written
         (untrusted text).
         """
+        # A reflection has no prompt: it all stands in its text.
         world = self.world
         asked = [world.reflection_text(*request) for request in requests]
         rollouts = sample(
@@ -387,33 +429,38 @@ class Sampler:
             decode=self.decode,
         )
         self.sampled_tokens += rollouts.lengths.sum().item()
-        written = texts_of(world, rollouts)
+
+        # What each of them proposes for its topic.
         proposals = []
-        for (topic, _, _), read, wrote in zip(requests, asked, written, strict=True):
-            proposals.append((world.proposal(topic, wrote), read + wrote))
+        for request, read, written in zip(requests, asked, texts_of(world, rollouts), strict=True):
+            topic = request[0]
+            instruction = world.proposal(topic, written)
+            proposals.append((instruction, read + written))
         return proposals
 
-    def noise(self, rows: int, max_new: int) -> Tensor:
+    def noise(self, rows: int, max_new: int):
         """A uniform random number for each token that may be sampled (rows, max_new)."""
         return torch.rand(rows, max_new, generator=self.rng, device=self.model.cos.device)
 
 
-def contexts_of(world, jobs: list) -> list[list[int]]:
+def contexts_of(world, jobs: list) -> list:
     """The tokens before each answer to jobs (prompt, questions), ordered as in `Answers`."""
     contexts = []
     for prompt, questions in jobs:
-        begin = world.prompt_text(prompt)
-        contexts += [world.encode_start(begin + world.question_text(q)) for q in questions]
+        for question in questions:
+            text = world.prompt_text(prompt) + world.question_text(question)
+            contexts.append(world.encode_start(text))
     return contexts
 
 
-def completions_of(rollouts: Rollouts) -> list[list[int]]:
+def completions_of(rollouts: Rollouts) -> list:
     """Rollouts -> their completions as token lists, the end-of-sequence token included."""
+    rows = rollouts.tokens.tolist()
     lengths = rollouts.lengths.tolist()
-    return [row[:n] for row, n in zip(rollouts.tokens.tolist(), lengths, strict=True)]
+    return [row[:n] for row, n in zip(rows, lengths, strict=True)]
 
 
-def texts_of(world, rollouts: Rollouts) -> list[str]:
+def texts_of(world, rollouts: Rollouts) -> list:
     """Rollouts -> their texts; "" for one that was cut off before its end-of-sequence token."""
     texts = []
     for completion in completions_of(rollouts):
@@ -438,8 +485,9 @@ class CapturedStep:
     def __call__(
         self, model, tokens, positions, slot, prefix, prefix_bias, own, own_bias, noise, temperature
     ):
+        # Record the first step of a chunk. The graph reads its inputs from these clones.
         new_inputs = (tokens, positions, slot, noise)
-        if own is not self.own:  # another chunk
+        if own is not self.own:
             self.inputs = [part.clone() for part in new_inputs]
             tokens, positions, slot, noise = self.inputs
             arguments = (model, tokens, positions, slot, prefix, prefix_bias)
@@ -451,6 +499,8 @@ class CapturedStep:
             # thread_local: the threads of nccl may go on meanwhile
             with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
                 self.outputs = decode_step(*arguments)
+
+        # Replay it with this step's inputs. The next replay overwrites the outputs: give copies.
         for part, value in zip(self.inputs, new_inputs, strict=True):
             part.copy_(value)
         self.graph.replay()

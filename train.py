@@ -25,11 +25,12 @@ import math
 import random
 import time
 from dataclasses import dataclass
+from textwrap import indent
 
 import torch
 
 import rl
-from base.prepare import SHIPPED, check_tasks, corpus_domains, open_base, prepare_base
+from base import prepare
 from fast_context import Population, evolve
 from model import completion_logprobs
 from plumbing import command_line
@@ -49,6 +50,7 @@ PATIENCE = 5  # steps in a row with numbers that are not finite, until a run giv
 class Config:
     """Every setting of a run; the command line is made of these fields."""
 
+    # What to train, on which tasks, for how long.
     method: str = setting(
         "fst",
         "fst: both channels; rl: weights; gepa: prompts; distill: prompts into weights",
@@ -63,13 +65,23 @@ class Config:
         90, "gradient steps in all; if not given, a stage for each task", low=0, may_change=True
     )
     seed: int = setting(0, "of the tasks' hidden rules, the questions and all sampling", low=0)
+    # Where the run's files are, what it begins with, and what it runs on.
     out: str = setting("", "folder of the run; default: a new one under out/")
-    resume: str = setting("", "folder of a run to go on with")
+    resume: str = setting(
+        "",
+        "folder of a run to go on with; of its settings may change: "
+        "steps, base, device, compile, lr, eval_every",
+    )
     base: str = setting(
-        SHIPPED, "checkpoint of the base; the default one is made if it is missing", may_change=True
+        prepare.SHIPPED,
+        "checkpoint of the base; the default one is made if it is missing",
+        may_change=True,
     )
     prompt: str = setting(
-        "", "file with the prompt to begin with; default: one without instructions", is_file=True
+        "",
+        "file with the prompt to begin with; default: one without instructions",
+        is_file=True,
+        clean=prepare.clean_prompt,
     )
     device: str = setting("auto", "where to run", ("auto", "cpu", "cuda", "mps"), may_change=True)
     compile: bool = setting(
@@ -77,14 +89,14 @@ class Config:
         "compile the sampler: faster after some minutes; needs a C++ compiler",
         may_change=True,
     )
-    # slow weights
+    # Slow weights: one gradient step on batch * group rollouts.
     batch: int = setting(32, "questions per gradient step", low=1)
     group: int = setting(8, "rollouts per question, judged against each other", low=2)
     lr: float = setting(3e-4, "learning rate of AdamW", low=0, may_change=True)
     kl_coef: float = setting(0.001, "weight of the KL penalty towards the base", low=0)
     substeps: int = setting(1, "updates per batch; more than one uses CISPO's weights", low=1)
     temperature: float = setting(1.0, "of all sampling in training and evaluation", low=0.01)
-    # fast weights
+    # Fast weights: every `cycle` steps a phase of passes * anchor rollouts.
     cycle: int = setting(6, "gradient steps between fast phases", low=1)
     population: int = setting(4, "prompts kept; must divide group", low=1)
     anchor: int = setting(48, "questions of the cycle that prompts are scored on", low=1)
@@ -92,13 +104,13 @@ class Config:
     reflector: str = setting(
         "self", "who reflects: the policy or the frozen base", ("self", "base")
     )
-    # evaluation
+    # Evaluation, which learns nothing and is not counted.
     eval_every: int = setting(
         15, "steps between evaluations and checkpoints", low=1, may_change=True
     )
     eval_questions: int = setting(256, "validation questions, never trained on", low=1)
     skills: bool = setting(False, "also measure at every evaluation what the base could do before")
-    # pretraining
+    # Making the base: see base/pretrain.py.
     pretrain: bool = setting(False, "train the base and stop; goes on where it was interrupted")
     minutes: float = setting(110.0, "length of pretraining", low=0.01)
     documents: int = setting(48, "documents per step of pretraining", low=1)
@@ -107,13 +119,15 @@ class Config:
     @staticmethod
     def fill_in(given: dict) -> dict:
         """The settings that were given, and those that follow from them."""
+        # The corpus has all domains, a run has three; both last as long as their tasks do.
         if given.get("pretrain"):
-            given = {"tasks": corpus_domains()} | given
+            given = {"tasks": prepare.corpus_domains()} | given
         stage = given.get("stage", Config.stage)
         tasks = given.get("tasks", Config.tasks)
         return {"steps": stage * len(tasks)} | given
 
 
+# What --smoke stands for: everything happens at least once, and nothing takes long.
 SMOKE = {
     "steps": 4,
     "cycle": 2,
@@ -127,7 +141,9 @@ SMOKE = {
     "minutes": 0.1,
     "documents": 32,
 }
-MOVED = {"checkpoints/base.pt": SHIPPED}  # where a base that an older run began with is now
+
+# Where the shipped base is now, for runs that began when it was elsewhere.
+MOVED = {"checkpoints/base.pt": prepare.SHIPPED}
 
 
 # --- the learner's state ---
@@ -136,15 +152,15 @@ MOVED = {"checkpoints/base.pt": SHIPPED}  # where a base that an older run began
 class Learner:
     """All that a run changes (weights, prompts, counters), and what it learns from."""
 
-    def __init__(self, cfg: Config, base, folder: RunFolder):
+    def __init__(self, cfg: Config, base, device: str, folder: RunFolder):
         """base: see base.prepare.open_base. Raises ValueError for settings that do not fit it."""
         self.cfg = cfg
         self.folder = folder
-        self.origin = base
+        self.origin = base  # its model, its world, and what is known about it
         self.world = base.world
 
         # Slow weights: the policy starts as a copy of the base, which stays as it is.
-        self.device = pick_device(cfg.device)
+        self.device = device
         self.base = base.model.to(self.device).requires_grad_(False)
         self.policy = copy.deepcopy(self.base).requires_grad_()
         self.optimizer = torch.optim.AdamW(
@@ -167,37 +183,49 @@ class Learner:
             self.validation.append(task.questions(rng, cfg.eval_questions, validation=True))
 
         # Counters. Evaluations are not counted: nothing is learned from them.
-        self.step = 0
+        self.step = 0  # gradient steps so far
         self.rollouts = 0  # sampled to learn from: answers and reflections
         self.tokens = 0  # of these rollouts
         self.skipped = 0  # steps not taken because a number was not finite
         self.streak = 0  # the latest of these in a row
+
+        # What people are shown.
         self.shown = dict(self.seed_prompt)  # the prompt that was printed last
         self.evolved = [self.seed_prompt for _ in self.tasks]  # each task's best prompt so far
         self.measured = {}  # evaluations, see `evaluate`
 
-    def state_dict(self) -> dict:
+    def state_dict(self):
         """What a checkpoint holds: all that cannot be made again from the settings."""
         return {
+            # What learns.
             "model": self.policy.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "population": self.population.state_dict(),
+            # How far it is.
             "step": self.step,
             "rollouts": self.rollouts,
             "tokens": self.tokens,
             "skipped": self.skipped,
             "shown": self.shown,
             "evolved": self.evolved,
+            # What it began with.
             "base": self.origin.checksum,
         }
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state):
         """Raises ValueError for a state that does not fit; the message goes on after "<file> "."""
+        # With another base the KL penalty would pull elsewhere.
         if state.get("base") != self.origin.checksum:
-            raise ValueError(f"is of a run that began with another base than {self.cfg.base}")
+            raise ValueError(
+                f"is of a run that began with another base than {self.cfg.base}, or of no run"
+            )
+
+        # What learns.
         self.policy.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.population.load_state_dict(state["population"], self.world.is_prompt)
+
+        # How far it was.
         self.step = state["step"]
         self.rollouts = state["rollouts"]
         self.tokens = state["tokens"]
@@ -205,34 +233,39 @@ class Learner:
         self.shown = state["shown"]
         self.evolved = state["evolved"]
 
-    def save(self) -> None:
+    def save(self):
         """Write a checkpoint, unless the last step failed: its weights may be the reason."""
         if self.streak == 0:
             self.folder.save(self.state_dict())
 
-    def task_at(self, step: int) -> int:
+    def task_at(self, step):
         """The index of the task that a step trains on: the stream moves on after every stage."""
         return min(step // self.cfg.stage, len(self.tasks) - 1)
 
-    def questions_of(self, step: int) -> list:
+    def questions_of(self, step):
         """The questions that a step trains on: a function of (seed, step), known ahead."""
         task = self.tasks[self.task_at(step)]
         rng = random.Random(f"questions {self.cfg.seed} {step}")
         return task.questions(rng, self.cfg.batch)
 
-    def sampler(self, model, *purpose) -> Sampler:
-        """A model to learn from; its noise is a function of (seed, step, purpose)."""
-        key = random.Random(repr((self.cfg.seed, self.step, *purpose))).getrandbits(63)
-        rng = torch.Generator(self.device).manual_seed(key)
+    def sampler(self, model, seed) -> Sampler:
+        """What a model answers and reflects with. seed: of the noise."""
+        rng = torch.Generator(self.device).manual_seed(seed)
         return Sampler(model, self.world, self.cfg.temperature, rng, self.decode)
 
-    def log(self, kind: str, task: int, **figures) -> None:
+    def seed_of(self, *purpose):
+        """A seed that is a function of the run's seed, the step and the purpose."""
+        rng = random.Random(repr((self.cfg.seed, self.step, *purpose)))
+        return rng.getrandbits(63)
+
+    def log(self, kind, task, **figures):
         """Append a line to log.jsonl; docs/RUNS.md explains the figures."""
+        # Every line says when it was written, and what had been spent by then.
         line = {"kind": kind, "step": self.step, "task": task}
         line |= {"rollouts": self.rollouts, "tokens": self.tokens}
         self.folder.log(line | figures)
 
-    def say(self, words: str) -> None:
+    def say(self, words):
         """Print above the progress bar, and append to samples.txt."""
         self.folder.say(self.step, words)
 
@@ -240,15 +273,16 @@ class Learner:
 # --- one cycle ---
 
 
-def train(learner: Learner, stop: command_line.StopOnCtrlC, begun: bool) -> None:
+def train(learner: Learner, stop, begun: bool):
     """The loop: look ahead, fast phase, slow steps on the same questions, evaluation, checkpoint.
 
-    begun: the run goes on from a checkpoint.
+    stop.requested: whether to end after this step. begun: the run goes on from a checkpoint.
     """
     cfg = learner.cfg
-    reward = "-"
+    reward = "-"  # for the bar, until there is one
     accuracy = "-"
     with learner.folder.bar(cfg.steps, learner.step, cfg.method) as bar:
+        # How good is the base, before anything is learned?
         if not begun:
             accuracy = evaluate_stream(learner)
             learner.save()
@@ -259,7 +293,9 @@ def train(learner: Learner, stop: command_line.StopOnCtrlC, begun: bool) -> None
                 for step in range(learner.step, learner.step + cfg.cycle):
                     ahead += learner.questions_of(step)
                 fast_phase(learner, ahead)
-            learner.evolved[learner.task_at(learner.step)] = dict(learner.population.best)
+            # The prompt to remember this task by, for the closing table.
+            task = learner.task_at(learner.step)
+            learner.evolved[task] = dict(learner.population.best)
 
             # Slow phase: one gradient step on a batch of questions.
             if cfg.method == "gepa":
@@ -267,13 +303,16 @@ def train(learner: Learner, stop: command_line.StopOnCtrlC, begun: bool) -> None
             else:
                 reward = slow_step(learner, learner.questions_of(learner.step))
 
+            # Now and then: how good is it on questions that it never trains on?
             if learner.step % cfg.eval_every == 0:
                 accuracy = evaluate_stream(learner)
                 learner.save()
-            bar.set_postfix(
-                reward=reward, validation=accuracy, rollouts=learner.rollouts, refresh=False
-            )
+            # What the bar shows.
+            figures = {"reward": reward, "validation": accuracy, "rollouts": learner.rollouts}
+            bar.set_postfix(figures, refresh=False)
             bar.update()
+
+            # Weights that have diverged do not come back.
             if learner.streak == PATIENCE:
                 raise FloatingPointError(
                     f"rewards or gradients were not finite in {PATIENCE} steps on end, "
@@ -282,30 +321,38 @@ def train(learner: Learner, stop: command_line.StopOnCtrlC, begun: bool) -> None
     learner.save()
 
 
-def fast_phase(learner: Learner, questions: list) -> None:
+def fast_phase(learner: Learner, questions):
     """Evolve the prompts on the first of the coming questions, the anchor questions."""
     cfg = learner.cfg
     start = time.perf_counter()
     turns = itertools.count()  # each turn of the model has noise of its own
 
+    # What fast_context.py needs of the model: answers to questions, and reflections on failures.
     def answer(jobs):
-        sampler = learner.sampler(learner.policy, "fast", next(turns))
+        sampler = learner.sampler(learner.policy, learner.seed_of("fast", next(turns)))
         outcomes = sampler.answer(jobs).outcomes
         learner.tokens += sampler.sampled_tokens
+
+        # One list for all jobs -> a list for each.
         n = len(outcomes) // len(jobs)
-        return [outcomes[i * n : (i + 1) * n] for i in range(len(jobs))]
+        return [outcomes[i : i + n] for i in range(0, len(outcomes), n)]
 
     def reflect(requests):
-        reflector = learner.policy if cfg.reflector == "self" else learner.base
-        sampler = learner.sampler(reflector, "fast", next(turns))
+        model = learner.policy if cfg.reflector == "self" else learner.base
+        sampler = learner.sampler(model, learner.seed_of("fast", next(turns)))
         proposals = sampler.reflect(requests)
         learner.tokens += sampler.sampled_tokens
         return proposals
 
+    # Prompts are scored on the first questions; the budget is so many passes over them.
     anchor = questions[: cfg.anchor]
     budget = cfg.passes * len(anchor)
-    report = evolve(learner.population, anchor, answer, reflect, learner.world.is_prompt, budget)
+    is_prompt = learner.world.is_prompt
+    report = evolve(learner.population, anchor, answer, reflect, is_prompt, budget)
+
+    # All rollouts are counted, also those that score prompts and those that reflect.
     learner.rollouts += report.calls
+    candidates = learner.population.candidates
     learner.log(
         "fast",
         learner.task_at(learner.step),
@@ -314,31 +361,36 @@ def fast_phase(learner: Learner, questions: list) -> None:
         proposed=report.proposed,
         accepted=len(report.accepted),
         merged=report.merged,
-        population=[[c.prompt, round(c.mean, 4)] for c in learner.population.candidates],
+        population=[[c.prompt, round(c.mean, 4)] for c in candidates],
         seconds=time.perf_counter() - start,
     )
     show_changes(learner, report)
 
 
-def show_changes(learner: Learner, report) -> None:
+def show_changes(learner: Learner, report):
     """Print how the best prompt has changed, line by line, with the reflection behind a change."""
+    # Compare with what was printed last, topic by topic.
     best = learner.population.best
     for topic in sorted(set(best) | set(learner.shown)):
         old = learner.shown.get(topic, "none")
         new = best.get(topic, "none")
         if old == new:
             continue
+
+        # The first accepted child that brought this instruction in.
         words = f"{topic}: {old}  ->  {new}"
         for trial in report.accepted:
             if trial.topic == topic and trial.prompt[topic] == new:
-                words += f"   (anchor score {trial.parent.mean:.2f} -> {trial.child.mean:.2f})"
-                words += indented("\n" + learner.world.summary(trial.how))
+                before = trial.parent.mean
+                after = trial.child.mean
+                words += f"   (anchor score {before:.2f} -> {after:.2f})\n"
+                words += indent(learner.world.summary(trial.how), "    ")
                 break
         learner.say(words)
     learner.shown = dict(best)
 
 
-def slow_step(learner: Learner, questions: list) -> float:
+def slow_step(learner: Learner, questions):
     """One batch of rollouts, one update of the weights -> mean reward.
 
     `fst` samples under the prompts of the population, the others under the seed prompt.
@@ -346,23 +398,25 @@ def slow_step(learner: Learner, questions: list) -> float:
     cfg = learner.cfg
     start = time.perf_counter()
     task = learner.task_at(learner.step)
-
-    # Every question is answered under every prompt, cfg.group times in all.
+    # Under which prompts?
     prompts = [learner.seed_prompt]
     if cfg.method == "fst":
         prompts = learner.population.prompts(cfg.population)
+
+    # Every question is answered under every prompt, cfg.group times in all.
     K = len(prompts)
     B = len(questions)
-    G = cfg.group // K
-    sampler = learner.sampler(learner.policy, "slow")
+    G = cfg.group // K  # answers per question and prompt
+    R = K * B * G
+    sampler = learner.sampler(learner.policy, learner.seed_of("slow"))
     answers = sampler.answer([(prompt, questions) for prompt in prompts], samples=G)
-    learner.rollouts += K * B * G
+    learner.rollouts += R
     learner.tokens += sampler.sampled_tokens
     rewards = torch.tensor([outcome.score for outcome in answers.outcomes])  # (R,)
 
     # A group is all rollouts of a question, across prompts. Rows are ordered (k, b, g).
-    rows = torch.arange(K * B * G).view(K, B, G)
-    groups = rows.transpose(0, 1).reshape(B, K * G)
+    rows = torch.arange(R).view(K, B, G)
+    groups = rows.transpose(0, 1).reshape(B, K * G)  # the indices of each question's rows
 
     # The learning rate rises over the first steps.
     for parameters in learner.optimizer.param_groups:
@@ -375,40 +429,40 @@ def slow_step(learner: Learner, questions: list) -> float:
     learner.skipped += failed
     learner.streak = learner.streak + 1 if failed else 0
     learner.step += 1
-    n_tokens = sum(map(len, answers.completions))
-    learner.log(
-        "slow",
-        task,
-        reward=rewards.mean().item(),
-        entropy=-answers.logprobs.sum().item() / n_tokens,  # estimated from the samples
-        **figures,
-        skipped=learner.skipped,
-        seconds=time.perf_counter() - start,
-    )
-    return rewards.mean().item()
+
+    # The entropy is estimated from the samples.
+    entropy = -answers.logprobs.sum().item() / answers.n_tokens
+    reward = rewards.mean().item()
+    figures |= {"skipped": learner.skipped, "seconds": time.perf_counter() - start}
+    learner.log("slow", task, reward=reward, entropy=entropy, **figures)
+    return reward
 
 
-def update_weights(learner: Learner, questions: list, answers, rewards, groups) -> dict:
-    """Learn from a batch of answers -> figures for the log.
+def update_weights(learner: Learner, questions, answers, rewards, groups):
+    """Learn from a batch of answers -> figures for the log, a dict.
 
     `distill` does not learn from rewards: it learns to say without a prompt what the base says
     under the best one.
     """
     cfg = learner.cfg
     distills = cfg.method == "distill"
+    # A number that is not finite would spoil the weights: this step is not taken.
     if not (rewards.isfinite().all() and answers.logprobs.isfinite().all()):
         towards = "kl_teacher" if distills else "kl_base"
         return {towards: None, "grad_norm": math.nan, "dropped_groups": 0}
+    # The teacher reads the same questions under the best prompt.
     if distills:
+        jobs = [(learner.population.best, questions)]
         return rl.distill(
             policy=learner.policy,
             teacher=learner.base,
             optimizer=learner.optimizer,
             contexts=answers.contexts,
-            teacher_contexts=contexts_of(learner.world, [(learner.population.best, questions)]),
+            teacher_contexts=contexts_of(learner.world, jobs),
             completions=answers.completions,
             temperature=cfg.temperature,
         )
+    # Policy gradient on the rewards, with a penalty for the distance to the base.
     return rl.update(
         policy=learner.policy,
         base=learner.base,
@@ -437,8 +491,9 @@ class Evaluation:
 
 
 @torch.no_grad()
-def evaluate(learner: Learner, model, task: int, prompt: dict) -> Evaluation:
+def evaluate(learner: Learner, model, task, prompt) -> Evaluation:
     """Measure a model on a task of the stream. What is known already is not measured again."""
+    # The answers are known if weights, task and prompt are those of an earlier measurement.
     cfg = learner.cfg
     world = learner.world
     questions = learner.validation[task]
@@ -449,9 +504,7 @@ def evaluate(learner: Learner, model, task: int, prompt: dict) -> Evaluation:
         return learner.measured[key]
 
     # The noise is the same every time.
-    rng = torch.Generator(learner.device).manual_seed(cfg.seed)
-    sampler = Sampler(model, world, cfg.temperature, rng, learner.decode)
-    answers = sampler.answer([(prompt, questions)])
+    answers = learner.sampler(model, cfg.seed).answer([(prompt, questions)])
     accuracy = sum(outcome.score for outcome in answers.outcomes) / len(questions)
 
     # Sampling has recorded the policy's log-probs; the base's are computed on the same answers.
@@ -461,97 +514,100 @@ def evaluate(learner: Learner, model, task: int, prompt: dict) -> Evaluation:
             learner.base, answers.contexts, answers.completions, cfg.temperature
         )  # (R, S)
         logprobs = answers.logprobs[:, : base_logprobs.size(1)]
-        n_tokens = sum(map(len, answers.completions))
-        kl = rl.kl_estimate(logprobs, base_logprobs, "k3").sum().item() / n_tokens
+        token_kl = rl.kl_estimate(logprobs, base_logprobs, "k3")
+        kl = token_kl.sum().item() / answers.n_tokens
 
-    right = answers.outcomes[0].score
-    verdict = "right" if right else f"wrong, {questions[0].want} is right"
+    # One question and answer, for people.
+    verdict = "right"
+    if not answers.outcomes[0].score:
+        verdict = f"wrong, {questions[0].want} is right"
     given = world.prompt_text(prompt) + world.question_text(questions[0])
     transcript = f"{given}{answers.texts[0]}   [{verdict}]"
     learner.measured[key] = Evaluation(accuracy, kl, transcript)
     return learner.measured[key]
 
 
-def evaluate_stream(learner: Learner) -> float:
+def evaluate_stream(learner: Learner):
     """Log the validation accuracy on the task trained on -> that accuracy.
 
     Measured under the best prompt (`distill`: the seed prompt) and under the seed prompt. Where a
     stage ends just now all tasks of the stream are measured.
     """
+    # Which tasks?
     cfg = learner.cfg
     current = learner.task_at(max(learner.step - 1, 0))
-    indices = [current]
+    measured = [current]
     if learner.step % cfg.stage == 0:
-        indices = range(len(learner.tasks))
+        measured = range(len(learner.tasks))
+
+    # What is left of what the base could do: forgetting shows here.
     if cfg.skills:
         learner.log("skills", current, **learner.origin.skills(learner.policy))
 
-    prompt = learner.seed_prompt if cfg.method == "distill" else learner.population.best
-    for i in indices:
+    # Under which prompt? What distillation teaches must show without one.
+    prompt = learner.population.best
+    if cfg.method == "distill":
+        prompt = learner.seed_prompt
+    for i in measured:
         evaluation = evaluate(learner, learner.policy, i, prompt)
         neutral = evaluate(learner, learner.policy, i, learner.seed_prompt)
-        learner.log(
-            "eval",
-            i,
-            val_acc=evaluation.accuracy,
-            kl_base=evaluation.kl,
-            neutral_acc=neutral.accuracy,
-            neutral_kl=neutral.kl,
-            prompt=prompt,
-        )
-        if i == current:
-            shown = evaluation
-    about = f"step {learner.step}: {learner.tasks[current].name}"
-    about += f", validation {shown.accuracy:.2f}, {learner.rollouts} rollouts"
-    learner.say(f"{about}. One of them:{indented(chr(10) + shown.transcript)}")
+        figures = {"val_acc": evaluation.accuracy, "kl_base": evaluation.kl}
+        figures |= {"neutral_acc": neutral.accuracy, "neutral_kl": neutral.kl, "prompt": prompt}
+        learner.log("eval", i, **figures)
+
+    # Evaluations are remembered, so this one costs nothing.
+    shown = evaluate(learner, learner.policy, current, prompt)
+    name = learner.tasks[current].name
+    about = f"step {learner.step}: {name}, validation {shown.accuracy:.2f}, "
+    about += f"{learner.rollouts} rollouts. One of them:\n"
+    learner.say(about + indent(shown.transcript, "    "))
     return shown.accuracy
 
 
-def indented(words: str) -> str:
-    """The same lines, moved to the right after the first."""
-    return words.replace("\n", "\n    ")
-
-
-def closing_table(learner: Learner) -> None:
+def closing_table(learner: Learner):
     """What each channel is worth on every task, with the prompt it had then; also result.json.
 
     The trained weights go into weights.pt, from which another run can begin as its --base.
     """
-    models = {"base weights": learner.base, "trained weights": learner.policy}
     results = []
     for i, task in enumerate(learner.tasks):
+        # Four cells: the base's and the trained weights, with and without what the prompt learned.
         evolved = learner.evolved[i]
-        accuracy = {}
-        kl = []  # in the end: of the trained weights
-        for name, model in models.items():
-            cells = [evaluate(learner, model, i, p) for p in (learner.seed_prompt, evolved)]
-            accuracy[name] = [cell.accuracy for cell in cells]
-            kl = [cell.kl for cell in cells]
+        prompts = (learner.seed_prompt, evolved)
+        base = [evaluate(learner, learner.base, i, prompt) for prompt in prompts]
+        trained = [evaluate(learner, learner.policy, i, prompt) for prompt in prompts]
+        accuracy = {
+            "base weights": [evaluation.accuracy for evaluation in base],
+            "trained weights": [evaluation.accuracy for evaluation in trained],
+        }
         result = {"task": task.name, "hidden": task.instructions, "evolved": evolved}
-        results.append(result | {"accuracy": accuracy, "kl_base": kl})
-
-    for result in results:
+        result |= {"accuracy": accuracy, "kl_base": [evaluation.kl for evaluation in trained]}
+        results.append(result)
         show_result(learner.folder, result)
-    learner.folder.save_weights(learner.origin.about | {"model": learner.policy.state_dict()})
+
+    # What is left when the run is over.
+    weights = learner.policy.state_dict()
+    learner.folder.save_weights(learner.origin.about | {"model": weights})
     summary = {"rollouts": learner.rollouts, "tasks": results}
     learner.folder.write("result.json", json.dumps(summary, indent=1).encode())
-    learner.folder.show(
-        f"\n{learner.rollouts} rollouts, all counted. The run is in {learner.folder.path}"
-    )
+    counted = f"{learner.rollouts} rollouts, all counted"
+    learner.folder.show(f"\n{counted}. The run is in {learner.folder.path}")
 
 
-def show_result(folder: RunFolder, result: dict) -> None:
+def show_result(folder: RunFolder, result):
     """Print the closing table of one task."""
-    heading = result["task"] + ", validation"
-    lines = ["", f"{heading:24}{'seed prompt':>14}{'evolved prompt':>17}"]
-    for name, (seed, evolved) in result["accuracy"].items():
-        lines.append(f"{name:24}{seed:14.3f}{evolved:17.3f}")
-    seed_kl, evolved_kl = result["kl_base"]
-    lines.append(f"{'KL to the base':24}{seed_kl:14.4f}{evolved_kl:17.4f}   nats per token")
-    lines.append(f"{'topic':8}{'hidden rule':26}evolved instruction")
+    # What weights and prompt are worth.
+    rows = [[f"{result['task']}, validation", "seed prompt", "evolved prompt"]]
+    for name, accuracies in result["accuracy"].items():
+        rows.append([name, *(f"{accuracy:.3f}" for accuracy in accuracies)])
+    rows.append(["KL to the base", *(f"{kl:.4f}" for kl in result["kl_base"]), "nats per token"])
+    folder.show_table(rows)
+
+    # The hidden rules beside the instructions.
+    rows = [["topic", "hidden rule", "evolved instruction"]]
     for topic, rule in result["hidden"].items():
-        lines.append(f"{topic:8}{rule:26}{result['evolved'].get(topic, 'none')}")
-    folder.show("\n".join(lines))
+        rows.append([topic, rule, result["evolved"].get(topic, "none")])
+    folder.show_table(rows)
 
 
 # --- the program ---
@@ -560,8 +616,9 @@ def show_result(folder: RunFolder, result: dict) -> None:
 def check_settings(cfg: Config) -> None:
     """Raises ValueError, with what would be right, for settings that do not fit together."""
     if not cfg.tasks or not all(isinstance(name, str) for name in cfg.tasks):
+        # They come from a config.json that somebody edited.
         raise ValueError(f"tasks must be names of domains, not {cfg.tasks!r}")
-    check_tasks(cfg.tasks)
+    prepare.check_tasks(cfg.tasks)
     if cfg.method == "fst" and cfg.group % cfg.population:
         raise ValueError(
             f"population ({cfg.population}) must divide group ({cfg.group}): "
@@ -571,26 +628,28 @@ def check_settings(cfg: Config) -> None:
         raise ValueError("--compile needs a C++ compiler: install g++, or name another in CXX")
 
 
-def main(argv: list[str] | None = None) -> None:
-    with command_line.failures_in_one_line(if_stopped="stopped before the run had begun"):
+def main(argv=None):
+    with command_line.failures_in_one_line("stopped before the run had begun"):
+        # What to do, on what.
         cfg = command_line.start(Config, argv, {"smoke": SMOKE}, MOVED)
         check_settings(cfg)
+        device = pick_device(cfg.device)
         if cfg.pretrain:
-            return prepare_base(cfg)
+            return prepare.prepare_base(cfg)
+
+        # A new learner in a new folder, or one that goes on from its last checkpoint.
         name = f"out/{cfg.method}-{'-'.join(cfg.tasks)}-seed{cfg.seed}"
         folder = RunFolder(cfg.out, name, cfg.resume)
-        learner = Learner(cfg, open_base(cfg), folder)
+        learner = Learner(cfg, prepare.open_base(cfg), device, folder)
         begun = folder.restore(learner)
         saved = dataclasses.asdict(cfg) | {"resume": "", "smoke": False, "out": str(folder.path)}
         folder.write("config.json", json.dumps(saved, indent=1).encode())
 
+    # From here on all is saved now and then, and can be gone on with.
     go_on = f"go on from the last checkpoint with: python train.py --resume {folder.path}"
     stopped = f"stopped at once; {go_on}"
-    with (
-        folder,
-        command_line.failures_in_one_line(stopped, go_on),
-        command_line.StopOnCtrlC() as stop,
-    ):
+    failures = command_line.failures_in_one_line(stopped, go_on, (OSError, FloatingPointError))
+    with folder, failures, command_line.StopOnCtrlC() as stop:
         train(learner, stop, begun)
         if learner.step >= cfg.steps:
             stop.done()  # all is saved

@@ -36,6 +36,7 @@ def is_wasteful(documents: list) -> bool:
 def padded_batch(documents: list, device: str) -> tuple[Tensor, Tensor]:
     """N encoded documents, the longest (T tokens) first -> tokens (N, T), targets (N, T - 1)."""
     longest, _ = documents[0]
+    # Padding is never learned.
     token_rows = []
     learn_rows = []
     for tokens, learn in documents:

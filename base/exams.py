@@ -58,6 +58,7 @@ def solving(
     rule = rng.choice(domain.rules(length, held_out))
     prompt[topic] = " ".join(rule)
 
+    # What the topic's rule makes of the state is the answer.
     state = domain.draw(rng, difficulty)
     question = question_text(topic, domain.ask(state))
     want = domain.show(domain.apply(rule, state))
@@ -69,6 +70,7 @@ def skills(domain: Domain, n: int = 256) -> list[Item]:
 
     What a model forgets is measured on them.
     """
+    # All of them are rules and difficulties that the corpus shows often.
     rng = random.Random(f"skills of {domain.name}")
     draws = [(rng.choice(domain.seen_difficulties), rng.choice((1, 2, 3))) for _ in range(n)]
     return [solving(rng, domain, difficulty, length, False) for difficulty, length in draws]
@@ -79,9 +81,12 @@ def looking_up(rng: random.Random, domain: Domain, position: int, lines: int) ->
 
     It passes when the answer begins with that line.
     """
+    # The model reads the lines of a prompt in the order of their topics.
     topics = rng.sample(TOPICS, lines)
     prompt = {topic: " ".join(known_rule(rng, domain)) for topic in topics}
     topic = sorted(prompt)[position]
+
+    # The state does not matter, but a question has one.
     state = domain.draw(rng, domain.seen_difficulties[0])
     question = question_text(topic, domain.ask(state))
 
@@ -117,6 +122,7 @@ def reflecting(
         if got != want:
             failures.append((domain.ask(state), got, want))
 
+    # Any spelling of the rule passes.
     def passes(text: str) -> bool:
         found = tuple(parse_instruction(text, topic).split())
         if not found or not all(name in domain.operations for name in found):
@@ -140,6 +146,7 @@ def pass_rate(
     rng: torch.Generator | None = None,
 ) -> float:
     """The share of an exam's items that a model passes. max_new: tokens that it may write."""
+    # Every item is a prompt with one question, which is answered once.
     world = ToyWorld()
     rollouts = sample(
         model,
@@ -152,6 +159,8 @@ def pass_rate(
         temperature=temperature,
         noise=torch.rand(len(items), max_new, generator=rng, device=model.cos.device),
     )
+
+    # What was cut off counts as "", and does not pass.
     texts = texts_of(world, rollouts)
     passed = [item.passes(text) for item, text in zip(items, texts, strict=True)]
     return sum(passed) / len(items)
@@ -180,6 +189,8 @@ def corpus_loss(model: GPT, domains: list[Domain], n: int = 192) -> float:
     """Loss on n documents that no training has seen, in nats per learned token."""
     # No training has the seed -1.
     documents = corpus.documents(domains, seed=-1, step=0, n=n)
+
+    # Padding and what is given are not counted.
     loss = 0.0
     for tokens, targets in length_batches(documents, model.cos.device):
         loss += document_losses(model, tokens, targets).sum().item()

@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from base.exams import base_skills
-from base.pretrain import pretrain
+from base.pretrain import LOOK_EVERY, pretrain
 from model import GPT, GPTConfig
 from plumbing import processes
+from plumbing.command_line import failures_in_one_line
 from plumbing.devices import pick_device
 from plumbing.files import beside, load_checkpoint, lock
 from tasks import domains, formats, make_task
 from tasks.world import ToyWorld
 
 SHIPPED = str(Path(__file__).resolve().with_name("base.pt"))  # the base that comes with the code
+STOPPED = f"stopped; the base is saved every {LOOK_EVERY} steps, the same command goes on with it"
 QUICK_MINUTES = 12  # of pretraining for each domain, when a run finds no base
 
 # The order in which domains join pretraining; others follow these.
@@ -98,11 +100,13 @@ def prepare_base(cfg) -> None:
     cfg: the settings of the run. Raises ValueError for any other base that cannot be used, and what
     `pretrain` raises.
     """
+    # With --pretrain a base is trained in any case.
     path = Path(cfg.base)
     if cfg.pretrain:
         train_base(cfg, path, cfg.minutes)
         return
 
+    # A run that finds no base makes a quick one, which knows only the domains of its tasks.
     fault = fault_of_base(cfg, path)
     if fault:
         minutes = min(cfg.minutes, QUICK_MINUTES * len(set(cfg.tasks)))
@@ -122,13 +126,14 @@ def fault_of_base(cfg, path: Path) -> str:
     begun = cfg.resume and (Path(cfg.resume) / "checkpoint.pt").exists()
     replaceable = cfg.base in (SHIPPED, own) and not begun
 
+    # A damaged file is not replaced: load_checkpoint raises.
     if replaceable and not path.exists():
         return f"the base {path} is not there yet"
     contents = load_checkpoint(path)
     if contents.get("vocabulary") == formats.fingerprint():
         return ""
 
-    # Another vocabulary: the words of the domains have changed, or it is no base at all.
+    # The words of the domains have changed since it was trained, or it is no base at all.
     fault = f"the base {path} knows another vocabulary"
     if not replaceable:
         raise ValueError(f"{fault}, or is none; train one with --pretrain --base OTHER")
@@ -140,6 +145,7 @@ def train_base(cfg, path: Path, minutes: float) -> None:
 
     Raises ValueError where another process is training it, and what `pretrain` raises.
     """
+    # The first process locks the base for all of them.
     first = processes.rank() == 0
     locked = nullcontext()
     if first:
@@ -150,7 +156,8 @@ def train_base(cfg, path: Path, minutes: float) -> None:
             keep_old_base(path)
         device = pick_device(cfg.device)
         names = list(dict.fromkeys(cfg.tasks))
-        pretrain(path, device, names, minutes=minutes, batch=cfg.documents, seed=cfg.seed)
+        with failures_in_one_line(if_stopped=STOPPED):
+            pretrain(path, device, names, minutes=minutes, batch=cfg.documents, seed=cfg.seed)
 
 
 def keep_old_base(path: Path) -> None:

@@ -107,7 +107,8 @@ class Training:
         return 60 * self.minutes
 
     def set_learning_rates(self) -> None:
-        """Rise over the first steps; fall to zero over the second half of the time."""
+        """They rise over the first steps and fall to zero over the second half of the time."""
+        # Between the warm-up and half of the time the factor is 1.
         rise = (self.step + 1) / WARMUP
         fall = 2 * (1 - self.elapsed / self.seconds)
         for group, peak in zip(self.groups, self.peaks, strict=True):
@@ -141,6 +142,7 @@ class Training:
 
     def save(self, path: Path) -> None:
         """Save all that is needed to go on; the first process does it."""
+        # The base's own contents, and what only a training needs.
         if processes.rank() == 0:
             states = [optimizer.state_dict() for optimizer in self.optimizers]
             save_checkpoint(path, self.contents() | {"optimizers": states})
@@ -172,6 +174,7 @@ def new_training(
     worlds: list[Domain], device: str, minutes: float, batch: int, seed: int
 ) -> Training:
     """A training at its beginning. Raises ValueError where a domain's documents are too long."""
+    # The first weights depend on the seed alone.
     torch.manual_seed(seed)
     cfg = GPTConfig(formats.encoding().n_vocab)
     model = GPT(cfg).to(device)
@@ -182,6 +185,7 @@ def new_training(
         documents = [corpus.encode_document(reflection) for reflection in reflections]
         check_fit(documents, cfg.block_size)
 
+    # Whoever goes on with this training must agree in all of this.
     about = {
         "vocabulary": formats.fingerprint(),
         "domains": [domain.name for domain in worlds],
@@ -203,12 +207,13 @@ def draw_documents(
     In the first part of the time (a fifth for one domain, three tenths for two, two fifths for
     more) documents are easy, and the domains join in one after the other.
     """
+    # How many domains have joined in by now; at least one.
     easy_share = min(0.4, 0.1 + 0.1 * len(worlds))
     easy_seconds = easy_share * 60 * training.minutes
     n = 1 + int(len(worlds) * training.elapsed / easy_seconds)
     joined = worlds[:n]
 
-    # They depend on the seed and the step alone.
+    # The documents depend on the seed and the step alone, so none need be saved.
     easy = training.elapsed < easy_seconds
     documents = corpus.documents(joined, seed, training.step, batch, easy)
     check_fit(documents, training.model.cfg.block_size)
@@ -232,6 +237,7 @@ def add_gradients(model: GPT, documents: list, device: str, dtype: torch.dtype) 
     A document weighs as the square root of its length. If all tokens weighed the same, reflections,
     which are ten times as long as the others, would be nearly all of the loss.
     """
+    # The weights of all documents together, then this process's share of them.
     total = sum(sum(learn) ** 0.5 for _, learn in documents)
     by_length = sorted(documents, key=lambda document: len(document[0]))
     share = processes.my_share(by_length)
@@ -251,6 +257,7 @@ def add_gradients(model: GPT, documents: list, device: str, dtype: torch.dtype) 
 
 def agree(loss: float, seconds: float, device: str) -> tuple[float, float]:
     """The sum of the processes' losses and the mean of their seconds, the same in all of them."""
+    # Each has its own clock, and their schedules must not differ.
     figures = torch.tensor([loss, seconds], device=device)
     processes.sum_over_processes(figures)
     return figures[0].item(), figures[1].item() / processes.size()
@@ -293,13 +300,13 @@ class Progress:
 
     def show(self, documents: list, loss: float, seconds: float) -> None:
         """Show the step that was just made, before its seconds are counted as elapsed."""
+        # One step's speed varies with its documents: show a mean over about 20 of them.
         tokens = sum(len(tokens) for tokens, _ in documents)
         self.tokens_per_second += 0.05 * (tokens / seconds - self.tokens_per_second)
 
         # Beyond its total the bar would lose it.
         left = self.training.seconds - self.training.elapsed
         self.bar.update(min(seconds, left))
-        self.bar.set_postfix_str(
-            f"step {self.training.step}, loss {loss:.3f}, "
-            f"{self.tokens_per_second:.0f} tokens/s, {self.rates}"
-        )
+        step = self.training.step
+        speed = f"{self.tokens_per_second:.0f} tokens/s"
+        self.bar.set_postfix_str(f"step {step}, loss {loss:.3f}, {speed}, {self.rates}")

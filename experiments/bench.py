@@ -63,7 +63,7 @@ def race(runners: dict, rounds: int) -> dict[str, float]:
 
 def base_model() -> GPT:
     """The shipped base."""
-    model, _ = load_base(SHIPPED)
+    model, _ = load_base(Path(SHIPPED))
     return model.requires_grad_(False)
 
 
@@ -71,7 +71,7 @@ def make_learner(folder: str, steps: int, device: str) -> train.Learner:
     """The main job at its beginning; its folder is the caller's to close."""
     options = ["--out", folder, "--steps", str(steps), "--device", device]
     cfg = parse(train.Config, options, presets={})
-    return train.Learner(cfg, open_base(cfg), RunFolder(folder, default="", resume=""))
+    return train.Learner(cfg, open_base(cfg), cfg.device, RunFolder(folder, default="", resume=""))
 
 
 def llama_of(model: GPT):

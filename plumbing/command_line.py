@@ -18,7 +18,7 @@ from pathlib import Path
 
 from plumbing import processes
 
-PROGRAM = "train.py"
+PROGRAM = "train.py"  # whose command line this is
 ABOUT = "Fast-slow training: a tiny GPT learns a hidden task in its weights and in its prompt."
 FILE_BYTES = 10_000  # a file that is larger is no prompt: a task has four topics
 
@@ -42,7 +42,7 @@ def setting(
     choices: the values that it may take, or low: the smallest number that it may be.
     may_change: whether it may change when a run is resumed.
     is_file: the option names a text file; the setting is the text in it.
-    clean: what the setting is, given the text of the file. Raises ValueError for a wrong text.
+    clean: a function from the text in the file to the setting; raises ValueError for a wrong text.
     """
     metadata = {
         "help": help,
@@ -111,6 +111,8 @@ def make_parser(Config: type) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         PROGRAM, None, ABOUT, formatter_class=layout, argument_default=argparse.SUPPRESS
     )
+
+    # argparse's own message has several lines.
     parser.error = lambda message: fail(f"{message} (--help lists all options)")
     for field in dataclasses.fields(Config):
         add_option(parser, field)
@@ -123,8 +125,10 @@ def add_option(parser: argparse.ArgumentParser, field: dataclasses.Field) -> Non
     option = "--" + field.name.replace("_", "-")
     kind = type(field.default)
     choices = field.metadata["choices"]
-    default = " ".join(field.default) if kind is tuple else field.default
     help = field.metadata["help"]
+    default = field.default
+    if kind is tuple:
+        default = " ".join(default)
     if default != "":
         help += f" (default: {default})"
 
@@ -141,27 +145,25 @@ def add_option(parser: argparse.ArgumentParser, field: dataclasses.Field) -> Non
 
 
 def read_files(Config: type, given: dict) -> None:
-    """Replace the names of text files by the texts in them: a resumed run needs no file again."""
+    """Replace the names of text files by the texts in them."""
+    # So the text is saved with the other settings: a resumed run does not need the file.
     for field in dataclasses.fields(Config):
         if field.metadata["is_file"] and given.get(field.name):
             given[field.name] = read_text(field, given[field.name])
 
 
 def read_text(field: dataclasses.Field, path: str) -> str:
-    """The text of the file that an option names, in UTF-8. Raises ValueError, or OSError.
-
-    clean: see `setting`.
-    """
+    """The text of the file that an option names, in UTF-8. Raises ValueError, or OSError."""
     # A file like /dev/zero has no end, so no more is read than is allowed.
     with open(path, "rb") as file:
         data = file.read(FILE_BYTES + 1)
 
-    # The message of an error begins with the option and the file.
+    # Whatever is wrong with the text, the message begins with the option and the file.
     clean = field.metadata["clean"]
     try:
         if len(data) > FILE_BYTES:
             raise ValueError(f"it is longer than {FILE_BYTES} bytes")
-        text = data.decode("utf-8-sig")  # without the mark that some editors put first
+        text = data.decode("utf-8-sig")  # without the byte-order mark that some editors write
         return clean(text) if clean else text
     except ValueError as error:  # UnicodeDecodeError is one
         raise ValueError(f"--{field.name} {path}: {error}") from None
@@ -177,6 +179,8 @@ def apply_preset(values: dict, given: dict) -> dict:
     if not folder and processes.rank() == 0:
         folder = tempfile.mkdtemp(prefix="fast-slow-")
     out = processes.tell(folder)
+
+    # What comes later counts more.
     return values | {"out": out, "base": f"{out}/base.pt"} | given
 
 
@@ -188,7 +192,7 @@ def saved_settings(Config: type, folder: str, moved: dict[str, str]) -> dict:
     # The settings of a run are saved in its folder, as the fields of the settings class.
     try:
         saved = json.loads((Path(folder) / "config.json").read_text())
-        saved = saved | {"out": folder, "resume": folder}
+        saved = saved | {"out": folder, "resume": folder}  # the folder may have been moved
         retired = take_retired(Config, saved)
         saved = dataclasses.asdict(Config(**saved))
     except (OSError, ValueError, TypeError):
@@ -196,7 +200,7 @@ def saved_settings(Config: type, folder: str, moved: dict[str, str]) -> dict:
             f"--resume {folder}: no run to go on with (config.json is missing or damaged)"
         ) from None
 
-    # What was a setting once must have had the value that it always has now.
+    # A setting that is a constant now must have had its value.
     for name, value in retired.items():
         if value != RETIRED[name]:
             raise ValueError(
@@ -213,12 +217,14 @@ def saved_settings(Config: type, folder: str, moved: dict[str, str]) -> dict:
 
 def take_retired(Config: type, saved: dict) -> dict:
     """Take out of `saved` the settings that are constants now -> these settings."""
+    # What the settings class still has is no constant.
     names = {field.name for field in dataclasses.fields(Config)}
     return {name: saved.pop(name) for name in RETIRED if name in saved and name not in names}
 
 
 def check_changes(Config: type, given: dict, saved: dict) -> None:
     """Raises ValueError where a setting was given that may not change when resuming, and does."""
+    # The course of the run so far depends on the others. The same value may be given again.
     may_change = [f.name for f in dataclasses.fields(Config) if f.metadata["may_change"]]
     for name, value in given.items():
         if value != saved[name] and name not in may_change:
@@ -271,14 +277,18 @@ def fail(message: str) -> None:
 
 
 @contextlib.contextmanager
-def failures_in_one_line(if_stopped: str, go_on: str = ""):
+def failures_in_one_line(
+    if_stopped: str, go_on: str = "", faults=(ValueError, OSError, FloatingPointError)
+):
     """With this, faults that are no bugs end the program with one line, without a traceback.
 
     if_stopped: what to say after Ctrl-C. go_on: what to do after a fault; it ends the line.
+    faults: the errors that are no bugs. By default: bad settings, files that cannot be read or
+    written, numbers that are not finite.
     """
     try:
         yield
-    except (ValueError, OSError, FloatingPointError) as error:
+    except faults as error:
         fail(f"{error}; {go_on}" if go_on else str(error))
     except KeyboardInterrupt:
         fail(if_stopped)
@@ -288,7 +298,7 @@ class StopOnCtrlC:
     """With this, the first Ctrl-C asks the program to stop, and the second stops it at once."""
 
     def __init__(self):
-        self.asked = False
+        self.asked = False  # the first Ctrl-C has come
 
     def __enter__(self):
         signal.signal(signal.SIGINT, self.first_time)
@@ -300,6 +310,7 @@ class StopOnCtrlC:
     def first_time(self, *_) -> None:
         """What the first Ctrl-C does; the next one raises KeyboardInterrupt."""
         self.asked = True
+        # print() is not safe here: the program may be inside of another print().
         os.write(2, b"\nstopping after this step; a second Ctrl-C stops at once\n")
         self.done()
 

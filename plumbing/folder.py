@@ -34,8 +34,8 @@ class RunFolder:
         Raises ValueError where another run or another process has the folder, or OSError.
         """
         self.resumes = bool(resume)
-        self.writes = processes.rank() == 0
-        self.lock = None
+        self.writes = processes.rank() == 0  # only the first process does
+        self.lock = None  # the open lock file; the other processes have none
 
         # The first process opens the folder, and tells the others which it is.
         path = None
@@ -48,6 +48,7 @@ class RunFolder:
 
     def refuse_another_run(self, path: Path, out: str) -> None:
         """Raises ValueError where a new run would write over an old one."""
+        # One of the two may be lost, and the run can still be worth something.
         names = ("config.json", "checkpoint.pt")
         if not self.resumes and any((path / name).exists() for name in names):
             raise ValueError(
@@ -76,6 +77,18 @@ class RunFolder:
         if self.writes:
             tqdm.write(words)
 
+    def show_table(self, rows: list[list[str]]) -> None:
+        """Print rows of cells, the first column to the left and each as wide as its widest cell."""
+        widths = [0] * max(map(len, rows))
+        for row in rows:
+            for i, cell in enumerate(row):
+                widths[i] = max(widths[i], len(cell))
+        lines = [""]
+        for row in rows:
+            cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+            lines.append("   ".join(cells).rstrip())
+        self.show("\n".join(lines))
+
     def say(self, step: int, words: str) -> None:
         """Print above the progress bar, and append to samples.txt.
 
@@ -93,6 +106,8 @@ class RunFolder:
         """Append one line to log.jsonl; numbers are rounded to six digits."""
         if not self.writes:
             return
+
+        # A line is appended in one go, so at most the last one can be torn.
         line = {name: for_json(value) for name, value in line.items()}
         with open(self.path / "log.jsonl", "a") as file:
             file.write(json.dumps(line) + "\n")
@@ -151,7 +166,7 @@ class RunFolder:
         file.touch()
         there = file.read_bytes()
 
-        # Before its first checkpoint a run does not train. If it has trained, the file was lost.
+        # Before its first checkpoint a run does not train. If it has trained, the file is lost.
         orphan = not begun and any(word in there for word in TRAINED)
         foreign = there and not self.resumes
         if len(there) < size or orphan or foreign:
@@ -164,10 +179,10 @@ class RunFolder:
 
 def new_folder(stem: str) -> Path:
     """Make the first of the folders stem-1, stem-2, ... that does not exist yet."""
+    # Making it is also the test whether it exists: so two runs never get the same one.
     Path(stem).parent.mkdir(exist_ok=True)
     for i in itertools.count(1):
         path = Path(f"{stem}-{i}")
-        # Another run, which may be just beginning, may have it.
         with suppress(FileExistsError):
             path.mkdir()
             return path

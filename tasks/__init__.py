@@ -38,11 +38,11 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Question:
-    """One question of a task: the topic, the state as text, and the right answer as text."""
+    """One question of a task, with its answer."""
 
     topic: str
-    ask: str
-    want: str
+    ask: str  # the state as text
+    want: str  # the right answer as text
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Task:
 
     domain: Domain
     rules: dict[str, Rule]  # topic -> its hidden rule
-    difficulties: tuple[int, ...]
+    difficulties: tuple[int, ...]  # of its questions
 
     @property
     def name(self) -> str:
@@ -69,6 +69,7 @@ class Task:
     def question(self, rng: random.Random, validation: bool = False) -> Question:
         """A random question for training, or for validation."""
         while True:
+            # Topics and difficulties are all as likely.
             topic = rng.choice(list(self.rules))
             difficulty = rng.choice(self.difficulties)
             state = self.domain.draw(rng, difficulty)
@@ -92,6 +93,7 @@ def make_task(name: str, seed: int) -> Task:
         raise ValueError(f"unknown task '{name}': known tasks are {', '.join(known)}")
     domain = known[name]
 
+    # The same name and seed give the same task in every process.
     rng = random.Random(f"{name} {seed}")
     return Task(domain, draw_rules(rng, domain), domain.task_difficulties)
 
@@ -106,6 +108,7 @@ def draw_rules(rng: random.Random, domain: Domain) -> dict[str, Rule]:
     lengths = rng.sample(RULE_LENGTHS, len(RULE_LENGTHS))
     rules: dict[str, Rule] = {}
     for topic, length in zip(TOPICS, lengths, strict=False):
+        # Leave out what another topic already has, under any spelling.
         candidates = domain.task_rules[length]
         for taken in rules.values():
             candidates = [rule for rule in candidates if not domain.same(rule, taken)]
@@ -120,6 +123,7 @@ def domains() -> dict[str, Domain]:
     Raises ValueError for a domain that breaks the contract.
     """
     found = {}
+    # A new domain is found by itself: any file in this folder with a DOMAIN.
     for module_info in pkgutil.iter_modules(__path__):
         name = module_info.name
         module = importlib.import_module(f"{__name__}.{name}")
@@ -127,7 +131,7 @@ def domains() -> dict[str, Domain]:
         if domain is None:
             continue
 
-        # The first problem of a broken domain is reported.
+        # Stop at the first problem of a broken domain.
         if domain.name != name:
             raise ValueError(
                 f"the domain in tasks/{name}.py is named '{domain.name}': name it like its file"

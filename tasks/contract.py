@@ -17,10 +17,11 @@ TOKEN = "[a-z]+|[0-9]"  # what the tokenizer can make one token of: a word or a 
 def problems(domain: Domain) -> Iterator[str]:
     """What breaks the contract, one line each; nothing for a good domain. Takes a tenth of a
     second."""
+    # First what can be read off the domain. With a broken rule nothing can be tried out.
     yield from bad_operation_names(domain)
     for problem in bad_named_rules(domain):
         yield problem
-        return  # With a broken rule nothing can be tried out.
+        return
     yield from bad_words(domain)
 
     # The rest calls the domain's own functions, which may raise anything.
@@ -49,6 +50,8 @@ def bad_named_rules(domain: Domain) -> Iterator[str]:
     for kind, rule in named_rules.items():
         if rule is None:
             continue
+
+        # Rules are told apart up to three operations, and are made of the domain's own.
         known = all(name in domain.operations for name in rule)
         if not known or not 1 <= len(rule) <= 3:
             words = " ".join(rule)
@@ -102,11 +105,13 @@ class Trial:
 
     def check_state(self, state: Any, again: Any) -> Iterator[str]:
         """Problems of a state that was made twice in the same way."""
+        # What is drawn or computed must depend on the arguments alone.
         shown = self.domain.ask(state)
         shown_again = self.domain.ask(again)
         if shown_again != shown:
             yield f"{self.doing} gives {shown!r} once and {shown_again!r} another time"
 
+        # The tokenizer knows the domain's words only.
         words = set(re.findall(TOKEN, shown))
         if not re.fullmatch(STATE, shown) or not words <= set(self.domain.words):
             yield f"{self.doing} gives {shown!r}, which is not written in the domain's words"
@@ -133,18 +138,21 @@ class Trial:
         """There must be enough rules of each length, for the corpus and for tasks."""
         domain = self.domain
         self.doing = "comparing all rules"
+
+        # The one right way must not have a shorter spelling.
         if domain.hidden and domain.hidden not in domain.rules(len(domain.hidden), held_out=True):
             words = " ".join(domain.hidden)
             yield f"the hidden rule {words!r} does what a shorter rule does"
 
         for length in sorted(set(RULE_LENGTHS)):
+            # The corpus needs at least one rule.
             if not domain.rules(length):
                 yield (
                     f"no rule of {length} operations is left for the corpus: "
                     "it needs more operations"
                 )
 
-            # Each class counts once, however many spellings it has.
+            # A task needs different ones. Each class counts once, however many spellings it has.
             n = len({domain.results[rule] for rule in domain.task_rules[length]})
             if n < RULE_LENGTHS.count(length) and not domain.hidden:
                 kind = "held-out rules" if length > 1 else "rules"

@@ -92,6 +92,7 @@ def special(name: str) -> int:
 
 def fingerprint() -> str:
     """A short hash of the vocabulary: a base works only with the one that it was trained with."""
+    # It covers every token and its id.
     tokenizer = encoding()
     tokens = [tokenizer.decode_single_token_bytes(i) for i in range(tokenizer.n_vocab)]
     return hashlib.sha256(b"\n".join(tokens)).hexdigest()[:16]
@@ -102,6 +103,7 @@ def fingerprint() -> str:
 
 def prompt_text(prompt: dict[str, str]) -> str:
     """A prompt, topic -> instruction, as the model reads it. An empty one is the seed prompt."""
+    # Topics are sorted, so that equal prompts are equal texts.
     lines = [f"{topic}: {prompt[topic]}\n" for topic in sorted(prompt)]
     return "rules\n" + "".join(lines)
 
@@ -113,6 +115,7 @@ def question_text(topic: str, ask: str) -> str:
 
 def solution_text(domain: Domain, rule: Rule, state) -> str:
     """What follows the restated rule in a right completion: the rule's steps, then the answer."""
+    # After each operation the model writes the state that it led to.
     lines = []
     for name in rule:
         state = domain.operations[name](state)
@@ -152,6 +155,7 @@ def failure_text(ask: str, got: str | None, want: str) -> str:
 
     An answer that is missing, too long or not `plain` is shown as "none".
     """
+    # Feedback goes back into the model, so what the model wrote must not break its form.
     longest = 2 * len(want) + 8
     if got is None or len(got) > longest or not plain(got):
         got = "none"
@@ -171,6 +175,7 @@ def reflection_text(
 
 def abridged(reflection: str) -> str:
     """A reflection for people: of each search only its heads, and the lines where it arrived."""
+    # The last line is the new instruction, if there is one.
     *lines, last = reflection.split("\n")
     shown = []
     for line in lines:
@@ -191,6 +196,7 @@ def clean_instruction(text: str) -> str:
 
     "" for any other text.
     """
+    # Without this check, an instruction could smuggle more lines into a prompt.
     if re.fullmatch(f"{WORD}( {WORD}){{0,2}}", text) and plain(text):
         return text
     return ""
@@ -198,6 +204,7 @@ def clean_instruction(text: str) -> str:
 
 def parse_instruction(text: str, topic: str) -> str:
     """The instruction in the last line of a reflection, after the topic. "" where there is none."""
+    # Whatever was written before the last line is thinking.
     last = text.rsplit("\n", 1)[-1]
     named, _, instruction = last.partition(": ")
     if named != topic:

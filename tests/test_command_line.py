@@ -46,36 +46,20 @@ def test_help_explains_every_setting_in_one_line(capsys):
         parse_config(["--help"])
     lines = capsys.readouterr().out.split("options:")[1].splitlines()
     for f in dataclasses.fields(Config):
-        [line] = [
-            line
-            for line in lines
-            if line.strip().split(" ")[0].rstrip(",") == "--" + f.name.replace("_", "-")
-        ]
+        option = "--" + f.name.replace("_", "-")
+        [line] = [line for line in lines if line.strip().split(" ")[0].rstrip(",") == option]
         assert f.metadata["help"] in line
-    assert (
-        len([line for line in lines if line.strip()]) == len(dataclasses.fields(Config)) + 1
-    )  # and --help itself
+
+    # And --help itself.
+    assert len([line for line in lines if line.strip()]) == len(dataclasses.fields(Config)) + 1
 
 
 def test_defaults_and_given_values():
-    assert (
-        parse_config([]) == Config() and Config.steps == 90
-    )  # a stage for each of the three tasks
+    assert parse_config([]) == Config()
+    assert Config.steps == 90  # a stage for each of the three tasks
     assert set(parse_config(["--pretrain"]).tasks) == set(domains())  # a base is for all of them
-    cfg = parse_config(
-        [
-            "--method",
-            "rl",
-            "--tasks",
-            "strings",
-            "strings",
-            "--lr",
-            "0.1",
-            "--eval-every",
-            "3",
-            "--skills",
-        ]
-    )
+    argv = "--method rl --tasks strings strings --lr 0.1 --eval-every 3 --skills"
+    cfg = parse_config(argv.split())
     changed = {
         "method": "rl",
         "tasks": ["strings", "strings"],
@@ -100,9 +84,8 @@ def test_defaults_and_given_values():
     ],
 )
 def test_unknown_words_on_the_command_line(capsys, argv, right):
-    assert right in refused(capsys, *argv.split()).replace(
-        "'", ""
-    )  # which quotes depends on the Python version
+    said = refused(capsys, *argv.split())
+    assert right in said.replace("'", "")  # where there are quotes depends on the Python version
 
 
 @pytest.mark.parametrize(
@@ -136,9 +119,8 @@ def test_settings_that_cannot_work(changed, right):
 
 def test_compiling_needs_a_compiler(monkeypatch):
     monkeypatch.setenv("CXX", "/nonexistent/g++")
-    with pytest.raises(
-        ValueError, match=r"--compile needs a C.. compiler: install g.., or name another"
-    ):
+    said = r"--compile needs a C.. compiler: install g.., or name another"
+    with pytest.raises(ValueError, match=said):
         check_config(Config(compile=True))
 
 
@@ -150,22 +132,19 @@ def test_the_population_is_no_matter_where_prompts_do_not_evolve_beside_rollouts
 def test_smoke_is_small_but_what_is_given_counts():
     cfg = parse_config(["--smoke", "--steps", "2", "--method", "rl"])
     assert (cfg.steps, cfg.method, cfg.batch) == (2, "rl", SMOKE["batch"])
-    assert (
-        cfg.base.startswith(cfg.out) and cfg.base != Config.base
-    )  # it never touches the real base
+    # It never touches the real base.
+    assert cfg.base.startswith(cfg.out) and cfg.base != Config.base
     check_config(cfg)
+
+    # This base is made where it is missing.
     cfg = parse_config(["--smoke", "--out", "mine"])
-    assert (cfg.out, cfg.base) == (
-        "mine",
-        "mine/base.pt",
-    )  # the one that is made where it is missing
+    assert (cfg.out, cfg.base) == ("mine", "mine/base.pt")
 
 
 @pytest.fixture
 def saved(tmp_path):
-    (tmp_path / "config.json").write_text(
-        json.dumps(dataclasses.asdict(Config(lr=0.5, seed=3)) | {"out": "elsewhere"})
-    )
+    saved = dataclasses.asdict(Config(lr=0.5, seed=3)) | {"out": "elsewhere"}
+    (tmp_path / "config.json").write_text(json.dumps(saved))
     return tmp_path
 
 
@@ -174,9 +153,8 @@ def test_a_resumed_run_keeps_its_settings_but_for_those_that_may_change(saved):
     assert cfg == dataclasses.replace(
         Config(), lr=0.5, seed=3, tasks=[*Config.tasks], out=str(saved), resume=str(saved)
     )
-    cfg = parse_config(
-        ["--resume", str(saved), "--steps", "99", "--lr", "0.1", "--eval-every", "2", "--seed", "3"]
-    )
+    changed = "--steps 99 --lr 0.1 --eval-every 2 --seed 3"
+    cfg = parse_config(["--resume", str(saved), *changed.split()])
     assert (cfg.steps, cfg.lr, cfg.eval_every, cfg.seed) == (99, 0.1, 2, 3)
 
 
@@ -184,9 +162,8 @@ def test_a_resumed_run_keeps_its_settings_but_for_those_that_may_change(saved):
     "argv", ["--seed 4", "--batch 9", "--method rl", "--tasks strings strings", "--out other"]
 )
 def test_what_cannot_change_when_resuming(saved, argv):
-    right = (
-        f"^{argv.split()[0][2:]} is .*only steps, base, device, compile, lr, eval_every may change"
-    )
+    name = argv.split()[0][2:]
+    right = f"^{name} is .*only steps, base, device, compile, lr, eval_every may change"
     with pytest.raises(ValueError, match=right):
         parse_config(["--resume", str(saved), *argv.split()])
 
@@ -226,11 +203,10 @@ def test_settings_that_are_constants_now_do_not_matter_where_they_had_this_value
 def test_other_values_of_what_is_constant_now_are_refused(tmp_path, name, value):
     argv = save_as_older(tmp_path, **{name: value})
     always = {"prune": True, "width": 16, "warmup": 10}[name]
-    with pytest.raises(
-        ValueError, match=f"^{name} is {value} in the run in .*always {always}"
-    ) as e:
+    right = f"^{name} is {value} in the run in .*always {always}"
+    with pytest.raises(ValueError, match=right) as error:
         parse_config(argv)
-    assert "\n" not in str(e.value)
+    assert "\n" not in str(error.value)
 
 
 def test_the_shipped_base_is_found_where_it_is_now(tmp_path):

@@ -18,11 +18,8 @@ def test_checkpoint_round_trip_and_damage(tmp_path):
     path = tmp_path / "c.pt"
     save_checkpoint(path, {"weights": torch.arange(300.0), "plain": [1, "a", {"b": None}]})
     loaded = load_checkpoint(path)
-    assert torch.equal(loaded["weights"], torch.arange(300.0)) and loaded["plain"] == [
-        1,
-        "a",
-        {"b": None},
-    ]
+    assert torch.equal(loaded["weights"], torch.arange(300.0))
+    assert loaded["plain"] == [1, "a", {"b": None}]
     whole = path.read_bytes()
     flipped = bytearray(whole)
     flipped[len(whole) // 2] ^= 1
@@ -53,11 +50,12 @@ def test_a_checkpoint_cannot_run_code(tmp_path, capsys):
 def test_a_failed_write_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     path = tmp_path / "c.pt"
     save_checkpoint(path, {"step": 1})
-    monkeypatch.setattr(
-        torch,
-        "save",
-        lambda contents, file: (file.write(b"half"), (_ for _ in ()).throw(OSError("disk full"))),
-    )
+
+    def half(contents, file):
+        file.write(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(torch, "save", half)
     with pytest.raises(OSError):
         save_checkpoint(path, {"step": 2})
     assert load_checkpoint(path)["step"] == 1

@@ -164,6 +164,12 @@ def test_the_token_drawn_is_the_one_at_which_the_running_sum_passes_the_noise():
     torch.testing.assert_close(logprob.exp(), torch.tensor([0.1, 0.1, 0.2, 0.3, 0.4]))
 
 
+def test_a_token_without_probability_is_not_drawn():
+    logits = torch.tensor([[-torch.inf, 0.0, -torch.inf, 0.0, -torch.inf]]).expand(3, 5)
+    token, _ = draw_token(logits, torch.tensor([0.0, 0.5, 0.9999]), 1.0)
+    assert token.tolist() == [1, 3, 3]
+
+
 def test_the_temperature_divides_the_logits_and_0_takes_the_likeliest_token():
     logits = torch.randn(6, V) * 3
     noise = torch.rand(6)

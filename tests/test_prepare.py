@@ -35,15 +35,13 @@ def default_base(monkeypatch, tmp_path):
 @pytest.mark.skipif(files.fcntl is None, reason="no locks here")
 def test_of_two_trainings_of_a_base_the_second_is_refused(default_base, capsys):
     path, minutes = default_base
+    taken = f"another process is training {path}: wait"
     with lock(beside(path, ".lock"), "taken"):  # as another process does
-        assert f"another process is training {path}: wait" in toy.refused(
-            capsys, *toy.SIZES, "--base", path
-        )  # it trains the base first
+        # A run without a base trains it first.
+        assert taken in toy.refused(capsys, *toy.SIZES, "--base", path)
         toy.make_base(path)
         before = path.read_bytes()
-        assert f"another process is training {path}: wait" in toy.refused(
-            capsys, "--pretrain", "--base", path
-        )
+        assert taken in toy.refused(capsys, "--pretrain", "--base", path)
     assert minutes == [] and path.read_bytes() == before and [*path.parent.glob("*.pt")] == [path]
     train.main(["--pretrain", "--minutes", "3", "--base", str(path)])
     assert minutes == [3]
@@ -63,9 +61,8 @@ def test_a_base_that_was_asked_for_and_cannot_be_used_is_refused(capsys, tmp_pat
         assert said in toy.refused(capsys, "--base", path, "--out", out)
         assert path.read_bytes() == data
     toy.make_base(path, vocabulary="another")
-    assert "knows another vocabulary, or is none" in toy.refused(
-        capsys, "--base", path, "--out", out
-    )
+    said = toy.refused(capsys, "--base", path, "--out", out)
+    assert "knows another vocabulary, or is none" in said
     save_checkpoint(path, {"step": 3})
     assert "or is none" in toy.refused(capsys, "--base", path, "--out", out)
     assert not (out / "config.json").exists()  # so that the same --out works with another base
@@ -103,9 +100,8 @@ def test_pretraining_again_keeps_every_old_base(default_base):
         toy.make_base(path, n_hidden=n)
         contents.add(path.read_bytes())
         train.main(["--pretrain", "--minutes", "3", "--base", str(path)])
-    assert (
-        minutes == [3, 3, 3] and {f.read_bytes() for f in path.parent.glob("base-*.pt")} == contents
-    )
+    assert minutes == [3, 3, 3]
+    assert {f.read_bytes() for f in path.parent.glob("base-*.pt")} == contents
     assert len(contents) == 2 and not Path("out").exists()
 
 
@@ -119,9 +115,8 @@ def test_a_begun_run_whose_base_is_gone_does_not_train_one(default_base, capsys)
 
 def test_a_task_that_the_base_was_not_trained_on_is_refused(start, tmp_path, capsys):
     toy.make_base(tmp_path / "strings.pt", known=["strings"])
-    said = toy.refused(
-        capsys, *toy.SIZES, "--tasks", "facts", "--base", str(tmp_path / "strings.pt")
-    )
+    argv = [*toy.SIZES, "--tasks", "facts", "--base", tmp_path / "strings.pt"]
+    said = toy.refused(capsys, *argv)
     assert "knows strings, not facts" in said
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -44,9 +45,11 @@ def test_a_document_weighs_as_the_root_of_its_length(tiny, tmp_path, monkeypatch
         def step(self):
             raise Done
 
-    monkeypatch.setattr(
-        module, "optimizers_of", lambda m: made.append(m) or [Recorder(m.parameters(), lr=0.0)] * 2
-    )
+    def recorders(model):
+        made.append(model)
+        return [Recorder(model.parameters(), lr=0.0)] * 2
+
+    monkeypatch.setattr(module, "optimizers_of", recorders)
     with pytest.raises(Done):
         pretrain(tmp_path / "base.pt", "cpu", ["strings"], minutes=1, batch=12, seed=0)
     [model], loss = made, 0.0
@@ -70,9 +73,8 @@ def test_domains_join_in_one_by_one_while_documents_are_easy(tiny, tmp_path, mon
 
     monkeypatch.setattr(corpus, "documents", spy)
     monkeypatch.setattr(module, "faster_dtype", lambda device: torch.float32)
-    monkeypatch.setattr(
-        module, "time", SimpleNamespace(perf_counter=lambda: next(clock))
-    )  # a second for every look
+    # A second for every look.
+    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     pretrain(tmp_path / "base.pt", "cpu", [*domains()], minutes=1, batch=2, seed=0)
     stages = list(dict.fromkeys(seen))
     assert stages == [(1, True), (2, True), (3, True), (4, True), (4, False)]
@@ -83,11 +85,8 @@ def test_a_base_is_written_and_its_rates_can_be_looked_at(tiny, tmp_path, capsys
     path = tmp_path / "base.pt"
     pretrain(path, "cpu", WORLDS, minutes=0.02, batch=4, seed=0)
     contents = load_checkpoint(path)
-    assert (
-        contents["vocabulary"] == formats.fingerprint()
-        and contents["step"] > 0
-        and contents["elapsed"] >= 1.2
-    )
+    assert contents["vocabulary"] == formats.fingerprint()
+    assert contents["step"] > 0 and contents["elapsed"] >= 1.2
     assert not beside(path, ".partial").exists() and "base written" in capsys.readouterr().out
     model = GPT(GPTConfig(**contents["model_config"]))
     model.load_state_dict(contents["model"])
@@ -113,12 +112,14 @@ def test_an_interrupted_pretraining_goes_on_with_its_own_schedule(
     assert not path.exists()
     partial = load_checkpoint(beside(path, ".partial"))
     assert partial["step"] == 4
-    monkeypatch.setattr(
-        corpus, "documents", lambda *arguments: seen.append(arguments[2]) or documents(*arguments)
-    )
-    pretrain(
-        path, "cpu", WORLDS, minutes=99, batch=2, seed=0
-    )  # the 0.05 minutes of its start count
+
+    def watched(worlds, seed, step, *rest):
+        seen.append(step)
+        return documents(worlds, seed, step, *rest)
+
+    # Going on, the 0.05 minutes of its start count.
+    monkeypatch.setattr(corpus, "documents", watched)
+    pretrain(path, "cpu", WORLDS, minutes=99, batch=2, seed=0)
     assert seen[:7] == [0, 1, 2, 3, 4, 5, 4] and "going on with" in capsys.readouterr().out
     assert load_checkpoint(path)["minutes"] == 0.05
 
@@ -128,18 +129,19 @@ def test_the_learning_rate_rises_for_fifty_steps_and_falls_to_zero_over_the_seco
 ):
     made, rates = [], []
     optimizers_of, documents = module.optimizers_of, corpus.documents
-    monkeypatch.setattr(
-        module, "optimizers_of", lambda model: made.append(optimizers_of(model)) or made[0]
-    )
+
+    def keep(model):
+        made.append(optimizers_of(model))
+        return made[0]
 
     def watched(*arguments):
         rates.append([group["lr"] for optimizer in made[0] for group in optimizer.param_groups])
         return documents(*arguments)
 
+    # 200 looks at the clock.
+    monkeypatch.setattr(module, "optimizers_of", keep)
     monkeypatch.setattr(corpus, "documents", watched)
-    pretrain(
-        tmp_path / "base.pt", "cpu", ["strings"], minutes=20 / 60, batch=2, seed=0
-    )  # 200 looks at the clock
+    pretrain(tmp_path / "base.pt", "cpu", ["strings"], minutes=20 / 60, batch=2, seed=0)
     for peak, seen in zip((0.02, 4e-3), zip(*rates, strict=True), strict=True):
         n = len(seen)
         assert seen[0] == pytest.approx(peak / 50) and seen[24] == pytest.approx(peak / 2)
@@ -148,12 +150,10 @@ def test_the_learning_rate_rises_for_fifty_steps_and_falls_to_zero_over_the_seco
 
 
 def test_what_does_not_fit_the_model_is_refused_before_training(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        module, "GPTConfig", lambda vocab_size: GPTConfig(vocab_size, **TINY, block_size=60)
-    )
-    with pytest.raises(
-        ValueError, match=r"a document of the corpus has \d+ tokens, the model reads 60.*reflect"
-    ):
+    short = partial(GPTConfig, **TINY, block_size=60)
+    monkeypatch.setattr(module, "GPTConfig", short)
+    said = r"a document of the corpus has \d+ tokens, the model reads 60.*reflect"
+    with pytest.raises(ValueError, match=said):
         pretrain(tmp_path / "base.pt", "cpu", ["strings"], minutes=1, batch=2, seed=0)
     assert not [*tmp_path.iterdir()]
 
@@ -167,18 +167,13 @@ def test_what_another_training_left_is_not_overwritten(tiny, tmp_path, monkeypat
         if of == "another vocabulary":
             another.setattr(formats, "fingerprint", lambda: "another")
         if of == "another model":
-            another.setattr(
-                module,
-                "GPTConfig",
-                lambda vocab_size: GPTConfig(vocab_size, **TINY | {"n_layer": 2}),
-            )
+            another.setattr(module, "GPTConfig", partial(GPTConfig, **TINY | {"n_layer": 2}))
         names, seed = WORLDS[: 1 if of == "other domains" else None], int(of == "another seed")
         pretrain(path, "cpu", names, minutes=0.005, batch=2, seed=seed)
     path.rename(left := beside(path, ".partial"))
     before = left.read_bytes()
-    with pytest.raises(
-        ValueError, match=r"base.pt.partial is of a training with other domains, another vocab"
-    ):
+    said = r"base.pt.partial is of a training with other domains, another vocab"
+    with pytest.raises(ValueError, match=said):
         pretrain(path, "cpu", WORLDS, minutes=0.02, batch=2, seed=0)
     assert left.read_bytes() == before and not path.exists()
 
@@ -188,22 +183,24 @@ def test_a_loss_that_is_not_finite_skips_the_step_and_in_the_end_stops(
     tiny, tmp_path, monkeypatch, bad, ends
 ):
     documents, entropy, now = corpus.documents, torch.nn.functional.cross_entropy, []
-    monkeypatch.setattr(
-        corpus, "documents", lambda *arguments: now.append(arguments[2]) or documents(*arguments)
-    )
-    broken = SimpleNamespace(
-        cross_entropy=lambda *a, **k: entropy(*a, **k) * (float("nan") if now[-1] in bad else 1)
-    )
-    monkeypatch.setattr(batches, "F", broken)
+
+    def watched(worlds, seed, step, *rest):
+        now.append(step)
+        return documents(worlds, seed, step, *rest)
+
+    def broken(*arguments, **settings):
+        return entropy(*arguments, **settings) * (float("nan") if now[-1] in bad else 1)
+
+    monkeypatch.setattr(corpus, "documents", watched)
+    monkeypatch.setattr(batches, "F", SimpleNamespace(cross_entropy=broken))
     monkeypatch.setattr(module, "LOOK_EVERY", 1)
     settings = {"minutes": 0.015, "batch": 2, "seed": 0}  # about nine steps
     if ends:
         pretrain(tmp_path / "base.pt", "cpu", WORLDS, **settings)
         saved = load_checkpoint(tmp_path / "base.pt")
     else:
-        with pytest.raises(
-            FloatingPointError, match="not finite in 5 steps on end, the last is step 6"
-        ):
+        said = "not finite in 5 steps on end, the last is step 6"
+        with pytest.raises(FloatingPointError, match=said):
             pretrain(tmp_path / "base.pt", "cpu", WORLDS, **settings)
         assert not (tmp_path / "base.pt").exists()
         saved = load_checkpoint(tmp_path / "base.pt.partial")
@@ -220,17 +217,14 @@ def test_learning_rates_lower_the_loss_on_a_few_documents():
     model = GPT(GPTConfig(formats.encoding().n_vocab, **TINY))
     optimizers = module.optimizers_of(model)
     rng = random.Random(0)
-    document = [
-        corpus.encode_document(corpus.reciting_document(rng, next(iter(domains().values()))))
-        for _ in range(3)
-    ]
+    domain = next(iter(domains().values()))
+    documents = [corpus.encode_document(corpus.reciting_document(rng, domain)) for _ in range(3)]
     losses = []
     for _ in range(40):
         loss = 0.0
-        for tokens, targets in length_batches(document, "cpu"):
-            part = torch.nn.functional.cross_entropy(
-                model(tokens[:, :-1]).flatten(0, 1), targets.flatten()
-            )
+        for tokens, targets in length_batches(documents, "cpu"):
+            logits = model(tokens[:, :-1]).flatten(0, 1)
+            part = torch.nn.functional.cross_entropy(logits, targets.flatten())
             part.backward()
             loss += part.item()
         for optimizer in optimizers:

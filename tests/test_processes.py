@@ -56,13 +56,13 @@ def run_processes(
             "MASTER_PORT": str(port),
             "WORLD_SIZE": str(n),
             "RANK": str(i),
+            "LOCAL_WORLD_SIZE": str(n),
+            "LOCAL_RANK": str(i),
         }
-        place |= {"LOCAL_WORLD_SIZE": str(n), "LOCAL_RANK": str(i)}
         settings = {"cwd": ROOT, "env": os.environ | place, "text": True}
         command = [sys.executable, "-c", code, *flags]
-        running.append(
-            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **settings)
-        )
+        pipe = subprocess.PIPE
+        running.append(subprocess.Popen(command, stdout=pipe, stderr=pipe, **settings))
     ended = []
     for process in running:
         stdout, stderr = process.communicate(timeout=240)
@@ -70,9 +70,7 @@ def run_processes(
     return ended
 
 
-@pytest.mark.parametrize(
-    "batch", ["2", "1"]
-)  # at one question a batch the second process has none to answer
+@pytest.mark.parametrize("batch", ["2", "1"])  # with one question the second process has none
 def test_two_processes_equal_one_to_float_tolerance_with_the_same_accepted_prompts(
     tmp_path, base, batch
 ):
@@ -89,32 +87,25 @@ def test_two_processes_equal_one_to_float_tolerance_with_the_same_accepted_promp
         exact = {key for key in a if not isinstance(a[key], float)}  # counts, prompts, populations
         rounded = a.keys() - exact  # to six digits
         assert {key: a[key] for key in exact} == {key: b[key] for key in exact}
-        assert {key: a[key] for key in rounded} == pytest.approx(
-            {key: b[key] for key in rounded}, rel=1e-5
-        )
+        expected = pytest.approx({key: b[key] for key in rounded}, rel=1e-5)
+        assert {key: a[key] for key in rounded} == expected
     one, two = (load_checkpoint(tmp_path / str(n) / "checkpoint.pt") for n in (1, 2))
     assert one["population"] == two["population"] and one["rollouts"] == two["rollouts"]
-    for name, weight in one[
-        "model"
-    ].items():  # AdamW's steps are 0.01 however small a gradient: rounding is seen there
+
+    # AdamW's steps are 0.01 however small a gradient is: rounding is seen there.
+    for name, weight in one["model"].items():
         torch.testing.assert_close(weight, two["model"][name], atol=1e-4, rtol=0)
 
 
 def test_two_processes_pretrain_the_base_that_one_does(tmp_path):
-    argv = [
-        "--pretrain",
-        "--minutes",
-        "0.1",
-        "--documents",
-        "8",
-    ]  # six steps on a clock that goes on a second per look
+    # Six steps, on a clock that goes on by a second per look.
+    argv = ["--pretrain", "--minutes", "0.1", "--documents", "8"]
     bases = []
     for n in (1, 2):
         ended = run_processes(n, tmp_path, tmp_path / f"{n}.pt", *argv, code=CLOCKED)
         assert [process.returncode for process in ended] == [0] * n, ended
-        assert "base written" in ended[0].stdout and not any(
-            process.stdout for process in ended[1:]
-        )
+        assert "base written" in ended[0].stdout
+        assert not any(process.stdout for process in ended[1:])
         assert not any("still there" in process.stdout for process in ended)
         bases.append(load_checkpoint(tmp_path / f"{n}.pt"))
     one, two = bases

@@ -215,16 +215,20 @@ def make_rows(R: int, S: int, done: list[bool]) -> sampling.Rows:
 
 def test_finished_rows_are_dropped_and_every_prompt_keeps_equally_many():
     rows = make_rows(8, 5, [True, False, True, False, True, True, False, True])
-    kept = sampling.drop_finished(rows, K=2, live=2)
-    assert kept.index.tolist() == [101, 103, 106, 104]  # 104 is done, and fills up
-    assert kept.token.tolist() == [201, 203, 206, 204]
-    assert kept.position.tolist() == [301, 303, 306, 304]
-    assert kept.done.tolist() == [False, False, False, True]
-    chosen = [1, 3, 6, 4]
-    assert torch.equal(kept.own_bias, rows.own_bias[chosen])
-    for (keys, values), (old_keys, old_values) in zip(kept.caches, rows.caches, strict=True):
-        assert torch.equal(keys, old_keys[:, chosen]) and torch.equal(values, old_values[:, chosen])
-    assert sampling.drop_finished(rows, K=2, live=4) is rows
+    old_bias = rows.own_bias
+    old_caches = list(rows.caches)
+    sampling.drop_finished(rows, 2, 4)
+    assert rows.index.tolist() == list(range(100, 108))  # a prompt has four live rows: all stay
+
+    sampling.drop_finished(rows, 2, 2)
+    assert rows.index.tolist() == [101, 103, 106, 104]  # 104 is done, and fills up
+    assert rows.token.tolist() == [201, 203, 206, 204]
+    assert rows.position.tolist() == [301, 303, 306, 304]
+    assert rows.done.tolist() == [False, False, False, True]
+    kept = [1, 3, 6, 4]
+    assert torch.equal(rows.own_bias, old_bias[kept])
+    for (keys, values), (old_keys, old_values) in zip(rows.caches, old_caches, strict=True):
+        assert torch.equal(keys, old_keys[:, kept]) and torch.equal(values, old_values[:, kept])
 
 
 @pytest.mark.parametrize("S", [4, 5, 13])
@@ -481,7 +485,7 @@ def test_the_world_and_the_sampler_say_how_it_is_sampled():
     answer(script, [({}, QUESTIONS)], samples=2)
     assert script.samples == 2
     noise = script.settings.pop("noise")
-    assert noise.shape == (4, ANSWER_TOKENS) and 0 <= noise.min() and noise.max() < 1
+    assert noise.shape == (4, ANSWER_TOKENS) and noise.min() >= 0 and noise.max() < 1
     said = {"eos": WORLD.eos, "pad": WORLD.pad, "temperature": 0.7, "decode": decode_step}
     assert script.settings == said | {"max_new": ANSWER_TOKENS}
     reflect(script, 4 * [("red", "", [])])
@@ -554,7 +558,7 @@ def make_talker() -> GPT:
     gpt = make_model(GPTConfig(formats.encoding().n_vocab, n_layer=1, n_head=2, n_embd=16))
     with torch.no_grad():
         gpt.embedding.weight[:, 0] = 1.0  # the head's first column is a bias
-        gpt.head.weight[WORLD.eos, 0] = 4.0
+        gpt.head.weight[WORLD.eos, 0] = 1.0
     return gpt
 
 
@@ -581,7 +585,7 @@ def test_the_generator_decides_what_is_answered_and_all_tokens_are_counted():
     sampler = sampler_of(gpt)
     first = sampler.answer(JOBS, samples=3)
     n_tokens = sum(map(len, first.completions))
-    assert sampler.sampled_tokens == n_tokens
+    assert sampler.sampled_tokens == first.n_tokens == n_tokens
     assert sampler_of(gpt).answer(JOBS, samples=3).completions == first.completions
     assert sampler_of(gpt, seed=1).answer(JOBS, samples=3).completions != first.completions
 
@@ -591,7 +595,7 @@ def test_the_generator_decides_what_is_answered_and_all_tokens_are_counted():
     assert sampler.sampled_tokens == n_tokens + sum(map(len, second.completions))
 
 
-def test_reflections_are_sampled_with_the_samplers_form_of_the_decode_step_and_are_counted():
+def test_reflections_use_the_samplers_form_of_the_decode_step_and_are_counted():
     gpt = make_talker()
     failures = [(QUESTIONS[0], Outcome(0.0, "d d"))]
     requests = [("red", "left", failures), ("blue", "", failures)]
@@ -603,7 +607,7 @@ def test_reflections_are_sampled_with_the_samplers_form_of_the_decode_step_and_a
 
     sampler = sampler_of(gpt, decode=decode)
     proposals = sampler.reflect(requests)
-    assert calls and sampler.sampled_tokens >= 2
+    assert calls and sampler.sampled_tokens > 2
     assert proposals == sampler_of(gpt).reflect(requests)
     for (topic, instruction, told), (_, how) in zip(requests, proposals, strict=True):
         assert how.startswith(WORLD.reflection_text(topic, instruction, told))

@@ -1,4 +1,4 @@
-"""tasks/star_graph.py: what each strategy does, and that the way back, flipped, is the one right way."""
+"""tasks/star_graph.py: what each strategy does; the way back, flipped, is the one right way."""
 
 import itertools
 import random
@@ -24,12 +24,14 @@ EXAMPLES = {  # operation -> what it makes of the nodes a g, and of g f e a
 @pytest.mark.parametrize("name", DOMAIN.operations)
 def test_operation_by_example(name):
     for nodes, result in zip(("a g", "g f e a"), EXAMPLES[name], strict=True):
-        assert DOMAIN.show(DOMAIN.operations[name](STATE._replace(nodes=tuple(nodes.split())))) == result
+        state = STATE._replace(nodes=tuple(nodes.split()))
+        assert DOMAIN.show(DOMAIN.operations[name](state)) == result
 
 
 def test_a_question_tells_the_edges_and_the_centre_and_the_goal():
     assert DOMAIN.ask(STATE) == (
-        "out c d in d c out a b in b a out b c in c b out e f in f e out a e in e a out f g in g f start a g"
+        "out c d in d c out a b in b a out b c in c b "
+        "out e f in f e out a e in e a out f g in g f start a g"
     )
 
 

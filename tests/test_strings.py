@@ -47,5 +47,6 @@ def test_the_difficulty_is_the_number_of_letters_and_all_are_drawn():
 
 def test_operations_that_undo_each_other():
     state = DOMAIN.draw(random.Random(0), 7)
-    for rule in (("raise", "lower"), ("left", "right"), ("reverse", "reverse"), ("ends", "ends"), ("pairs", "pairs")):
+    for words in ("raise lower", "left right", "reverse reverse", "ends ends", "pairs pairs"):
+        rule = tuple(words.split())
         assert DOMAIN.apply(rule, state) == state

@@ -3,22 +3,65 @@
 import dataclasses
 import itertools
 import json
+import os
 import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
 
-import pretrain
+import fast_context
 import rl
-import run
+import sampling
 import tasks
 import train
-from config import METHODS, parse_config
-from model import load_checkpoint
-from tasks import domains, exams, text
+from base import corpus, exams
+from base.prepare import open_base
+from fast_context import Population
+from model import completion_logprobs
+from plumbing import command_line
+from plumbing.files import load_checkpoint
+from plumbing.folder import RunFolder
+from sampling import Sampler
+from tasks import domains, formats, world
 from tests import toy
+from train import METHODS, Learner
+
+ROOT = Path(__file__).parent.parent
 
 pytestmark = pytest.mark.usefixtures("toy_world")
+
+
+def learner_of(out) -> Learner:
+    """The learner of the run in a folder, as it was at the last checkpoint."""
+    argv = ["--resume", str(out)]
+    cfg = command_line.start(train.Config, argv, {"smoke": train.SMOKE}, train.MOVED)
+    folder = RunFolder(cfg.out, "", cfg.resume)
+    learner = Learner(cfg, open_base(cfg), cfg.device, folder)
+    folder.restore(learner)
+    return learner
+
+
+def watch_evaluations(monkeypatch) -> list[bool]:
+    """A list whose one element says whether an evaluation is going on."""
+    evaluating = [False]
+    evaluate = train.evaluate
+
+    def watched(*args):
+        evaluating[0] = True
+        result = evaluate(*args)
+        evaluating[0] = False
+        return result
+
+    monkeypatch.setattr(train, "evaluate", watched)
+    return evaluating
+
+
+def result_of(out) -> dict:
+    return json.loads((out / "result.json").read_text())
 
 
 # --- the log ---
@@ -33,19 +76,25 @@ def test_every_line_of_the_log_has_exactly_its_fields(start):
     out = start(steps=9)
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     for line in lines:
-        assert list(line) == ["kind", "step", "task", "rollouts", "tokens", *fields[line["kind"]].split()]
+        own = fields[line["kind"]].split()
+        assert list(line) == ["kind", "step", "task", "rollouts", "tokens", *own]
     assert [line["step"] for line in lines if line["kind"] == "slow"] == list(range(1, 10))
     assert [line["step"] for line in lines if line["kind"] == "fast"] == [0, 4, 8]  # the cycle is 4
     assert [line["step"] for line in lines if line["kind"] == "eval"] == [0, 4, 8]
     assert all(a["rollouts"] <= b["rollouts"] for a, b in itertools.pairwise(lines))
-    assert any(line["kind"] == "slow" and line["grad_norm"] for line in lines)  # else these tests would show little
+    # else these tests would show little
+    assert any(line["kind"] == "slow" and line["grad_norm"] for line in lines)
     assert any(line["kind"] == "fast" and line["accepted"] for line in lines)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_rollouts_and_tokens_are_all_that_was_sampled_but_for_evaluations(start, monkeypatch, method):
-    counts, tokens, evaluating = {True: 0, False: 0}, {True: 0, False: 0}, [False]
-    sample, evaluate = pretrain.sample, train.evaluate
+def test_rollouts_and_tokens_are_all_that_was_sampled_but_for_evaluations(
+    start, monkeypatch, method
+):
+    counts = {True: 0, False: 0}
+    tokens = {True: 0, False: 0}
+    evaluating = watch_evaluations(monkeypatch)
+    sample = sampling.sample
 
     def counted(*args, **settings):
         rollouts = sample(*args, **settings)
@@ -53,26 +102,21 @@ def test_rollouts_and_tokens_are_all_that_was_sampled_but_for_evaluations(start,
         tokens[evaluating[0]] += int(rollouts.lengths.sum())
         return rollouts
 
-    def counted_evaluate(*args):
-        evaluating[0] = True
-        result = evaluate(*args)
-        evaluating[0] = False
-        return result
-
-    monkeypatch.setattr(pretrain, "sample", counted)
-    monkeypatch.setattr(train, "evaluate", counted_evaluate)
+    monkeypatch.setattr(sampling, "sample", counted)
     out = start(method=method, steps=7)
     lines = toy.log_of(out)
     assert lines[-1]["rollouts"] == counts[False] > 0 and counts[True] > 0
     assert lines[-1]["tokens"] == tokens[False] > counts[False]
-    gradient, fast = len(toy.kinds(out, "slow")) * 2 * 4, sum(line["calls"] for line in toy.kinds(out, "fast"))
+    gradient = len(toy.kinds(out, "slow")) * 2 * 4
+    fast = sum(line["calls"] for line in toy.kinds(out, "fast"))
     assert lines[-1]["rollouts"] == gradient + fast
     assert (gradient == 0) == (method == "gepa") and (fast == 0) == (method == "rl")
-    assert json.loads((out / "result.json").read_text())["rollouts"] == counts[False]
+    assert result_of(out)["rollouts"] == counts[False]
 
 
 def test_evaluation_does_not_disturb_training(start):
-    often, seldom = start("often", eval_every=1), start("seldom", eval_every=5)
+    often = start("often", eval_every=1)
+    seldom = start("seldom", eval_every=5)
     assert toy.kinds(often, "slow", "fast") == toy.kinds(seldom, "slow", "fast")
     assert len(toy.kinds(often, "eval")) > len(toy.kinds(seldom, "eval"))
 
@@ -83,47 +127,73 @@ def test_a_stream_goes_through_its_tasks_and_evaluates_on_all_when_a_stage_ends(
     assert [line["task"] for line in toy.kinds(out, "slow")] == [0, 0, 0, 0, 1, 1, 1, 1]
     evaluated = [(line["step"], line["task"]) for line in toy.kinds(out, "eval")]
     assert evaluated == [(0, 0), (0, 1), (2, 0), (4, 0), (4, 1), (6, 1), (8, 0), (8, 1)]
-    tasks = run.Run(parse_config(["--resume", str(out)])).tasks
-    assert tasks[0].rules != tasks[1].rules
+    first, second = learner_of(out).tasks
+    assert first.rules != second.rules
 
 
 def test_each_task_is_told_with_the_prompt_that_it_was_last_trained_under(start):
     out = start("run", "--tasks", "strings", "numbers", steps=6, stage=3, cycle=6, passes=40)
     [fast] = toy.kinds(out, "fast")  # none begins in the second stage
     best = fast["population"][0][0]
-    assert best and [t["evolved"] for t in json.loads((out / "result.json").read_text())["tasks"]] == [best, best]
+    assert best and [task["evolved"] for task in result_of(out)["tasks"]] == [best, best]
 
 
 def test_entropy_and_kl_are_per_token(start, monkeypatch):
-    seen, answer, score = [], train.answer, rl.score
-    monkeypatch.setattr(train, "answer", lambda *args, **kw: seen.append(answer(*args, **kw)) or seen[-1])
+    seen = []
+    answer = Sampler.answer
+
+    def watched(*args, **settings):
+        seen.append(answer(*args, **settings))
+        return seen[-1]
+
+    monkeypatch.setattr(Sampler, "answer", watched)
     out = start(method="rl", steps=1, eval_every=1, lr=0.3)
-    slow, last = toy.kinds(out, "slow")[0], toy.kinds(out, "eval")[-1]
-    _, sampled, evaluated, *_ = seen  # before the evaluation at step 1 there were one at step 0, and the rollouts
-    total = count = 0.0
+    slow = toy.kinds(out, "slow")[0]
+    last = toy.kinds(out, "eval")[-1]
+    # before the evaluation at step 1 there were one at step 0, and the rollouts
+    _, sampled, evaluated, *_ = seen
+
+    total = 0.0
+    count = 0
     for logprobs, completion in zip(sampled.logprobs, sampled.completions, strict=True):
-        total, count = total - logprobs[: len(completion)].sum().item(), count + len(completion)
+        total -= logprobs[: len(completion)].sum().item()
+        count += len(completion)
     assert slow["entropy"] == pytest.approx(total / count, abs=1e-6) and total > 0
-    base, total, count = run.Run(parse_config(["--resume", str(out)])).base, 0.0, 0
-    for i, (context, completion) in enumerate(zip(evaluated.contexts, evaluated.completions, strict=True)):
-        log_r = score(base, [context], [completion], 1.0)[0] - evaluated.logprobs[i, : len(completion)]
-        total, count = total + (log_r.exp() - 1 - log_r).sum().item(), count + len(completion)
+
+    base = learner_of(out).base
+    total = 0.0
+    count = 0
+    rows = zip(evaluated.contexts, evaluated.completions, evaluated.logprobs, strict=True)
+    for context, completion, logprobs in rows:
+        base_logprobs = completion_logprobs(base, [context], [completion], 1.0)[0]
+        log_r = base_logprobs - logprobs[: len(completion)]
+        total += (log_r.exp() - 1 - log_r).sum().item()
+        count += len(completion)
     assert last["kl_base"] == pytest.approx(total / count, abs=1e-5) and total > 0.01
 
 
 @pytest.mark.parametrize("method", ["fst", "rl", "gepa"])
-def test_what_was_evaluated_is_evaluated_again_only_with_other_weights_or_another_prompt(start, monkeypatch, method):
-    measured, generator_of = [], train.generator_of  # in train.py only evaluations use it
+def test_what_was_evaluated_is_evaluated_again_only_with_other_weights_or_another_prompt(
+    start, monkeypatch, method
+):
+    measured = []
+    evaluating = watch_evaluations(monkeypatch)
+    answer = Sampler.answer
 
-    def watched(model, *settings):
-        generate, weights = generator_of(model, *settings), sum(p.double().sum().item() for p in model.parameters())
-        return lambda prompts, *rest: (measured.append((weights, *prompts[0])), generate(prompts, *rest))[1]
+    def watched(sampler, jobs, *settings, **more):
+        if evaluating[0]:
+            weights = sum(p.double().sum().item() for p in sampler.model.parameters())
+            [(prompt, _)] = jobs
+            measured.append((weights, formats.prompt_text(prompt)))
+        return answer(sampler, jobs, *settings, **more)
 
-    monkeypatch.setattr(train, "generator_of", watched)
+    monkeypatch.setattr(Sampler, "answer", watched)
     out = start(method=method, steps=12)
-    evaluations, weights = toy.kinds(out, "eval"), {w for w, *_ in measured}
+    evaluations = toy.kinds(out, "eval")
+    weights = {weights for weights, _ in measured}
     assert len(measured) == len(set(measured)) < 2 * len(evaluations) + 4
-    assert len(weights) == (1 if method == "gepa" else len(evaluations)) == (1 if method == "gepa" else 4)
+    versions = 1 if method == "gepa" else len(evaluations)
+    assert len(weights) == versions == (1 if method == "gepa" else 4)
 
 
 def test_what_is_shown_at_the_end_of_a_stage_is_of_the_task_that_was_trained_on(start):
@@ -133,14 +203,32 @@ def test_what_is_shown_at_the_end_of_a_stage_is_of_the_task_that_was_trained_on(
 
 
 def test_evaluations_also_tell_of_the_prompt_that_the_run_began_with(start, monkeypatch):
-    same = toy.kinds(start("rl", method="rl"), "eval")
-    assert all((e["neutral_acc"], e["neutral_kl"]) == (e["val_acc"], e["kl_base"]) for e in same)
-    monkeypatch.setattr(run.Run, "best", lambda self: {"red": "sort"})
+    for line in toy.kinds(start("rl", method="rl"), "eval"):
+        assert line["neutral_acc"] == line["val_acc"] and line["neutral_kl"] == line["kl_base"]
+    monkeypatch.setattr(Population, "best", property(lambda population: {"red": "sort"}))
     out = start("fst", steps=6, eval_every=6)
-    last, task = toy.kinds(out, "eval")[-1], json.loads((out / "result.json").read_text())["tasks"][0]
+    last = toy.kinds(out, "eval")[-1]
+    task = result_of(out)["tasks"][0]
     assert last["prompt"] == {"red": "sort"} and last["neutral_kl"] != last["kl_base"]
     assert last["neutral_acc"] == round(task["accuracy"]["trained weights"][0], 6)
     assert last["neutral_kl"] == round(task["kl_base"][0], 6)
+
+
+def test_the_same_seed_gives_the_same_run_in_every_process(base, tmp_path):
+    code = (
+        "import sys; from tests import toy; import train; toy.take_over(); train.main(sys.argv[1:])"
+    )
+    runs = []
+    for hash_seed in ("1", "2"):
+        out = str(tmp_path / hash_seed)
+        command = [sys.executable, "-c", code, *toy.SIZES, "--base", str(base)]
+        command += ["--steps", "5", "--out", out]
+        settings = {"PYTHONHASHSEED": hash_seed, "OMP_NUM_THREADS": "1"}
+        runs.append(subprocess.Popen(command, cwd=ROOT, env=os.environ | settings))
+    assert [run.wait() for run in runs] == [0, 0]
+    assert toy.equal(toy.outcome(tmp_path / "1"), toy.outcome(tmp_path / "2"))
+    lines = toy.kinds(tmp_path / "1", "fast")
+    assert any(line["accepted"] for line in lines)
 
 
 # --- questions ---
@@ -149,61 +237,117 @@ def test_evaluations_also_tell_of_the_prompt_that_the_run_began_with(start, monk
 @pytest.fixture
 def asked(monkeypatch):
     """Every question that is asked: {"train": [...], "validation": [...]}."""
-    seen, where, answer, evaluate = {"train": [], "validation": []}, ["train"], train.answer, train.evaluate
+    seen = {"train": [], "validation": []}
+    evaluating = watch_evaluations(monkeypatch)
+    answer = Sampler.answer
 
-    def watched(generate, jobs, samples=1):
-        seen[where[0]] += [question for _, questions in jobs for question in questions]
-        return answer(generate, jobs, samples)
+    def watched(sampler, jobs, samples=1):
+        where = "validation" if evaluating[0] else "train"
+        for _, questions in jobs:
+            seen[where] += questions
+        return answer(sampler, jobs, samples)
 
-    def watched_evaluate(*args):
-        where[0] = "validation"
-        result = evaluate(*args)
-        where[0] = "train"
-        return result
-
-    monkeypatch.setattr(train, "answer", watched)
-    monkeypatch.setattr(train, "evaluate", watched_evaluate)
+    monkeypatch.setattr(Sampler, "answer", watched)
     return seen
 
 
 def test_validation_questions_never_occur_in_training(start, asked, monkeypatch):
-    make_task = run.make_task  # two letters make 528 questions: enough of them come twice
-    monkeypatch.setattr(run, "make_task", lambda *args: dataclasses.replace(make_task(*args), difficulties=(2,)))
+    make_task = world.make_task
+
+    def short(*args):
+        # two letters make 528 questions: enough of them come twice
+        return dataclasses.replace(make_task(*args), difficulties=(2,))
+
+    monkeypatch.setattr(world, "make_task", short)
     start(eval_questions=64, steps=8, batch=16, anchor=16)
-    train_set, validation = set(asked["train"]), set(asked["validation"])
+    train_set = set(asked["train"])
+    validation = set(asked["validation"])
     assert len(train_set) > 90 and len(validation) > 30 and not train_set & validation
 
 
 def test_the_fast_phase_sees_exactly_the_questions_of_the_coming_steps(start, monkeypatch):
-    ahead, used, anchors = [], [], []
-    fast_phase, slow_step, evolve = train.fast_phase, train.slow_step, train.evolve
-    monkeypatch.setattr(train, "fast_phase", lambda run, qs: (ahead.append(qs), fast_phase(run, qs))[1])
-    monkeypatch.setattr(train, "slow_step", lambda run, qs: (used.append(qs), slow_step(run, qs))[1])
-    monkeypatch.setattr(
-        train, "evolve", lambda p, anchor, *a, **k: (anchors.append(anchor), evolve(p, anchor, *a, **k))[1]
-    )
+    ahead = []
+    used = []
+    anchors = []
+    fast_phase = train.fast_phase
+    slow_step = train.slow_step
+    evolve = train.evolve
+
+    def watched_fast_phase(learner, questions):
+        ahead.append(questions)
+        return fast_phase(learner, questions)
+
+    def watched_slow_step(learner, questions):
+        used.append(questions)
+        return slow_step(learner, questions)
+
+    def watched_evolve(population, anchor, *rest):
+        anchors.append(anchor)
+        return evolve(population, anchor, *rest)
+
+    monkeypatch.setattr(train, "fast_phase", watched_fast_phase)
+    monkeypatch.setattr(train, "slow_step", watched_slow_step)
+    monkeypatch.setattr(train, "evolve", watched_evolve)
     start(steps=8)
-    steps = [used[i : i + 4] for i in (0, 4)]  # the cycle is 4
-    assert ahead == [[q for batch in cycle for q in batch] for cycle in steps]
+    cycles = [used[i : i + 4] for i in (0, 4)]  # the cycle is 4
+    assert ahead == [list(itertools.chain(*cycle)) for cycle in cycles]
     assert anchors == [questions[:4] for questions in ahead] and ahead[0] != ahead[1]
 
 
 def test_a_question_is_one_group_over_all_prompts_of_the_population(start, monkeypatch):
-    seen, update = [], rl.update
+    seen = []
+    update = rl.update
 
-    def watched(policy, base, optimizer, contexts, completions, logprobs, rewards, groups, **settings):
-        seen.append(([text.decode(tokens) for tokens in contexts], groups.tolist(), optimizer.param_groups[0]["lr"]))
-        return update(policy, base, optimizer, contexts, completions, logprobs, rewards, groups, **settings)
+    def watched(*, optimizer, contexts, groups, **settings):
+        texts = [formats.decode(tokens) for tokens in contexts]
+        seen.append((texts, groups.tolist(), optimizer.param_groups[0]["lr"]))
+        return update(optimizer=optimizer, contexts=contexts, groups=groups, **settings)
 
-    monkeypatch.setattr(train.rl, "update", watched)
-    start(steps=4, batch=3, lr=0.01, warmup=4, passes=20)
+    monkeypatch.setattr(rl, "update", watched)
+    monkeypatch.setattr(train, "WARMUP", 4)
+    start(steps=4, batch=3, lr=0.01, passes=20)
     assert [lr for _, _, lr in seen] == pytest.approx([0.0025, 0.005, 0.0075, 0.01])
     for contexts, groups, _ in seen:
-        assert sorted(i for group in groups for i in group) == list(range(12)) and len(groups) == 3
-        for group in groups:  # a context is there once for its two rollouts
-            assert len({contexts[i // 2].split("ask ")[1] for i in group}) == 1  # one question
-            prompts = [contexts[i // 2].split("ask ")[0] for i in group]
-            assert {prompts.count(prompt) for prompt in prompts} == {2}  # under two prompts, two rollouts each
+        assert sorted(itertools.chain(*groups)) == list(range(12)) and len(groups) == 3
+        for group in groups:
+            # a context is there once for its two rollouts
+            parts = [contexts[i // 2].split("ask ") for i in group]
+            assert len({question for _, question in parts}) == 1  # one question
+            prompts = Counter(prompt for prompt, _ in parts)
+            assert set(prompts.values()) == {2}  # under two prompts, two rollouts each
+
+
+def test_rollouts_and_the_closing_table_are_under_the_prompt(start, tmp_path, monkeypatch):
+    prompt = tmp_path / "prompt.txt"
+    prompt.write_text("red: sort\nblue: reverse raise\n")
+    seen = []
+    answer = Sampler.answer
+
+    def watched(sampler, jobs, **settings):
+        seen.extend(prompt for prompt, _ in jobs)
+        return answer(sampler, jobs, **settings)
+
+    monkeypatch.setattr(Sampler, "answer", watched)
+    start(method="rl", steps=2, prompt=prompt)
+    assert seen and all(prompt == {"red": "sort", "blue": "reverse raise"} for prompt in seen)
+
+
+def test_questions_longer_than_the_context_are_refused_at_the_start(capsys, tmp_path):
+    toy.make_base(tmp_path / "b.pt", block_size=200)
+    said = toy.refused(capsys, "--base", tmp_path / "b.pt", "--out", tmp_path / "run")
+    assert "the texts of strings can take" in said and "reads 200" in said
+
+
+def test_answers_longer_than_what_is_sampled_are_refused_at_the_start(
+    capsys, base, monkeypatch, tmp_path
+):
+    needed = world.longest_answer(tasks.make_task("strings", 2))  # the seed of toy runs
+    argv = [*toy.SIZES, "--base", str(base), "--out", str(tmp_path / "out")]
+    monkeypatch.setattr(world.ToyWorld, "answer_tokens", needed - 1)
+    said = toy.refused(capsys, *argv)
+    assert f"right answers of strings take up to {needed} tokens, {needed - 1} are sampled" in said
+    monkeypatch.setattr(world.ToyWorld, "answer_tokens", needed)
+    train.main([*argv, "--steps", "0"])
 
 
 # --- numbers ---
@@ -212,15 +356,14 @@ def test_a_question_is_one_group_over_all_prompts_of_the_population(start, monke
 def failing(monkeypatch, steps):
     """Gradients that are not finite in some steps."""
     update = rl.update
+    calls = itertools.count(1)
 
-    def sometimes(policy, base, optimizer, *rest, **settings):
-        failing.calls += 1
-        if failing.calls in steps:
+    def sometimes(**settings):
+        if next(calls) in steps:
             return {"kl_base": float("nan"), "grad_norm": float("nan"), "dropped_groups": 0}
-        return update(policy, base, optimizer, *rest, **settings)
+        return update(**settings)
 
-    failing.calls = 0
-    monkeypatch.setattr(train.rl, "update", sometimes)
+    monkeypatch.setattr(rl, "update", sometimes)
 
 
 def test_a_step_without_finite_numbers_is_skipped_and_counted(start, monkeypatch):
@@ -231,18 +374,23 @@ def test_a_step_without_finite_numbers_is_skipped_and_counted(start, monkeypatch
 
 
 def test_a_reward_that_is_not_finite_moves_no_weight(start, base, monkeypatch):
-    monkeypatch.setattr(text, "verify", lambda question, words: float("inf"))
+    monkeypatch.setattr(formats, "verify", lambda question, words: float("inf"))
     out = start(steps=1, method="rl")
-    assert toy.kinds(out, "slow")[0]["skipped"] == 1 and toy.kinds(out, "slow")[0]["reward"] is None
-    assert toy.equal(load_checkpoint(out / "checkpoint.pt")["model"], load_checkpoint(base)["model"])
+    line = toy.kinds(out, "slow")[0]
+    assert line["skipped"] == 1 and line["reward"] is None
+    trained = load_checkpoint(out / "checkpoint.pt")["model"]
+    assert toy.equal(trained, load_checkpoint(base)["model"])
 
 
-def test_a_run_that_keeps_failing_stops_with_its_last_good_checkpoint(start, monkeypatch, capsys, tmp_path):
+def test_a_run_that_keeps_failing_stops_with_its_last_good_checkpoint(
+    start, monkeypatch, capsys, tmp_path
+):
     failing(monkeypatch, set(range(3, 99)))
     with pytest.raises(SystemExit) as ended:
         start(steps=30, eval_every=1, lr=0.02)
     assert ended.value.code == 2
-    out, said = tmp_path / "run", capsys.readouterr().err
+    out = tmp_path / "run"
+    said = capsys.readouterr().err
     assert "not finite in 5 steps on end, the last is step 7: try an --lr below 0.02; go on" in said
     assert load_checkpoint(out / "checkpoint.pt")["step"] == 2
     monkeypatch.undo()
@@ -253,10 +401,10 @@ def test_a_run_that_keeps_failing_stops_with_its_last_good_checkpoint(start, mon
 def test_weights_that_are_not_finite_are_noticed(start, monkeypatch, capsys):
     slow_step = train.slow_step
 
-    def broken(run, questions):
+    def broken(learner, questions):
         with torch.no_grad():
-            run.policy.head.weight[0] = float("nan")
-        return slow_step(run, questions)
+            learner.policy.head.weight[0] = float("nan")
+        return slow_step(learner, questions)
 
     monkeypatch.setattr(train, "slow_step", broken)
     with pytest.raises(SystemExit):
@@ -265,23 +413,28 @@ def test_weights_that_are_not_finite_are_noticed(start, monkeypatch, capsys):
 
 
 def test_equal_rewards_teach_nothing_and_are_no_fault(start, base, monkeypatch):
-    monkeypatch.setattr(text, "verify", lambda question, words: 1.0)
+    monkeypatch.setattr(formats, "verify", lambda question, words: 1.0)
     out = start(steps=3)
     for line in toy.kinds(out, "slow"):
-        assert (line["reward"], line["dropped_groups"], line["grad_norm"], line["skipped"]) == (1, 2, None, 0)
-    assert toy.equal(load_checkpoint(out / "checkpoint.pt")["model"], load_checkpoint(base)["model"])
+        assert line["reward"] == 1 and line["dropped_groups"] == 2
+        assert line["grad_norm"] is None and line["skipped"] == 0
+    trained = load_checkpoint(out / "checkpoint.pt")["model"]
+    assert toy.equal(trained, load_checkpoint(base)["model"])
 
 
-def test_the_smallest_sizes(start):
-    out = start("one", batch=1, group=2, population=1, cycle=1, anchor=1, width=1, eval_questions=1, steps=3)
+def test_the_smallest_sizes(start, monkeypatch):
+    sizes = {"batch": 1, "group": 2, "population": 1, "cycle": 1, "anchor": 1, "eval_questions": 1}
+    with monkeypatch.context() as patch:
+        patch.setattr(fast_context, "AT_ONCE", 1)
+        out = start("one", steps=3, **sizes)
     assert len(toy.kinds(out, "slow")) == len(toy.kinds(out, "fast")) == 3
-    out = start("large", anchor=999, passes=1, cycle=1, steps=1)  # the anchor set is all that there is
+    out = start("large", anchor=999, passes=1, cycle=1, steps=1)  # all questions there are
     assert toy.kinds(out, "fast")[0]["calls"] == 2
 
 
 def test_a_budget_below_one_scoring_leaves_the_prompts_alone(start):
-    out = start(passes=0)
-    assert [(line["calls"], line["population"]) for line in toy.kinds(out, "fast")] == [(0, [[{}, 0.0]])] * 2
+    lines = toy.kinds(start(passes=0), "fast")
+    assert [(line["calls"], line["population"]) for line in lines] == [(0, [[{}, 0.0]])] * 2
 
 
 # --- what people see ---
@@ -289,57 +442,74 @@ def test_a_budget_below_one_scoring_leaves_the_prompts_alone(start):
 
 def test_the_closing_table(start, capsys):
     out = start()
-    said, result = capsys.readouterr().out, json.loads((out / "result.json").read_text())
-    for words in ("base weights", "trained weights", "seed prompt", "evolved prompt", "KL to the base", str(out)):
+    said = capsys.readouterr().out
+    result = result_of(out)
+    for words in ("base weights", "trained weights", "seed prompt", "evolved prompt"):
         assert words in said
+    assert "KL to the base" in said and str(out) in said
     [task] = result["tasks"]
     for topic, rule in task["hidden"].items():
-        assert f"{topic:8}{rule:26}{task['evolved'].get(topic, 'none')}" in said
+        evolved = task["evolved"].get(topic, "none")
+        assert re.search(rf"^{topic} +{rule} +{evolved}$", said, re.MULTILINE)
     assert f"{result['rollouts']} rollouts, all counted" in said
-    assert task["evolved"] == load_checkpoint(out / "checkpoint.pt")["population"]["candidates"][0][1]
+    population = load_checkpoint(out / "checkpoint.pt")["population"]
+    assert task["evolved"] == population["candidates"][0][1]
 
 
 def test_each_task_of_a_stream_closes_with_the_prompt_that_it_had(start):
     out = start("stream", "--tasks", "strings", "numbers", steps=8, stage=4)
-    tasks = json.loads((out / "result.json").read_text())["tasks"]
+    results = result_of(out)["tasks"]
     prompts = [line["population"][0][0] for line in toy.kinds(out, "fast")]
-    assert [task["task"] for task in tasks] == ["strings", "numbers"] and len(prompts) == 2
-    assert [task["evolved"] for task in tasks] == prompts
+    assert [task["task"] for task in results] == ["strings", "numbers"] and len(prompts) == 2
+    assert [task["evolved"] for task in results] == prompts
 
 
 def test_distillation_learns_without_rewards_what_the_best_prompt_says(start, monkeypatch):
-    distill, seen, teachers = rl.distill, [], []
+    distill = rl.distill
+    seen = []
+    teachers = []
 
-    def spy(policy, teacher, optimizer, contexts, taught, completions, temperature):
-        seen.append((contexts, taught))
+    def spy(*, policy, teacher, contexts, teacher_contexts, **settings):
+        seen.append((contexts, teacher_contexts))
         teachers.append(next(teacher.parameters()).clone())
         assert teacher is not policy
-        return distill(policy, teacher, optimizer, contexts, taught, completions, temperature)
+        return distill(
+            policy=policy,
+            teacher=teacher,
+            contexts=contexts,
+            teacher_contexts=teacher_contexts,
+            **settings,
+        )
 
     monkeypatch.setattr(rl, "distill", spy)
     out = start(method="distill", steps=20)
     bests = [line["population"][0][0] for line in toy.kinds(out, "fast")]
     assert len(seen) == 20 and any(bests)
-    assert torch.equal(teachers[0], teachers[-1])  # a teacher that moves with its pupil leads it nowhere
+    # a teacher that moves with its pupil leads it nowhere
+    assert torch.equal(teachers[0], teachers[-1])
     for step, (contexts, prompted) in enumerate(seen):
         best = bests[step // 4]
         for plain, with_prompt in zip(contexts, prompted, strict=True):
-            question = text.decode(plain[1:]).removeprefix("rules\n")
-            assert text.decode(with_prompt[1:]) == text.prompt_text(best) + question
-    assert all(line["prompt"] == {} for line in toy.kinds(out, "eval"))  # it is measured as it is trained
+            question = formats.decode(plain[1:]).removeprefix("rules\n")
+            assert formats.decode(with_prompt[1:]) == formats.prompt_text(best) + question
+    # it is measured as it is trained
+    assert all(line["prompt"] == {} for line in toy.kinds(out, "eval"))
 
 
 def test_the_trained_weights_are_a_base_for_another_run(start):
     first = start("first", "--lr", "0.1", steps=3)
-    second = start("second", "--base", str(first / "weights.pt"), "--tasks", "numbers", method="rl", steps=0)
+    argv = ["--base", str(first / "weights.pt"), "--tasks", "numbers"]
+    second = start("second", *argv, method="rl", steps=0)
     trained = load_checkpoint(first / "checkpoint.pt")["model"]
     assert toy.equal(load_checkpoint(second / "checkpoint.pt")["model"], trained)
 
 
 def test_base_skills_are_measured_where_asked_for(start):
     [first, *_] = toy.kinds(start("skilled", "--skills", steps=0), "skills")
-    assert set(first["skills"]) == set(domains()) and all(0 <= rate <= 1 for rate in first["skills"].values())
-    assert 4 < first["corpus_loss"] < 8  # random weights: about the logarithm of the vocabulary
+    assert set(first["skills"]) == set(domains())
+    assert all(0 <= rate <= 1 for rate in first["skills"].values())
+    # random weights: about the logarithm of the vocabulary
+    assert 4 < first["corpus_loss"] < 8
     assert sum(len(exams.skills(domain)) for domain in domains().values()) >= 1000
     assert not toy.kinds(start("plain", steps=0), "skills")
 
@@ -368,23 +538,28 @@ DOMAIN = Domain(
 """
 
 
+def forget_the_domains():
+    """What is found in tasks/ is found anew."""
+    for cached in (tasks.domains, formats.encoding, formats.fingerprint):
+        getattr(cached, "cache_clear", lambda: None)()
+
+
 def test_a_new_domain_is_one_file(start, tmp_path, monkeypatch):
     # put into tasks/, it is found, tokenized and pretrained on without any other edit
     (tmp_path / "abacus.py").write_text(NEW_DOMAIN)
     monkeypatch.setattr(tasks, "__path__", [*tasks.__path__, str(tmp_path)])
-    for cached in (tasks.domains, text.encoding, text.fingerprint):
-        getattr(cached, "cache_clear", lambda: None)()
+    forget_the_domains()
     try:
         toy.make_base(tmp_path / "new.pt", n_embd=16)
-        out = start("abacus", "--tasks", "abacus", "--base", str(tmp_path / "new.pt"), steps=5)
+        argv = ["--tasks", "abacus", "--base", str(tmp_path / "new.pt")]
+        out = start("abacus", *argv, steps=5)
         assert len(toy.kinds(out, "slow")) == 5
-        assert len(text.encode("double:")) == 1
-        documents = pretrain.corpus.documents([tasks.domains()["abacus"]], 0, 0, 20)
-        assert any("order" in text.decode(tokens) for tokens, _ in documents)
+        assert len(formats.encode("double:")) == 1
+        documents = corpus.documents([tasks.domains()["abacus"]], 0, 0, 20)
+        assert any("order" in formats.decode(tokens) for tokens, _ in documents)
     finally:
         monkeypatch.undo()
-        for cached in (tasks.domains, text.encoding, text.fingerprint):
-            getattr(cached, "cache_clear", lambda: None)()
+        forget_the_domains()
 
 
 def test_changes_of_the_prompt_are_shown_with_the_reflection_that_made_them(start, capsys):
@@ -396,7 +571,7 @@ def test_changes_of_the_prompt_are_shown_with_the_reflection_that_made_them(star
 
 
 def test_what_a_model_wrote_cannot_steer_the_terminal(start, capsys):
-    finished = run.Run(parse_config(["--resume", str(start(steps=0))]))
+    finished = learner_of(start(steps=0))
     capsys.readouterr()
     finished.say("a\x1b[2J\r\x07é\nb")
     assert capsys.readouterr().out == "a?[2J???\nb\n"
