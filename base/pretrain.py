@@ -64,13 +64,14 @@ def pretrain(
         last = now
         training.update(loss)
 
+        progress.show(documents, loss, seconds)
+        training.elapsed += seconds
+
         # Now and then look at what the base can do, one domain after the other, and save.
         if training.step % LOOK_EVERY == 0 and not training.failed:
             domain = joined[training.step // LOOK_EVERY % len(joined)]
             progress.rates = base_rates(training.model, domain)
             training.save(partial)
-        progress.show(documents, loss, seconds)
-        training.elapsed += seconds
 
     # The base is done: what would be needed to go on is not needed any more.
     progress.bar.close()
@@ -98,8 +99,12 @@ class Training:
     failed: int = 0  # steps in a row, up to now, whose loss was not finite
 
     def __post_init__(self):
-        self.groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
         self.peaks = [group["lr"] for group in self.groups]
+
+    @property
+    def groups(self) -> list[dict]:
+        """The parameter groups of all optimizers. An optimizer that is loaded has new ones."""
+        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
 
     @property
     def seconds(self) -> float:

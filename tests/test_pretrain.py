@@ -123,6 +123,12 @@ def test_an_interrupted_pretraining_goes_on_with_its_own_schedule(
     assert seen[:7] == [0, 1, 2, 3, 4, 5, 4] and "going on with" in capsys.readouterr().out
     assert load_checkpoint(path)["minutes"] == 0.05
 
+    # Weights and learning rates went on, too: it is as if it had never stopped.
+    whole = tmp_path / "whole.pt"
+    pretrain(whole, "cpu", WORLDS, minutes=0.05, batch=2, seed=0)
+    for name, weight in load_checkpoint(whole)["model"].items():
+        torch.testing.assert_close(load_checkpoint(path)["model"][name], weight, atol=1e-5, rtol=0)
+
 
 def test_the_learning_rate_rises_for_fifty_steps_and_falls_to_zero_over_the_second_half(
     tiny, tmp_path, monkeypatch
