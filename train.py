@@ -360,7 +360,6 @@ def fast_phase(learner: Learner, questions):
         reflections=report.reflections,
         proposed=report.proposed,
         accepted=len(report.accepted),
-        merged=report.merged,
         population=[[c.prompt, round(c.mean, 4)] for c in candidates],
         seconds=time.perf_counter() - start,
     )

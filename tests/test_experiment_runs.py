@@ -11,7 +11,7 @@ import pytest
 from plumbing.command_line import check
 from tasks import formats, make_task
 from tests import toy
-from train import Config
+from train import Config, check_settings
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "experiments"))
 
@@ -49,7 +49,9 @@ def test_every_job_is_a_run_that_train_py_accepts(results):
         assert found and len({job.name for job in found}) == len(set(found))
         jobs += found
     for job in dict.fromkeys(jobs):
-        check(runs.settings_of(job.options))
+        cfg = runs.settings_of(job.options)
+        check(cfg)
+        check_settings(cfg)
 
 
 def test_rl_is_not_run_twice_where_its_own_coefficient_is_that_of_all(results):

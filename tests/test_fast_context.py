@@ -1,6 +1,5 @@
 """fast_context.py: selection as in GEPA, an exact ledger, and evolution without a model."""
 
-import itertools
 import json
 import random
 import subprocess
@@ -17,7 +16,6 @@ from fast_context import (
     Candidate,
     Population,
     evolve,
-    merge,
     pareto_fronts,
     select_parents,
     surviving_fronts,
@@ -72,7 +70,6 @@ def population_of(size, seed, *prompts):
     """A population that starts with several prompts, none made from another."""
     population = Population(size, seed, prompts[0])
     population.candidates = [Candidate(i, prompt) for i, prompt in enumerate(prompts)]
-    population.lineage = {i: (prompt, ()) for i, prompt in enumerate(prompts)}
     population.next_id = len(prompts)
     return population
 
@@ -248,95 +245,6 @@ def test_fewer_questions_of_a_topic_than_a_minibatch():
     assert population.candidates
 
 
-# --- merging ---
-
-
-def family(*prompts_and_parents):
-    """A population of candidates with the given prompts and parents; scores per topic (0 or 1)."""
-    population = Population(8, seed=0, start={})
-    population.candidates = []
-    population.lineage = {}
-    for i, (prompt, parents) in enumerate(prompts_and_parents):
-        scores = [float(prompt.get(q.topic) == TRUTH[q.topic]) for q in ANCHOR]
-        population.candidates.append(Candidate(i, prompt, scores))
-        population.lineage[i] = (prompt, parents)
-    return population, population.candidates
-
-
-def test_merge_takes_from_each_side_what_it_changed():
-    population, (_, a, b) = family(
-        ({}, ()),
-        ({"red": "reverse"}, (0,)),
-        ({"blue": "sort raise"}, (0,)),
-    )
-    prompt, gain = merge(a, b, population, ANCHOR)
-    assert prompt == {"red": "reverse", "blue": "sort raise"} and gain == pytest.approx(0.25)
-
-
-def test_merge_keeps_the_change_and_not_the_common_ancestors_text():
-    population, (_, _, a, b) = family(
-        ({}, ()),
-        ({"red": "sort"}, (0,)),
-        ({"red": "reverse"}, (1,)),
-        ({"red": "sort", "blue": "left"}, (1,)),
-    )
-    assert merge(a, b, population, ANCHOR)[0] == {"red": "reverse", "blue": "left"}
-
-
-def test_merge_takes_the_better_side_where_both_changed():
-    population, (_, a, b) = family(
-        ({}, ()),
-        ({"red": "sort"}, (0,)),
-        ({"red": "reverse"}, (0,)),
-    )
-    assert merge(a, b, population, ANCHOR)[0] == {"red": "reverse"}
-    assert merge(b, a, population, ANCHOR)[0] == {"red": "reverse"}
-
-
-def test_merge_hopes_for_no_luck_where_both_sides_say_the_same():
-    # the same instruction, scored twice: 1 and 0 by luck.
-    # Taking it from the lucky side is no gain over the other
-    population, (_, a, b) = family(
-        ({"red": "x"}, ()),
-        ({"red": "x", "gold": "y"}, (0,)),
-        ({"red": "x"}, (0,)),
-    )
-    a.scores = [float(q.topic == "red") for q in ANCHOR]
-    for one, other in ((a, b), (b, a)):
-        assert merge(one, other, population, ANCHOR) == ({"red": "x", "gold": "y"}, 0.0)
-
-
-def test_merge_gains_over_each_side_what_it_takes_from_the_other():
-    population, (_, a, b) = family(({}, ()), ({"red": "x"}, (0,)), ({"blue": "y"}, (0,)))
-    a.scores = [float(q.topic == "red") for q in ANCHOR]
-    b.scores = [float(q.topic == "blue" and i % 8 < 4) for i, q in enumerate(ANCHOR)]
-    gains = [sum(c.scores) / len(ANCHOR) for c in (a, b)]
-    assert gains[0] != gains[1]
-    assert merge(a, b, population, ANCHOR)[1] == pytest.approx(min(gains))
-    assert merge(b, a, population, ANCHOR)[1] == merge(a, b, population, ANCHOR)[1]
-
-
-def test_an_ancestor_is_not_merged_with_its_descendant():
-    population, (seed, a, b) = family(
-        ({}, ()),
-        ({"red": "reverse"}, (0,)),
-        ({"red": "reverse", "blue": "left"}, (1,)),
-    )
-    assert merge(seed, b, population, ANCHOR) is None
-    assert merge(b, a, population, ANCHOR) is None
-
-
-def test_merging_finds_what_no_reflection_wrote():
-    start = [{topic: rule} for topic, rule in TRUTH.items()]
-    population = population_of(8, 0, *start)
-    world = World(insight=0.05, seed=2)
-    for _ in range(4):
-        report = world.phase(population, budget=700)
-        if report.merged:
-            break
-    assert report.merged and max(len(c.prompt) for c in population.candidates) >= 2
-
-
 # --- text and state ---
 
 HOSTILE = ["sort\nblue: left", "sort <eos>", "none"]
@@ -362,7 +270,6 @@ def test_a_prompt_holds_instructions_alone_whatever_the_reflector_writes(proposa
         assert parse_prompt(prompt_text(candidate.prompt)) == candidate.prompt
 
 
-@pytest.mark.parametrize("where", ["candidates", "lineage"])
 @pytest.mark.parametrize(
     "prompt",
     [
@@ -374,9 +281,9 @@ def test_a_prompt_holds_instructions_alone_whatever_the_reflector_writes(proposa
         {"": ""},
     ],
 )
-def test_a_restored_prompt_cannot_smuggle_in_a_line(where, prompt):
+def test_a_restored_prompt_cannot_smuggle_in_a_line(prompt):
     state = Population(4, seed=0, start={"red": "sort"}).state_dict()
-    state[where][0][1] = prompt
+    state["candidates"][0][1] = prompt
     population = Population(4, seed=1, start={})
     with pytest.raises(ValueError, match="prompt") as error:
         population.load_state_dict(state, is_prompt)
@@ -402,38 +309,6 @@ def test_restored_population_goes_on_as_if_it_had_never_stopped():
 def test_prompts_repeat_the_population_where_it_is_too_small():
     population = population_of(4, 0, {"red": "a"}, {"red": "b"}, {"red": "c"})
     assert [prompt["red"] for prompt in population.prompts(4)] == ["a", "b", "c", "a"]
-
-
-def test_the_lineage_does_not_grow_without_bound():
-    population = Population(2, seed=0, start={})
-    world = World(skill=0.5)
-    for _ in range(15):
-        world.phase(population)
-        assert len(population.lineage) <= 3  # two candidates, and where they parted
-
-
-def test_what_is_left_of_the_lineage_is_all_that_merging_asks_for():
-    rng = random.Random(0)
-    whole = Population(5, seed=0, start={})
-    population = Population(5, seed=0, start={})
-    scored = list(population.candidates)
-    for _ in range(300):
-        n = rng.choice([1, 1, 2])
-        parents = tuple(c.id for c in rng.sample(scored, min(len(scored), n)))
-        child = population.add({"red": "sort"}, parents, [rng.random()])
-        scored.append(child)
-        whole.lineage[child.id] = ({"red": "sort"}, parents)
-        if rng.random() < 0.3:
-            population.keep_best(scored)
-            scored = list(population.candidates)
-            assert len(population.lineage) <= 5 + 10
-        for a, b in itertools.product([c.id for c in scored], repeat=2):
-            our_a = population.ancestors(a)
-            our_b = population.ancestors(b)
-            all_a = whole.ancestors(a)
-            all_b = whole.ancestors(b)
-            assert (a in our_b) == (a in all_b)  # whether one descends from the other
-            assert max(our_a & our_b, default=None) == max(all_a & all_b, default=None)
 
 
 def test_the_outcome_does_not_depend_on_the_hash_seed():

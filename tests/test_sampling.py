@@ -11,7 +11,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import model
 import sampling
-from base import exams
 from model import GPT, GPTConfig
 from sampling import Rollouts, Sampler, decode_step, sample
 from tasks import Question, formats
@@ -139,6 +138,18 @@ def test_eos_is_counted_and_nothing_comes_after_it():
         assert tokens[n - 1] == EOS or n == 30
         ended += tokens[n - 1] == EOS
     assert 0 < ended < len(rollouts.tokens)
+
+
+def test_nothing_is_computed_once_all_rows_have_ended():
+    gpt = make_model()
+    settings = {"max_new": 30, "pad": PAD, "temperature": 0}
+    [first] = sample(gpt, [[5, 6]], [[[7]]], 1, eos=-1, **settings).tokens[:, 0].tolist()
+
+    def never(*arguments):
+        raise AssertionError("a decode step, where all rows have ended")
+
+    rollouts = sample(gpt, [[5, 6]], [[[7]]], 2, eos=first, decode=never, **settings)
+    assert rollouts.lengths.tolist() == [1, 1]
 
 
 def test_frequencies_of_the_first_token_are_the_softmax():
@@ -538,16 +549,6 @@ def test_whatever_a_model_writes_prompts_and_feedback_stay_in_form(rows):
     for instruction, how in proposals:
         assert formats.clean_instruction(instruction) == instruction
         assert len(WORLD.summary(how)) <= len(how) + 3 * how.count("\n")
-
-
-def test_the_share_of_an_exam_that_is_passed(monkeypatch):
-    items = [exams.Item("rules\n", f"ask red: {s}\n", lambda text: text == "yes") for s in "abcd"]
-    script = Script("yes", "no", "yes", "yes ")
-    monkeypatch.setattr(exams, "sample", script)
-    nobody = SimpleNamespace(cos=torch.zeros(1))
-    assert exams.pass_rate(nobody, items) == 0.5
-    assert [WORLD.decode(prompt[1:]) for prompt in script.prompts] == ["rules\n"] * 4
-    assert script.prompts[0][0] == BOS
 
 
 # --- a model that answers ---

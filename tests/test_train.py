@@ -70,7 +70,7 @@ def result_of(out) -> dict:
 def test_every_line_of_the_log_has_exactly_its_fields(start):
     fields = {
         "slow": "reward entropy kl_base grad_norm dropped_groups skipped seconds",
-        "fast": "calls reflections proposed accepted merged population seconds",
+        "fast": "calls reflections proposed accepted population seconds",
         "eval": "val_acc kl_base neutral_acc neutral_kl prompt",
     }
     out = start(steps=9)

@@ -102,9 +102,7 @@ def prompts_from(words: str, topic: str, file: Path, rng: random.Random):
             yield f"{data!r} makes the prompt {prompt!r}"
         yield "prompt"
     state = Population(4, seed=0, start={"red": "sort"}).state_dict()
-    state[rng.choice(["candidates", "lineage"])][0][1] = rng.choice(
-        [{topic: words}, {words: "sort"}]
-    )
+    state["candidates"][0][1] = rng.choice([{topic: words}, {words: "sort"}])
     try:
         Population(4, seed=0, start={}).load_state_dict(state, WORLD.is_prompt)
     except ValueError as error:
