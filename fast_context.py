@@ -56,8 +56,8 @@ class Population:
         """At most `size` candidates; the first is the prompt `start`."""
         self.size = size
         self.rng = random.Random(f"population {seed}")
-        self.candidates = [Candidate(0, start)]
-        self.next_id = 1
+        self.candidates = [Candidate(0, start)]  # best first
+        self.next_id = 1  # ids are never used twice
         self.turn = 0  # whose turn it is among the topics
 
     @property
@@ -248,7 +248,7 @@ class FastPhase:
         return min(AT_ONCE, spendable // cost)
 
     def propose(self, n: int) -> list:
-        """n parents answer a few questions each, and the model reflects -> trials with a failure."""
+        """n parents answer a few questions each, the model reflects -> trials with a failure."""
         # Draw parents. The topics take turns.
         rng = self.population.rng
         topics = list(self.by_topic)

@@ -183,7 +183,8 @@ def update(
         batches.append(batch)
 
     # One update; more with substeps > 1, whose batch is off-policy from the second on.
-    figures = {"kl_base": None, "grad_norm": None, "dropped_groups": int((~keep).sum())}
+    dropped = int((~keep).sum())
+    figures = {"kl_base": None, "grad_norm": None, "dropped_groups": dropped}
     scored_tokens = lengths[weights > 0].sum().item()
     for _ in range(substeps if wanted else 0):
         kl = accumulate_gradients(policy, batches, temperature, kl_coef)
@@ -194,7 +195,8 @@ def update(
 
 def accumulate_gradients(policy, batches, temperature, kl_coef):
     """Add up the gradients of the loss over all micro-batches -> the summed KL (k3), a tensor."""
-    kl = torch.zeros((), device=next(policy.parameters()).device)
+    device = next(policy.parameters()).device
+    kl = torch.zeros((), device=device)
     for batch in batches:
         logprobs = completion_logprobs(policy, batch.contexts, batch.completions, temperature)
         loss = policy_loss(
@@ -264,7 +266,8 @@ def distill(*, policy, teacher, optimizer, contexts, teacher_contexts, completio
     -> kl_teacher (nats per token), grad_norm, dropped_groups
     """
     n_tokens = sum(map(len, completions))
-    mean_kl = torch.zeros((), device=next(policy.parameters()).device)
+    device = next(policy.parameters()).device
+    mean_kl = torch.zeros((), device=device)
     for chosen, rows in micro_batches(contexts, completions, range(len(contexts))):
         batch_completions = [completions[i] for i in rows]
         own = [contexts[c] for c in chosen]

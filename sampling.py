@@ -119,6 +119,8 @@ def sample(
     """
     check_lengths(model, prompts, questions, max_new)
     prompts, questions = share_long_questions(prompts, questions, samples, max_new)
+
+    # The noise decides all: the same noise gives the same tokens.
     K = len(prompts)
     R = K * len(questions[0]) * samples
     device = model.cos.device
@@ -158,6 +160,7 @@ def sample(
 
 def check_lengths(model, prompts, questions, max_new):
     """Raises ValueError for empty or ragged input, and where a sequence would not fit the model."""
+    # How many questions the prompts have: the same number each, and not 0.
     numbers = {len(asked) for asked in questions}
     ragged = len(prompts) != len(questions) or len(numbers) != 1
     if ragged or 0 in numbers or not all(chain(prompts, *questions)):
@@ -183,6 +186,7 @@ def share_long_questions(prompts, questions, samples, max_new):
 
     -> prompts, questions
     """
+    # It pays where questions are longer than their answers.
     lengths = [len(question) for asked in questions for question in asked]
     if samples == 1 or min(lengths) <= max_new:
         return prompts, questions
@@ -270,10 +274,13 @@ def drop_finished(rows: Rows, K: int, most: int) -> None:
     per_prompt = len(rows.index) // K
     if most == per_prompt:
         return
+
+    # Sort the rows of each prompt: the live ones first, in their old order.
     done = rows.done.view(K, per_prompt).to(torch.uint8)
     live_first = done.argsort(dim=1, stable=True)  # (K, per_prompt)
     start = torch.arange(K, device=done.device)[:, None] * per_prompt
-    rows.keep((live_first[:, :most] + start).flatten())
+    kept = live_first[:, :most] + start  # (K, most)
+    rows.keep(kept.flatten())
 
 
 def grow(rows: Rows, S: int) -> None:
@@ -284,6 +291,8 @@ def grow(rows: Rows, S: int) -> None:
     H, R, D, room = rows.caches[0][0].shape
     if room > S:
         return
+
+    # An eighth more at a time: so a long completion is copied only a few times.
     extra = max(S + 1 - room, room // 8)
     more = rows.caches[0][0].new_zeros(H, R, D, extra)
     for i, (keys, values) in enumerate(rows.caches):
@@ -327,7 +336,8 @@ def record(rollouts: Rollouts, rows: Rows, begin: int, tokens, logprobs, eos, pa
     """Put a chunk's tokens and log-probs (R, steps) into the rollouts, and note who is done now."""
     # A row that is done goes on until the chunk's end; what it writes there is not part of it.
     is_end = tokens == eos
-    ended_before = is_end.cumsum(1) - is_end.long() + rows.done[:, None]  # how many ends
+    ended = is_end.cumsum(1) + rows.done[:, None]  # how many ends up to here
+    ended_before = ended - is_end.long()
     real = ended_before == 0  # the end-of-sequence token itself is real
 
     written = slice(begin, begin + tokens.size(1))
@@ -446,6 +456,7 @@ class Sampler:
 def contexts_of(world, jobs: list) -> list:
     """The tokens before each answer to jobs (prompt, questions), ordered as in `Answers`."""
     contexts = []
+    # The same tokens that the sampler has read, in one piece.
     for prompt, questions in jobs:
         for question in questions:
             text = world.prompt_text(prompt) + world.question_text(question)
@@ -487,7 +498,7 @@ class CapturedStep:
     ):
         # Record the first step of a chunk. The graph reads its inputs from these clones.
         new_inputs = (tokens, positions, slot, noise)
-        if own is not self.own:
+        if own is not self.own:  # the caches of another chunk
             self.inputs = [part.clone() for part in new_inputs]
             tokens, positions, slot, noise = self.inputs
             arguments = (model, tokens, positions, slot, prefix, prefix_bias)

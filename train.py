@@ -155,7 +155,7 @@ class Learner:
     def __init__(self, cfg: Config, base, device: str, folder: RunFolder):
         """base: see base.prepare.open_base. Raises ValueError for settings that do not fit it."""
         self.cfg = cfg
-        self.folder = folder
+        self.folder = folder  # where the run's files are
         self.origin = base  # its model, its world, and what is known about it
         self.world = base.world
 
@@ -240,16 +240,19 @@ class Learner:
 
     def task_at(self, step):
         """The index of the task that a step trains on: the stream moves on after every stage."""
+        # After its last task a stream stays there.
         return min(step // self.cfg.stage, len(self.tasks) - 1)
 
     def questions_of(self, step):
         """The questions that a step trains on: a function of (seed, step), known ahead."""
+        # Nothing of it depends on how the run has gone so far.
         task = self.tasks[self.task_at(step)]
         rng = random.Random(f"questions {self.cfg.seed} {step}")
         return task.questions(rng, self.cfg.batch)
 
     def sampler(self, model, seed) -> Sampler:
         """What a model answers and reflects with. seed: of the noise."""
+        # Its own generator: nothing else can disturb what it draws.
         rng = torch.Generator(self.device).manual_seed(seed)
         return Sampler(model, self.world, self.cfg.temperature, rng, self.decode)
 
@@ -310,7 +313,7 @@ def train(learner: Learner, stop, begun: bool):
             # What the bar shows.
             figures = {"reward": reward, "validation": accuracy, "rollouts": learner.rollouts}
             bar.set_postfix(figures, refresh=False)
-            bar.update()
+            bar.update()  # one step further
 
             # Weights that have diverged do not come back.
             if learner.streak == PATIENCE:
@@ -353,6 +356,7 @@ def fast_phase(learner: Learner, questions):
     # All rollouts are counted, also those that score prompts and those that reflect.
     learner.rollouts += report.calls
     candidates = learner.population.candidates
+    population = [[c.prompt, round(c.mean, 4)] for c in candidates]
     learner.log(
         "fast",
         learner.task_at(learner.step),
@@ -360,7 +364,7 @@ def fast_phase(learner: Learner, questions):
         reflections=report.reflections,
         proposed=report.proposed,
         accepted=len(report.accepted),
-        population=[[c.prompt, round(c.mean, 4)] for c in candidates],
+        population=population,
         seconds=time.perf_counter() - start,
     )
     show_changes(learner, report)
@@ -386,7 +390,7 @@ def show_changes(learner: Learner, report):
                 words += indent(learner.world.summary(trial.how), "    ")
                 break
         learner.say(words)
-    learner.shown = dict(best)
+    learner.shown = dict(best)  # a copy: the population may change it
 
 
 def slow_step(learner: Learner, questions):
@@ -418,8 +422,9 @@ def slow_step(learner: Learner, questions):
     groups = rows.transpose(0, 1).reshape(B, K * G)  # the indices of each question's rows
 
     # The learning rate rises over the first steps.
+    rise = min(1.0, (learner.step + 1) / WARMUP)
     for parameters in learner.optimizer.param_groups:
-        parameters["lr"] = cfg.lr * min(1.0, (learner.step + 1) / WARMUP)
+        parameters["lr"] = cfg.lr * rise
     figures = update_weights(learner, questions, answers, rewards, groups)
 
     # Count steps that were not taken because a number was not finite. (None: nothing to learn.)
@@ -430,7 +435,8 @@ def slow_step(learner: Learner, questions):
     learner.step += 1
 
     # The entropy is estimated from the samples.
-    entropy = -answers.logprobs.sum().item() / answers.n_tokens
+    total = -answers.logprobs.sum().item()
+    entropy = total / answers.n_tokens  # nats per token
     reward = rewards.mean().item()
     figures |= {"skipped": learner.skipped, "seconds": time.perf_counter() - start}
     learner.log("slow", task, reward=reward, entropy=entropy, **figures)
@@ -503,8 +509,10 @@ def evaluate(learner: Learner, model, task, prompt) -> Evaluation:
         return learner.measured[key]
 
     # The noise is the same every time.
-    answers = learner.sampler(model, cfg.seed).answer([(prompt, questions)])
-    accuracy = sum(outcome.score for outcome in answers.outcomes) / len(questions)
+    sampler = learner.sampler(model, cfg.seed)
+    answers = sampler.answer([(prompt, questions)])
+    right = sum(outcome.score for outcome in answers.outcomes)
+    accuracy = right / len(questions)
 
     # Sampling has recorded the policy's log-probs; the base's are computed on the same answers.
     kl = 0.0
@@ -518,9 +526,10 @@ def evaluate(learner: Learner, model, task, prompt) -> Evaluation:
 
     # One question and answer, for people.
     verdict = "right"
+    question = questions[0]
     if not answers.outcomes[0].score:
-        verdict = f"wrong, {questions[0].want} is right"
-    given = world.prompt_text(prompt) + world.question_text(questions[0])
+        verdict = f"wrong, {question.want} is right"
+    given = world.prompt_text(prompt) + world.question_text(question)
     transcript = f"{given}{answers.texts[0]}   [{verdict}]"
     learner.measured[key] = Evaluation(accuracy, kl, transcript)
     return learner.measured[key]
@@ -534,7 +543,8 @@ def evaluate_stream(learner: Learner):
     """
     # Which tasks?
     cfg = learner.cfg
-    current = learner.task_at(max(learner.step - 1, 0))
+    last_step = max(learner.step - 1, 0)
+    current = learner.task_at(last_step)
     measured = [current]
     if learner.step % cfg.stage == 0:
         measured = range(len(learner.tasks))
@@ -614,7 +624,8 @@ def show_result(folder: RunFolder, result):
 
 def check_settings(cfg: Config) -> None:
     """Raises ValueError, with what would be right, for settings that do not fit together."""
-    if not cfg.tasks or not all(isinstance(name, str) for name in cfg.tasks):
+    named = [name for name in cfg.tasks if isinstance(name, str)]
+    if not named or len(named) < len(cfg.tasks):
         # They come from a config.json that somebody edited.
         raise ValueError(f"tasks must be names of domains, not {cfg.tasks!r}")
     prepare.check_tasks(cfg.tasks)
@@ -637,7 +648,8 @@ def main(argv=None):
             return prepare.prepare_base(cfg)
 
         # A new learner in a new folder, or one that goes on from its last checkpoint.
-        name = f"out/{cfg.method}-{'-'.join(cfg.tasks)}-seed{cfg.seed}"
+        names = "-".join(cfg.tasks)
+        name = f"out/{cfg.method}-{names}-seed{cfg.seed}"
         folder = RunFolder(cfg.out, name, cfg.resume)
         learner = Learner(cfg, prepare.open_base(cfg), device, folder)
         begun = folder.restore(learner)
