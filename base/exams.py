@@ -147,23 +147,28 @@ def pass_rate(
 ) -> float:
     """The share of an exam's items that a model passes. max_new: tokens that it may write."""
     # Every item is a prompt with one question, which is answered once.
+    # Every item has a prompt of its own, with one question.
     world = ToyWorld()
+    prompts = [world.encode_start(item.prompt) for item in items]
+    questions = [[world.encode(item.question)] for item in items]
+    noise = torch.rand(len(items), max_new, generator=rng, device=model.cos.device)
     rollouts = sample(
         model,
-        prompts=[world.encode_start(item.prompt) for item in items],
-        questions=[[world.encode(item.question)] for item in items],
+        prompts=prompts,
+        questions=questions,
         samples=1,
         max_new=max_new,
         eos=world.eos,
         pad=world.pad,
         temperature=temperature,
-        noise=torch.rand(len(items), max_new, generator=rng, device=model.cos.device),
+        noise=noise,
     )
 
-    # What was cut off counts as "", and does not pass.
-    texts = texts_of(world, rollouts)
-    passed = [item.passes(text) for item, text in zip(items, texts, strict=True)]
-    return sum(passed) / len(items)
+    # What was cut off is "", which no item lets pass.
+    passed = 0
+    for item, text in zip(items, texts_of(world, rollouts), strict=True):
+        passed += item.passes(text)
+    return passed / len(items)
 
 
 def base_rates(model: GPT, domain: Domain) -> str:
