@@ -10,16 +10,17 @@ is spent:
     try_children  run each new prompt on the same few questions
     accept        keep the children that did strictly better; score them on all anchor questions
 
-The model is not known here. It comes as two functions:
+The model and its texts are not known here. They come as three functions:
 
     answer(jobs)         jobs: [(prompt, questions)], equally many questions each; one rollout per
                          question. -> for each job a list of outcomes with `.score` and `.answer`
     reflect(requests)    requests: [(topic, instruction or "", [(question, outcome), ...])]; one
                          rollout each. -> for each the proposed instruction ("" for none; untrusted
                          text) and the reflection behind it, for people to read
+    is_prompt(prompt)    whether a prompt with a proposal in it is well formed
 
-and so does the check that a prompt with a proposal in it is well formed (`is_prompt`). A question
-is opaque, except for `.topic`. Every rollout is a call; a phase never spends more than its budget.
+A question is opaque, except for `.topic`. Every rollout is a call; a phase never spends more than
+its budget.
 
 Left out of GEPA: choosing the topic to rewrite by anything but turns, a separate validation set
 (the anchor questions are both), and merging two prompts (docs/LOG.md: here it did not help).
@@ -90,7 +91,11 @@ class Population:
         return state | {"turn": self.turn, "rng": self.rng.getstate()}
 
     def load_state_dict(self, state: dict, is_prompt) -> None:
-        """Raises ValueError for a prompt that is not well formed: it could smuggle in a line."""
+        """Go back to a state as `state_dict` gives it.
+
+        Raises ValueError for a prompt that is not well formed (it could smuggle in a line), and
+        LookupError for a state without a candidate.
+        """
         # Check first, so that nothing has changed where this raises.
         candidates = [Candidate(*values) for values in state["candidates"]]
         if not candidates:
@@ -114,7 +119,7 @@ class Population:
 
 
 def pareto_fronts(scores: list) -> list:
-    """For each question the set of all candidates with the best score on it; ties stay together."""
+    """For each question the set of all candidates with the best score on it (GEPA's fronts)."""
     fronts = []
     # A column holds the scores of all candidates on one question.
     for column in zip(*scores, strict=True):
@@ -207,6 +212,7 @@ class FastPhase:
         self.scored = list(self.population.candidates)  # all candidates of this phase
 
         # The anchor questions of each topic; each trial draws a minibatch from one of the topics.
+        # All minibatches are equally large, so that they can be answered in one batch.
         self.by_topic = {}
         for topic in sorted({question.topic for question in self.anchor}):
             self.by_topic[topic] = [q for q in self.anchor if q.topic == topic]
@@ -287,7 +293,8 @@ class FastPhase:
         known = [candidate.prompt for candidate in self.scored]
         children = []
         for trial in trials:
-            if trial.prompt and self.is_prompt(trial.prompt) and trial.prompt not in known:
+            is_new = trial.prompt is not None and trial.prompt not in known
+            if is_new and self.is_prompt(trial.prompt):
                 known.append(trial.prompt)
                 children.append(trial)
         self.report.proposed += len(children)
@@ -316,7 +323,7 @@ class FastPhase:
 
 
 def evolve(population: Population, anchor, answer, reflect, is_prompt, budget: int) -> Report:
-    """Run one fast phase on `population`, spending at most `budget` calls.
+    """Improve the prompts of a population, spending at most `budget` calls: one fast phase.
 
     anchor: the questions that candidates are scored on; the functions: see the top of the file.
     With too few calls to score the carried candidates nothing is done.

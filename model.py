@@ -249,8 +249,9 @@ def padded(rows: list, device):
 def draw_token(logits, noise, temperature):
     """logits (R, V), noise (R,) -> token (R,) ~ softmax(logits / T), its log-probability (R,).
 
-    One uniform random number in [0, 1) per row decides: the token is the one at which the running
-    sum of the probabilities passes it. Temperature 0 takes the likeliest (log-probs at T = 1).
+    One uniform random number in [0, 1) per row decides. Add up the probabilities, token by token:
+    the first token at which the sum is larger than the number is drawn. Temperature 0 takes the
+    likeliest token (and gives log-probs at temperature 1).
     """
     logits = logits.float()
     if temperature == 0:
@@ -311,7 +312,7 @@ def completion_mask(lengths, width: int):
 
 
 def completion_logits(model, contexts: list, completions: list):
-    """C contexts, N completions (token lists; the first N / C continue the first context, ...).
+    """M contexts, N completions (token lists; the first N / M continue the first context, ...).
 
     -> logits (N, S, V) at each completion token, these tokens (N, S), the completions' mask (N, S).
     A context is read once for all of its completions, except its last token: the model's output at
@@ -334,7 +335,7 @@ def completion_logits(model, contexts: list, completions: list):
     for i, some_inputs in enumerate(inputs_at_once):
         some_contexts = contexts[i * few : (i + 1) * few]
         prefix = model.read([context[:-1] for context in some_contexts])
-        hidden.append(model.hidden(some_inputs, prefix))  # (few * N / C, S, C)
+        hidden.append(model.hidden(some_inputs, prefix))  # (few * N / M, S, C)
     logits = model.head(torch.cat(hidden))
     mask = completion_mask(lengths - 1, targets.size(1))
     return logits, targets, mask

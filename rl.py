@@ -1,7 +1,7 @@
 """Slow weights: policy gradient with a group baseline and a KL penalty.
 
-Tensors only: no text, no tasks. A batch holds Q questions with G rollouts each. A rollout is
-rewarded once, at its end. An update is
+Tensors only: no text, no tasks. A batch holds Q questions with a group of G rollouts each. A
+rollout is rewarded once, at its end. An update has five steps:
 
     1. A_i = (r_i - mean r) / (std r + eps), over the group of a question     group_advantages
     2. l_t = log pi(token t | before), float32, at sampling temperature       completion_logprobs
@@ -16,13 +16,15 @@ micro-batches, however it is cut. With rho = 1 step 4 is REINFORCE. With several
 it is CISPO (arXiv 2506.13585): the importance weight is capped and carries no gradient, so no
 token's gradient is cut to zero.
 
-What the KL estimators do as *losses*, with r = pi_base / pi and tokens drawn from pi:
-    k1 = -log r          its gradient is zero in expectation: no penalty at all
-    k2 = (log r)^2 / 2   the gradient of the reverse KL(pi, base), of each next token given those
-                         before it: what training uses. (What a token does to the KL of later tokens
-                         is left out, as in GRPO.)
-    k3 = r - 1 - log r   the gradient of the forward KL(base, pi), although its *value* is an
-                         unbiased estimate of the reverse KL with low variance: what the log shows
+Which KL penalty? Let r = pi_base / pi, for tokens drawn from pi. Three estimators are in use. Each
+estimates the reverse KL(pi, base) when its *value* is read. As a *loss* each does something else:
+    k1 = -log r          No penalty at all: its gradient is that of log pi(token), and the mean of
+                         that over tokens drawn from pi is zero.
+    k2 = (log r)^2 / 2   Its gradient is that of the reverse KL of the next token. Training uses it.
+                         (It ignores what a token does to the KL of later tokens, as GRPO does.)
+    k3 = r - 1 - log r   Its gradient is that of the forward KL(base, pi). Its value is never
+                         negative and varies little, so the log shows it.
+For the same reason -log pi(token) is no entropy bonus: its gradient, too, is zero on average.
 
 Left out: value networks (the group is the baseline) and PPO's clipping (one update per batch is
 on-policy).
@@ -143,11 +145,11 @@ def update(
 ):
     """Learn from one batch of R rollouts -> figures for the log, a dict.
 
-    contexts: C token lists; completions: R of them, R / C of each context; sampled_logprobs (R, S);
-    rewards (R,); groups (Q, G): which rollouts answer the same question. substeps: updates.
-    Groups without spread are left out of everything, of the KL penalty too.
-    -> kl_base (k3, nats per scored token) and grad_norm, of the last update, None without one;
-    dropped_groups: how many groups were left out.
+    contexts: M token lists; completions: R of them, R / M of each context; sampled_logprobs (R, S);
+    rewards (R,); groups (Q, G): which rollouts answer the same question; substeps: updates.
+    Groups without spread are left out of everything, of the KL penalty too. The figures:
+    kl_base (k3, nats per scored token) and grad_norm of the last update, or None if nothing could
+    be learned; dropped_groups, how many groups were left out.
     """
     device = next(policy.parameters()).device
     lengths = torch.tensor([len(completion) for completion in completions])  # (R,)
@@ -160,7 +162,7 @@ def update(
     weights[groups] = token_weights(lengths[groups], keep)
 
     # Only contexts with something to learn are scored, by the base and by the policy.
-    context_weights = weights.view(len(contexts), -1).sum(1)  # (C,)
+    context_weights = weights.view(len(contexts), -1).sum(1)  # (M,)
     wanted = context_weights.nonzero()[:, 0].tolist()
     batches = []
     for chosen, rows in micro_batches(contexts, completions, wanted):
@@ -189,7 +191,7 @@ def update(
     for _ in range(substeps if wanted else 0):
         kl = accumulate_gradients(policy, batches, temperature, kl_coef)
         figures["grad_norm"] = apply_gradients(policy, optimizer, kl)
-        figures["kl_base"] = kl.item() / scored_tokens
+        figures["kl_base"] = kl.item() / scored_tokens  # kl is now the sum over all processes
     return figures
 
 
@@ -259,7 +261,7 @@ def micro_batches(contexts, completions, wanted):
 def distill(*, policy, teacher, optimizer, contexts, teacher_contexts, completions, temperature):
     """One update towards what a teacher says in other contexts -> figures for the log, a dict.
 
-    contexts, teacher_contexts: C token lists each; completions: R, the policy's, R / C of each
+    contexts, teacher_contexts: M token lists each; completions: R, the policy's, R / M of each
     context. The loss is the reverse KL(policy, teacher) of the next token, averaged over all tokens
     of the completions. It is exact: estimates from sampled tokens alone would not tell what else
     the teacher would have said.

@@ -131,7 +131,7 @@ def sample(
     prefix = model.read(prompts)
     rows, first_logprob = prefill(model, prefix, questions, samples, noise, temperature, eos)
 
-    # What has been written so far.
+    # What has been written so far: the first token of each row, then padding.
     tokens = torch.full((R, max_new), pad, device=device)
     tokens[:, 0] = rows.token
     logprobs = torch.zeros(R, max_new, device=device)
@@ -326,6 +326,7 @@ def decode_chunk(model, prefix, rows: Rows, slots: range, noise, temperature, de
             step_noise,
             temperature,
         )
+        # The next token stands one place further.
         rows.position = rows.position + 1
         tokens.append(rows.token)
         logprobs.append(logprob)
@@ -456,11 +457,11 @@ class Sampler:
 def contexts_of(world, jobs: list) -> list:
     """The tokens before each answer to jobs (prompt, questions), ordered as in `Answers`."""
     contexts = []
-    # The same tokens that the sampler has read, in one piece.
+    # Prompt and question are encoded apart, as for sampling: together they might merge.
     for prompt, questions in jobs:
+        begin = world.encode_start(world.prompt_text(prompt))
         for question in questions:
-            text = world.prompt_text(prompt) + world.question_text(question)
-            contexts.append(world.encode_start(text))
+            contexts.append(begin + world.encode(world.question_text(question)))
     return contexts
 
 

@@ -10,8 +10,8 @@
 
 Read from the top: the settings, the learner's state, then the cycle: `train`, `fast_phase`,
 `slow_step`. The pieces are in fast_context.py (prompts), rl.py (weights), sampling.py and model.py;
-what the learner may ask of its world is in tasks/world.py. Every random draw of a run is a function
-of (seed, step, purpose), so a resumed run needs no generator state but the population's.
+what the learner may ask of its world is in tasks/world.py. Random draws depend on the seed, the
+step and their purpose alone; only the population's generator lives on from step to step.
 
 Left out of the paper's set-up: asynchronous rollouts (sampling and updates take turns), truncation
 penalties (answers are short), and a separate, larger model as reflector (the policy reflects).
@@ -119,7 +119,7 @@ class Config:
     @staticmethod
     def fill_in(given: dict) -> dict:
         """The settings that were given, and those that follow from them."""
-        # The corpus has all domains, a run has three; both last as long as their tasks do.
+        # A corpus has all domains. A run that is not told its length gives each task one stage.
         if given.get("pretrain"):
             given = {"tasks": prepare.corpus_domains()} | given
         stage = given.get("stage", Config.stage)
@@ -190,8 +190,10 @@ class Learner:
         self.streak = 0  # the latest of these in a row
 
         # What people are shown.
-        self.shown = dict(self.seed_prompt)  # the prompt that was printed last
-        self.evolved = [self.seed_prompt for _ in self.tasks]  # each task's best prompt so far
+        self.shown = self.seed_prompt  # the prompt that was printed last
+        self.evolved = [
+            self.seed_prompt for _ in self.tasks
+        ]  # the prompt that each task was left with
         self.measured = {}  # evaluations, see `evaluate`
 
     def state_dict(self):
@@ -296,9 +298,9 @@ def train(learner: Learner, stop, begun: bool):
                 for step in range(learner.step, learner.step + cfg.cycle):
                     ahead += learner.questions_of(step)
                 fast_phase(learner, ahead)
-            # The prompt to remember this task by, for the closing table.
-            task = learner.task_at(learner.step)
-            learner.evolved[task] = dict(learner.population.best)
+            # The prompt that this task is left with, if it ends here: for the closing table.
+            index = learner.task_at(learner.step)
+            learner.evolved[index] = learner.population.best
 
             # Slow phase: one gradient step on a batch of questions.
             if cfg.method == "gepa":
@@ -313,7 +315,7 @@ def train(learner: Learner, stop, begun: bool):
             # What the bar shows.
             figures = {"reward": reward, "validation": accuracy, "rollouts": learner.rollouts}
             bar.set_postfix(figures, refresh=False)
-            bar.update()  # one step further
+            bar.update()
 
             # Weights that have diverged do not come back.
             if learner.streak == PATIENCE:
@@ -325,7 +327,7 @@ def train(learner: Learner, stop, begun: bool):
 
 
 def fast_phase(learner: Learner, questions):
-    """Evolve the prompts on the first of the coming questions, the anchor questions."""
+    """A fast phase: the prompts evolve on the first of the coming questions."""
     cfg = learner.cfg
     start = time.perf_counter()
     turns = itertools.count()  # each turn of the model has noise of its own
@@ -383,14 +385,14 @@ def show_changes(learner: Learner, report):
         # The first accepted child that brought this instruction in.
         words = f"{topic}: {old}  ->  {new}"
         for trial in report.accepted:
-            if trial.topic == topic and trial.prompt[topic] == new:
+            if trial.topic == topic and trial.prompt.get(topic) == new:
                 before = trial.parent.mean
                 after = trial.child.mean
                 words += f"   (anchor score {before:.2f} -> {after:.2f})\n"
                 words += indent(learner.world.summary(trial.how), "    ")
                 break
         learner.say(words)
-    learner.shown = dict(best)  # a copy: the population may change it
+    learner.shown = best
 
 
 def slow_step(learner: Learner, questions):
@@ -400,7 +402,8 @@ def slow_step(learner: Learner, questions):
     """
     cfg = learner.cfg
     start = time.perf_counter()
-    task = learner.task_at(learner.step)
+    index = learner.task_at(learner.step)
+
     # Under which prompts?
     prompts = [learner.seed_prompt]
     if cfg.method == "fst":
@@ -409,17 +412,17 @@ def slow_step(learner: Learner, questions):
     # Every question is answered under every prompt, cfg.group times in all.
     K = len(prompts)
     B = len(questions)
-    G = cfg.group // K  # answers per question and prompt
-    R = K * B * G
+    samples = cfg.group // K  # answers per question and prompt
+    R = K * B * samples
     sampler = learner.sampler(learner.policy, learner.seed_of("slow"))
-    answers = sampler.answer([(prompt, questions) for prompt in prompts], samples=G)
+    answers = sampler.answer([(prompt, questions) for prompt in prompts], samples)
     learner.rollouts += R
     learner.tokens += sampler.sampled_tokens
     rewards = torch.tensor([outcome.score for outcome in answers.outcomes])  # (R,)
 
-    # A group is all rollouts of a question, across prompts. Rows are ordered (k, b, g).
-    rows = torch.arange(R).view(K, B, G)
-    groups = rows.transpose(0, 1).reshape(B, K * G)  # the indices of each question's rows
+    # A group is all rollouts of a question, across prompts: the indices of its rows.
+    rows = torch.arange(R).view(K, B, samples)
+    groups = rows.transpose(0, 1).reshape(B, cfg.group)
 
     # The learning rate rises over the first steps.
     rise = min(1.0, (learner.step + 1) / WARMUP)
@@ -439,7 +442,7 @@ def slow_step(learner: Learner, questions):
     entropy = total / answers.n_tokens  # nats per token
     reward = rewards.mean().item()
     figures |= {"skipped": learner.skipped, "seconds": time.perf_counter() - start}
-    learner.log("slow", task, reward=reward, entropy=entropy, **figures)
+    learner.log("slow", index, reward=reward, entropy=entropy, **figures)
     return reward
 
 
@@ -496,15 +499,15 @@ class Evaluation:
 
 
 @torch.no_grad()
-def evaluate(learner: Learner, model, task, prompt) -> Evaluation:
-    """Measure a model on a task of the stream. What is known already is not measured again."""
+def evaluate(learner: Learner, model, index, prompt) -> Evaluation:
+    """Measure a model on the stream's task of that index; what is known is not measured again."""
     # The answers are known if weights, task and prompt are those of an earlier measurement.
     cfg = learner.cfg
     world = learner.world
-    questions = learner.validation[task]
+    questions = learner.validation[index]
     is_base = model is learner.base or cfg.method == "gepa"
-    version = 0 if is_base else learner.step  # of the weights
-    key = (task, version, world.prompt_text(prompt))
+    version = 0 if is_base else learner.step  # of the weights; at step 0 they are the base's
+    key = (index, version, world.prompt_text(prompt))
     if key in learner.measured:
         return learner.measured[key]
 
@@ -520,7 +523,7 @@ def evaluate(learner: Learner, model, task, prompt) -> Evaluation:
         base_logprobs = completion_logprobs(
             learner.base, answers.contexts, answers.completions, cfg.temperature
         )  # (R, S)
-        logprobs = answers.logprobs[:, : base_logprobs.size(1)]
+        logprobs = answers.logprobs[:, : base_logprobs.size(1)]  # sampling pads to answer_tokens
         token_kl = rl.kl_estimate(logprobs, base_logprobs, "k3")
         kl = token_kl.sum().item() / answers.n_tokens
 
@@ -545,9 +548,9 @@ def evaluate_stream(learner: Learner):
     cfg = learner.cfg
     last_step = max(learner.step - 1, 0)
     current = learner.task_at(last_step)
-    measured = [current]
+    indices = [current]
     if learner.step % cfg.stage == 0:
-        measured = range(len(learner.tasks))
+        indices = range(len(learner.tasks))
 
     # What is left of what the base could do: forgetting shows here.
     if cfg.skills:
@@ -557,14 +560,14 @@ def evaluate_stream(learner: Learner):
     prompt = learner.population.best
     if cfg.method == "distill":
         prompt = learner.seed_prompt
-    for i in measured:
+    for i in indices:
         evaluation = evaluate(learner, learner.policy, i, prompt)
         neutral = evaluate(learner, learner.policy, i, learner.seed_prompt)
         figures = {"val_acc": evaluation.accuracy, "kl_base": evaluation.kl}
         figures |= {"neutral_acc": neutral.accuracy, "neutral_kl": neutral.kl, "prompt": prompt}
         learner.log("eval", i, **figures)
 
-    # Evaluations are remembered, so this one costs nothing.
+    # For people: this one, with a sample. `evaluate` remembers it.
     shown = evaluate(learner, learner.policy, current, prompt)
     name = learner.tasks[current].name
     about = f"step {learner.step}: {name}, validation {shown.accuracy:.2f}, "
@@ -574,9 +577,10 @@ def evaluate_stream(learner: Learner):
 
 
 def closing_table(learner: Learner):
-    """What each channel is worth on every task, with the prompt it had then; also result.json.
+    """What each channel is worth on every task, with the prompt that the task was left with.
 
-    The trained weights go into weights.pt, from which another run can begin as its --base.
+    The figures also go into result.json. The trained weights go into weights.pt, which another run
+    can take as its --base.
     """
     results = []
     for i, task in enumerate(learner.tasks):

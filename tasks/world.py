@@ -1,8 +1,9 @@
 """What a learner may ask of a world (`World`), and the toy world's answers (`ToyWorld`).
 
-train.py, fast_context.py, rl.py and sampling.py know this interface only. A *prompt* is a dict,
-topic -> instruction; both are opaque strings to the learner. All text that a model wrote is
-untrusted: any text is graded, and any text proposes an instruction or nothing.
+train.py and sampling.py know this interface only; fast_context.py and rl.py know even less. A
+*prompt* is a dict, topic -> instruction; both are opaque strings to the learner. All text that a
+model wrote is untrusted: any text is graded ("" is an answer that was cut off), and any text
+proposes an instruction or nothing.
 """
 
 import random
@@ -33,17 +34,17 @@ class World(Protocol):
 
     # --- tokens ---
     def encode(self, text: str) -> list[int]: ...
-    def encode_start(self, text: str) -> list[int]: ...  # where a sequence begins
+    def encode_start(self, text: str) -> list[int]: ...  # where a sequence begins; never empty
     def decode(self, tokens: list[int]) -> str: ...
 
-    # --- tasks: .name, .instructions (hidden), .questions(rng, n, validation) ---
+    # --- tasks: .name, .instructions (hidden), .questions(rng, n, validation) -> .topic, .want ---
     def make_task(self, name: str, seed: int) -> Any: ...
     def check_room(self, task: Any, seed_prompt: Prompt, room: int) -> None: ...
 
     # --- answering ---
     def prompt_text(self, prompt: Prompt) -> str: ...  # the text before a question
     def question_text(self, question: Any) -> str: ...  # the text before an answer
-    def grade(self, question: Any, answer: str) -> Outcome: ...
+    def grade(self, question: Any, completion: str) -> Outcome: ...
 
     # --- reflecting ---
     def reflection_text(self, topic: str, instruction: str, failures: list) -> str: ...
@@ -122,8 +123,8 @@ class ToyWorld:
     def question_text(self, question: Question) -> str:
         return formats.question_text(question.topic, question.ask)
 
-    def grade(self, question: Question, answer: str) -> Outcome:
-        return Outcome(formats.verify(question, answer), formats.parse_answer(answer))
+    def grade(self, question: Question, completion: str) -> Outcome:
+        return Outcome(formats.verify(question, completion), formats.parse_answer(completion))
 
     # --- reflecting ---
 
