@@ -415,7 +415,7 @@ def slow_step(learner: Learner, questions):
     samples = cfg.group // K  # answers per question and prompt
     R = K * B * samples
     sampler = learner.sampler(learner.policy, learner.seed_of("slow"))
-    answers = sampler.answer([(prompt, questions) for prompt in prompts], samples)
+    answers = sampler.answer([(prompt, questions) for prompt in prompts], samples=samples)
     learner.rollouts += R
     learner.tokens += sampler.sampled_tokens
     rewards = torch.tensor([outcome.score for outcome in answers.outcomes])  # (R,)
