@@ -17,6 +17,11 @@ Left out of the paper's set-up: asynchronous rollouts (sampling and updates take
 penalties (answers are short), and a separate, larger model as reflector (the policy reflects).
 """
 
+if __name__ == "__main__":
+    from plumbing import console
+
+    console.prepare()  # first of all: the imports below take seconds
+
 import copy
 import dataclasses
 import itertools
@@ -35,12 +40,14 @@ from fast_context import Population, evolve
 from model import completion_logprobs
 from plumbing import command_line
 from plumbing.command_line import setting
+from plumbing.console import STARTING, resume_command
 from plumbing.devices import has_compiler, pick_device
-from plumbing.folder import RunFolder
+from plumbing.folder import RunFolder, for_json
 from sampling import Sampler, contexts_of, decoder
 
 METHODS = ("fst", "rl", "gepa", "distill")
 WARMUP = 10  # gradient steps over which the learning rate rises
+AT_ONCE = 256  # questions answered together in an evaluation
 PATIENCE = 5  # steps in a row with numbers that are not finite, until a run gives up
 
 # --- settings ---
@@ -292,6 +299,8 @@ def train(learner: Learner, stop, begun: bool):
                 ahead = []
                 for step in range(learner.step, learner.step + cfg.cycle):
                     ahead += learner.questions_of(step)
+                    if len(ahead) >= cfg.anchor:
+                        break
                 fast_phase(learner, ahead)
             # The prompt to remember this task by, for the closing table.
             task = learner.task_at(learner.step)
@@ -502,28 +511,37 @@ def evaluate(learner: Learner, model, task, prompt) -> Evaluation:
     if key in learner.measured:
         return learner.measured[key]
 
-    # The noise is the same every time.
-    answers = learner.sampler(model, cfg.seed).answer([(prompt, questions)])
-    accuracy = sum(outcome.score for outcome in answers.outcomes) / len(questions)
-
-    # Sampling has recorded the policy's log-probs; the base's are computed on the same answers.
-    kl = 0.0
-    if version:
-        base_logprobs = completion_logprobs(
-            learner.base, answers.contexts, answers.completions, cfg.temperature
-        )  # (R, S)
-        logprobs = answers.logprobs[:, : base_logprobs.size(1)]
-        token_kl = rl.kl_estimate(logprobs, base_logprobs, "k3")
-        kl = token_kl.sum().item() / answers.n_tokens
+    # The noise is the same every time. A few questions at a time: memory has an end.
+    sampler = learner.sampler(model, cfg.seed)
+    outcomes = []
+    texts = []
+    kl = 0.0  # of all answers
+    for i in range(0, len(questions), AT_ONCE):
+        answers = sampler.answer([(prompt, questions[i : i + AT_ONCE])])
+        outcomes += answers.outcomes
+        texts += answers.texts
+        if version:
+            kl += kl_to_base(learner, answers)
+    accuracy = sum(outcome.score for outcome in outcomes) / len(questions)
 
     # One question and answer, for people.
     verdict = "right"
-    if not answers.outcomes[0].score:
+    if not outcomes[0].score:
         verdict = f"wrong, {questions[0].want} is right"
     given = world.prompt_text(prompt) + world.question_text(questions[0])
-    transcript = f"{given}{answers.texts[0]}   [{verdict}]"
-    learner.measured[key] = Evaluation(accuracy, kl, transcript)
+    transcript = f"{given}{texts[0]}   [{verdict}]"
+    learner.measured[key] = Evaluation(accuracy, kl / sampler.sampled_tokens, transcript)
     return learner.measured[key]
+
+
+def kl_to_base(learner: Learner, answers):
+    """The KL of a model's answers to the base, summed over their tokens."""
+    # Sampling has recorded the model's log-probs; the base's are computed on the same answers.
+    base_logprobs = completion_logprobs(
+        learner.base, answers.contexts, answers.completions, learner.cfg.temperature
+    )  # (R, S)
+    logprobs = answers.logprobs[:, : base_logprobs.size(1)]
+    return rl.kl_estimate(logprobs, base_logprobs, "k3").sum().item()
 
 
 def evaluate_stream(learner: Learner):
@@ -588,7 +606,7 @@ def closing_table(learner: Learner):
     weights = learner.policy.state_dict()
     learner.folder.save_weights(learner.origin.about | {"model": weights})
     summary = {"rollouts": learner.rollouts, "tasks": results}
-    learner.folder.write("result.json", json.dumps(summary, indent=1).encode())
+    learner.folder.write("result.json", json.dumps(for_json(summary), indent=1).encode())
     counted = f"{learner.rollouts} rollouts, all counted"
     learner.folder.show(f"\n{counted}. The run is in {learner.folder.path}")
 
@@ -628,7 +646,7 @@ def check_settings(cfg: Config) -> None:
 
 
 def main(argv=None):
-    with command_line.failures_in_one_line("stopped before the run had begun"):
+    with command_line.failures_in_one_line(STARTING):
         # What to do, on what.
         cfg = command_line.start(Config, argv, {"smoke": SMOKE}, MOVED)
         check_settings(cfg)
@@ -645,7 +663,7 @@ def main(argv=None):
         folder.write("config.json", json.dumps(saved, indent=1).encode())
 
     # From here on all is saved now and then, and can be gone on with.
-    go_on = f"go on from the last checkpoint with: python train.py --resume {folder.path}"
+    go_on = f"go on from the last checkpoint with: {resume_command(folder.path)}"
     stopped = f"stopped at once; {go_on}"
     failures = command_line.failures_in_one_line(stopped, go_on, (OSError, FloatingPointError))
     with folder, failures, command_line.StopOnCtrlC() as stop:

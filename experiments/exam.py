@@ -89,7 +89,7 @@ def measure(path: Path, name: str, n: int, place: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument(
         "--base",
         default="base/base.pt",
@@ -122,7 +122,9 @@ def main() -> None:
     for name, value in figures.items():
         print(f"{name:44}{value:.3f}")
     if args.out:
-        Path(args.out).write_text(json.dumps(about | {"figures": figures}, indent=1) + "\n")
+        Path(args.out).write_text(
+            json.dumps(about | {"figures": figures}, indent=1) + "\n", encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

@@ -121,8 +121,10 @@ def test_with_fewer_gpus_than_processes_they_talk_without_them(monkeypatch):
         processes.dist, "init_process_group", lambda *backend: asked.append(backend)
     )
     monkeypatch.setattr(processes.atexit, "register", lambda _: None)
-    for name, value in {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
-        monkeypatch.setenv(name, value)
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, "2")
+    for name in ("RANK", "LOCAL_RANK"):
+        monkeypatch.setenv(name, "1")
     for gpus in (0, 1, 2):
         monkeypatch.setattr(torch.cuda, "device_count", lambda gpus=gpus: gpus)
         processes.join()

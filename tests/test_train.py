@@ -61,7 +61,7 @@ def watch_evaluations(monkeypatch) -> list[bool]:
 
 
 def result_of(out) -> dict:
-    return json.loads((out / "result.json").read_text())
+    return json.loads((out / "result.json").read_text(encoding="utf-8"))
 
 
 # --- the log ---
@@ -74,7 +74,9 @@ def test_every_line_of_the_log_has_exactly_its_fields(start):
         "eval": "val_acc kl_base neutral_acc neutral_kl prompt",
     }
     out = start(steps=9)
-    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line) for line in (out / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     for line in lines:
         own = fields[line["kind"]].split()
         assert list(line) == ["kind", "step", "task", "rollouts", "tokens", *own]
@@ -198,7 +200,9 @@ def test_what_was_evaluated_is_evaluated_again_only_with_other_weights_or_anothe
 
 def test_what_is_shown_at_the_end_of_a_stage_is_of_the_task_that_was_trained_on(start):
     out = start("run", "--tasks", "strings", "numbers", steps=6, stage=3, eval_every=3)
-    shown = re.findall(r"step (\d): (\w+), validation", (out / "samples.txt").read_text())
+    shown = re.findall(
+        r"step (\d): (\w+), validation", (out / "samples.txt").read_text(encoding="utf-8")
+    )
     assert shown == [("0", "strings"), ("3", "strings"), ("6", "numbers")]
 
 
@@ -319,7 +323,7 @@ def test_a_question_is_one_group_over_all_prompts_of_the_population(start, monke
 
 def test_rollouts_and_the_closing_table_are_under_the_prompt(start, tmp_path, monkeypatch):
     prompt = tmp_path / "prompt.txt"
-    prompt.write_text("red: sort\nblue: reverse raise\n")
+    prompt.write_text("red: sort\nblue: reverse raise\n", encoding="utf-8")
     seen = []
     answer = Sampler.answer
 
@@ -546,7 +550,7 @@ def forget_the_domains():
 
 def test_a_new_domain_is_one_file(start, tmp_path, monkeypatch):
     # put into tasks/, it is found, tokenized and pretrained on without any other edit
-    (tmp_path / "abacus.py").write_text(NEW_DOMAIN)
+    (tmp_path / "abacus.py").write_text(NEW_DOMAIN, encoding="utf-8")
     monkeypatch.setattr(tasks, "__path__", [*tasks.__path__, str(tmp_path)])
     forget_the_domains()
     try:
@@ -567,7 +571,7 @@ def test_changes_of_the_prompt_are_shown_with_the_reflection_that_made_them(star
     said = capsys.readouterr().out
     assert said.count("none  ->  ") and said.count("\n    reflect ") and said.count("\n    ask ")
     for line in ("none  ->  ", "\n    reflect "):
-        assert line in (out / "samples.txt").read_text()
+        assert line in (out / "samples.txt").read_text(encoding="utf-8")
 
 
 def test_what_a_model_wrote_cannot_steer_the_terminal(start, capsys):
