@@ -35,9 +35,11 @@ class Stream(io.FileIO):
 
 
 def standard_stream(descriptor: int) -> io.TextIOWrapper:
-    """The standard stream with this descriptor; it writes every character in some way."""
+    """The standard stream with this descriptor. It writes every character in some way."""
+    # The encoding is that of file names, which then look as they were typed.
     buffer = io.BufferedWriter(Stream(descriptor, "w", closefd=False))
-    return io.TextIOWrapper(buffer, "locale", "backslashreplace", line_buffering=True)
+    encoding = sys.getfilesystemencoding()
+    return io.TextIOWrapper(buffer, encoding, "backslashreplace", line_buffering=True)
 
 
 def stop(*_) -> None:

@@ -1,5 +1,6 @@
 """plumbing/folder.py: resuming bit by bit, and a folder for each run."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -13,6 +14,7 @@ import train
 from plumbing import files, folder
 from plumbing.files import FORMAT, load_checkpoint, save_checkpoint
 from plumbing.folder import RunFolder
+from tasks import formats
 from tests import toy
 from train import METHODS
 
@@ -118,6 +120,12 @@ def test_new_runs_get_new_folders(monkeypatch, tmp_path, base):
         train.main([*toy.SIZES, "--seed", "0", "--base", str(base), "--steps", "0"])
     names = {path.parent.name for path in Path("out").glob("*/config.json")}
     assert names == {"fst-strings-seed0-1", "fst-strings-seed0-3"}
+
+
+def test_the_name_of_a_new_folder_has_an_end(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    path = folder.new_folder("out/fst-" + "strings-" * 99)
+    assert path.is_dir() and path.is_absolute() and len(path.name) < 210
 
 
 def test_a_folder_that_cannot_be_written(capsys, tmp_path, base, monkeypatch):
@@ -294,6 +302,24 @@ def test_numbers_of_the_log_are_rounded_and_finite(tmp_path):
         {"step": 12345678, "a": 0.123457, "b": None, "c": None},
         {"kind": "eval", "prompt": {"red": "sort"}},
     ]
+
+
+def test_no_file_of_a_run_has_numbers_that_json_does_not_know(start, monkeypatch):
+    evaluate = train.evaluate
+
+    def diverged(*arguments):
+        return dataclasses.replace(evaluate(*arguments), kl=float("nan"))
+
+    def refuse(constant):
+        pytest.fail(f"{constant} is no JSON")
+
+    monkeypatch.setattr(train, "evaluate", diverged)
+    monkeypatch.setattr(formats, "verify", lambda question, words: float("inf"))
+    out = start(steps=4)
+    for name in ("config.json", "result.json"):
+        json.loads((out / name).read_text(encoding="utf-8"), parse_constant=refuse)
+    for line in (out / "log.jsonl").read_text(encoding="utf-8").splitlines():
+        json.loads(line, parse_constant=refuse)
 
 
 def test_only_the_first_process_writes(tmp_path, monkeypatch, capsys):

@@ -193,6 +193,27 @@ def test_split_questions_give_the_rollouts_of_one_process(two, B):
         assert torch.equal(total.reshape(expected.shape), expected)
 
 
+@pytest.mark.parametrize("at_once", [1, 6, 13, 1000])  # each question has 6 rollouts
+def test_many_questions_are_sampled_in_parts(monkeypatch, at_once):
+    monkeypatch.setattr(processes, "AT_ONCE", at_once)
+    prompts = [1000, 2000]
+    questions = [[100, 200, 300], [10, 20, 30]]
+    noise = torch.rand(18, 4, generator=torch.Generator().manual_seed(0))
+    whole = write(None, prompts, questions, 3, max_new=4, noise=noise)
+    sizes = []
+
+    def seen(*arguments, noise, **settings) -> Written:
+        sizes.append(len(noise))
+        return write(*arguments, noise=noise, **settings)
+
+    parts = processes.split_questions(seen)(None, prompts, questions, 3, max_new=4, noise=noise)
+    assert max(sizes) <= max(at_once, 6) and sum(sizes) == 18
+    mask = torch.arange(4) < whole.lengths[:, None]
+    for name, part in vars(parts).items():
+        expected = vars(whole)[name]
+        assert torch.equal(part, expected) or torch.equal(part[mask], expected[mask])
+
+
 def test_gradients_and_figures_are_summed_and_none_counts_as_zero(monkeypatch):
     monkeypatch.setattr(processes.dist, "is_initialized", lambda: True)
     monkeypatch.setattr(processes.dist, "all_reduce", lambda tensor: tensor.mul_(2))
