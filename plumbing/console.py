@@ -17,6 +17,10 @@ STARTING = "stopped while starting, before any step"  # what to say after Ctrl-C
 
 def prepare() -> None:
     """Let the program run on where nobody reads what it prints, and stop at Ctrl-C in one line."""
+    # A notebook has streams, and a Ctrl-C, of its own.
+    if sys.stdout is not sys.__stdout__:
+        return
+
     # A standard descriptor that is closed would go to the next file that is opened.
     while os.open(os.devnull, os.O_RDWR) <= 2:
         pass

@@ -7,7 +7,6 @@ first process writes.
 
 import itertools
 import json
-import math
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -201,13 +200,14 @@ def new_folder(stem: str) -> Path:
 
 def for_json(value):
     """A value as it is written: of numbers six digits are enough, and JSON knows no NaN."""
-    if isinstance(value, dict):
-        return {name: for_json(part) for name, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [for_json(part) for part in value]
-    if not isinstance(value, float):
-        return value
-    return round(value, 6) if math.isfinite(value) else None
+    # Python writes NaN and Infinity all the same, and asks what to make of them when it reads.
+    words = json.dumps(value)
+    return json.loads(words, parse_float=six_digits, parse_constant=lambda _: None)
+
+
+def six_digits(words: str) -> float:
+    """A number, rounded to six digits after the point."""
+    return round(float(words), 6)
 
 
 def load_state(learner, saved: dict, path: Path) -> dict[str, int]:

@@ -2,12 +2,13 @@
 
 import os
 import shlex
+import signal
 import sys
 from pathlib import Path
 
 import pytest
 
-from plumbing.console import PROGRAM, resume_command, say, standard_stream
+from plumbing.console import PROGRAM, prepare, resume_command, say, standard_stream
 
 
 def test_a_stream_that_nobody_reads_any_more_takes_every_word():
@@ -55,3 +56,10 @@ def test_the_command_that_goes_on_can_be_pasted(tmp_path, monkeypatch, name):
     python, program, option = shlex.split(resume_command(tmp_path / name))
     assert python == "python" and Path(program).resolve() == PROGRAM
     assert option == f"--resume={tmp_path / name}"
+
+
+def test_the_streams_of_a_notebook_are_left_alone(capsys):
+    stdout = sys.stdout  # pytest's, as a notebook has its own
+    handler = signal.getsignal(signal.SIGINT)
+    prepare()
+    assert sys.stdout is stdout and signal.getsignal(signal.SIGINT) is handler

@@ -174,13 +174,13 @@ def test_entropy_and_kl_are_per_token(start, monkeypatch):
     assert last["kl_base"] == pytest.approx(total / count, abs=1e-5) and total > 0.01
 
 
-@pytest.mark.parametrize("method", ["fst", "rl", "gepa"])
 def test_an_evaluation_in_parts_has_the_same_figures(start, monkeypatch):
     whole = start("whole", steps=4)
     monkeypatch.setattr(train, "AT_ONCE", 3)  # of 4 questions
     assert toy.log_of(start("parts", steps=4)) == toy.log_of(whole)
 
 
+@pytest.mark.parametrize("method", ["fst", "rl", "gepa"])
 def test_what_was_evaluated_is_evaluated_again_only_with_other_weights_or_another_prompt(
     start, monkeypatch, method
 ):
