@@ -17,6 +17,11 @@ Left out of the paper's set-up: asynchronous rollouts (sampling and updates take
 penalties (answers are short), and a separate, larger model as reflector (the policy reflects).
 """
 
+if __name__ == "__main__":
+    from plumbing import console
+
+    console.prepare()  # first of all: the imports below take seconds
+
 import copy
 import dataclasses
 import itertools
@@ -35,8 +40,9 @@ from fast_context import Population, evolve
 from model import completion_logprobs
 from plumbing import command_line
 from plumbing.command_line import setting
+from plumbing.console import STARTING, resume_command
 from plumbing.devices import has_compiler, pick_device
-from plumbing.folder import RunFolder
+from plumbing.folder import RunFolder, for_json
 from sampling import Sampler, contexts_of, decoder
 
 METHODS = ("fst", "rl", "gepa", "distill")
@@ -297,6 +303,8 @@ def train(learner: Learner, stop, begun: bool):
                 ahead = []
                 for step in range(learner.step, learner.step + cfg.cycle):
                     ahead += learner.questions_of(step)
+                    if len(ahead) >= cfg.anchor:
+                        break
                 fast_phase(learner, ahead)
             # The prompt that this task is left with, if it ends here: for the closing table.
             index = learner.task_at(learner.step)
@@ -602,7 +610,7 @@ def closing_table(learner: Learner):
     weights = learner.policy.state_dict()
     learner.folder.save_weights(learner.origin.about | {"model": weights})
     summary = {"rollouts": learner.rollouts, "tasks": results}
-    learner.folder.write("result.json", json.dumps(summary, indent=1).encode())
+    learner.folder.write("result.json", json.dumps(for_json(summary), indent=1).encode())
     counted = f"{learner.rollouts} rollouts, all counted"
     learner.folder.show(f"\n{counted}. The run is in {learner.folder.path}")
 
@@ -643,7 +651,7 @@ def check_settings(cfg: Config) -> None:
 
 
 def main(argv=None):
-    with command_line.failures_in_one_line("stopped before the run had begun"):
+    with command_line.failures_in_one_line(STARTING):
         # What to do, on what.
         cfg = command_line.start(Config, argv, {"smoke": SMOKE}, MOVED)
         check_settings(cfg)
@@ -661,7 +669,7 @@ def main(argv=None):
         folder.write("config.json", json.dumps(saved, indent=1).encode())
 
     # From here on all is saved now and then, and can be gone on with.
-    go_on = f"go on from the last checkpoint with: python train.py --resume {folder.path}"
+    go_on = f"go on from the last checkpoint with: {resume_command(folder.path)}"
     stopped = f"stopped at once; {go_on}"
     failures = command_line.failures_in_one_line(stopped, go_on, (OSError, FloatingPointError))
     with folder, failures, command_line.StopOnCtrlC() as stop:

@@ -1,5 +1,6 @@
 """The base that a run begins with: load it, or train it first."""
 
+import os
 import shutil
 import zlib
 from contextlib import nullcontext
@@ -17,7 +18,6 @@ from tasks import domains, formats, make_task
 from tasks.world import ToyWorld
 
 SHIPPED = str(Path(__file__).resolve().with_name("base.pt"))  # the base that comes with the code
-STOPPED = f"stopped; the base is saved every {LOOK_EVERY} steps, the same command goes on with it"
 QUICK_MINUTES = 12  # of pretraining for each domain, when a run finds no base
 
 # The order in which domains join pretraining; others follow these.
@@ -127,7 +127,7 @@ def fault_of_base(cfg, path: Path) -> str:
     replaceable = cfg.base in (SHIPPED, own) and not begun
 
     # A damaged file is not replaced: load_checkpoint raises.
-    if replaceable and not path.exists():
+    if replaceable and not os.path.lexists(path):
         return f"the base {path} is not there yet"
     contents = load_checkpoint(path)
     if contents.get("vocabulary") == formats.fingerprint():
@@ -156,7 +156,10 @@ def train_base(cfg, path: Path, minutes: float) -> None:
             keep_old_base(path)
         device = pick_device(cfg.device)
         names = list(dict.fromkeys(cfg.tasks))
-        with failures_in_one_line(if_stopped=STOPPED):
+        partial = beside(path, ".partial")
+        stopped = f"stopped; the base is saved every {LOOK_EVERY} steps in {partial}: "
+        stopped += "once that exists, the same command goes on with it"
+        with failures_in_one_line(stopped):
             pretrain(path, device, names, minutes=minutes, batch=cfg.documents, seed=cfg.seed)
 
 

@@ -502,7 +502,11 @@ def bench_cycle() -> dict:
 
 def resident() -> float:
     """MiB of memory that this process holds."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+    return (
+        int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
+        * resource.getpagesize()
+        / 2**20
+    )
 
 
 def peak_memory(name: str) -> None:
@@ -545,7 +549,7 @@ def bench_memory() -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--quick", action="store_true", help="fewer rounds and sizes")
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -560,7 +564,8 @@ def main() -> None:
     # over five minutes, before and after
     result["load"] = [round(load, 1), round(os.getloadavg()[1], 1)]
     (ROOT / "experiments" / "results" / "bench.json").write_text(
-        json.dumps(result, indent=1) + "\n"
+        json.dumps(result, indent=1) + "\n",
+        encoding="utf-8",
     )
     print(json.dumps(result))
 

@@ -31,7 +31,10 @@ T = {3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26, 15
 
 def load() -> dict[str, dict]:
     """All finished runs by name."""
-    return {path.stem: json.loads(path.read_text()) for path in sorted(RUNS.glob("*.json"))}
+    return {
+        path.stem: json.loads(path.read_text(encoding="utf-8"))
+        for path in sorted(RUNS.glob("*.json"))
+    }
 
 
 def pairs(runs: dict, *names: str) -> list[tuple[int, list[dict]]]:

@@ -23,7 +23,7 @@ import torch
 from tqdm import tqdm
 
 from base import exams
-from base.prepare import load_base
+from base.prepare import SHIPPED, load_base
 from sampling import Sampler
 from tasks import domains, make_task
 from tasks.formats import fingerprint
@@ -89,10 +89,10 @@ def measure(path: Path, name: str, n: int, place: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument(
         "--base",
-        default="base/base.pt",
+        default=SHIPPED,
         help="checkpoint of the base (default: %(default)s)",
     )
     parser.add_argument(
@@ -110,7 +110,7 @@ def main() -> None:
             raise ValueError(f"--questions must be at least 1, not {args.questions}")
     except ValueError as error:
         sys.exit(f"exam.py: {error}")
-    about = {"base": args.base, "questions": args.questions, "vocabulary": fingerprint()}
+    about = {"base": Path(args.base).name, "questions": args.questions, "vocabulary": fingerprint()}
     about |= {key: contents[key] for key in ("step", "minutes", "elapsed")}
     # two domains at a time, a thread each
     with ProcessPoolExecutor(2, get_context("spawn")) as pool:
@@ -122,7 +122,9 @@ def main() -> None:
     for name, value in figures.items():
         print(f"{name:44}{value:.3f}")
     if args.out:
-        Path(args.out).write_text(json.dumps(about | {"figures": figures}, indent=1) + "\n")
+        Path(args.out).write_text(
+            json.dumps(about | {"figures": figures}, indent=1) + "\n", encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

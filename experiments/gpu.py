@@ -61,7 +61,7 @@ def cycles(way: str) -> tuple[float, list]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--out", type=Path, required=True, help="the file to write")
     args = parser.parse_args()
     if not torch.cuda.is_available():
@@ -70,7 +70,8 @@ def main() -> None:
     for words, rounds in (("answers", 7), ("reflections", 3)):
         runners, tokens = samplers(words)
         times = race(runners, rounds)
-        assert len(set(tokens.values())) == 1, tokens
+        if len(set(tokens.values())) != 1:
+            sys.exit(f"gpu.py: the ways do not give the same rollouts: {tokens} tokens")
         # tokens a second
         result[words] = {way: round(tokens[way] / seconds) for way, seconds in times.items()}
         print(words, result[words], flush=True)
@@ -78,17 +79,17 @@ def main() -> None:
     result["seconds"] = {way: min(one[way][0], two[way][0]) for way in WAYS}
     result["the same log"] = {way: one[way][1] == two[way][1] for way in WAYS}
     print(result["seconds"], result["the same log"], flush=True)
-    args.out.write_text(json.dumps(result, indent=1) + "\n")
+    args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         command = [sys.executable, "train.py", "--seed", "0", "--device", "cuda", "--out", folder]
         subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
         result["train.py"] = {"seconds": time.perf_counter() - start}
-        outcome = json.loads((Path(folder) / "result.json").read_text())
+        outcome = json.loads((Path(folder) / "result.json").read_text(encoding="utf-8"))
     accuracies = {task["task"]: task["accuracy"]["trained weights"][1] for task in outcome["tasks"]}
     result["train.py"] |= {"rollouts": outcome["rollouts"], "accuracy": accuracies}
     print(result["train.py"], flush=True)
-    args.out.write_text(json.dumps(result, indent=1) + "\n")
+    args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

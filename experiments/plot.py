@@ -94,7 +94,8 @@ def main() -> None:
     result = {"sweep": sweep(runs), "kl_sweep": kl_sweep(runs), "claims": all_claims(runs)}
     result |= {"outcomes": outcomes(runs), "exercises": exercises(runs)}
     (ROOT / "experiments" / "results" / "claims.json").write_text(
-        json.dumps(result, indent=1) + "\n"
+        json.dumps(result, indent=1) + "\n",
+        encoding="utf-8",
     )
     draw(runs)
     for line in result["claims"]:

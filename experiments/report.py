@@ -476,7 +476,7 @@ def image(name: str) -> list[str]:
 def read(name: str) -> dict | None:
     """Results by their name; None where they were not made."""
     path = ROOT / "experiments" / "results" / f"{name}.json"
-    return json.loads(path.read_text()) if path.exists() else None
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def is_variant(claim: dict) -> bool:
@@ -581,7 +581,7 @@ def results_page() -> str:
 
 
 def main() -> None:
-    (ROOT / "docs" / "RESULTS.md").write_text(results_page())
+    (ROOT / "docs" / "RESULTS.md").write_text(results_page(), encoding="utf-8")
 
 
 if __name__ == "__main__":

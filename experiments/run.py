@@ -274,7 +274,7 @@ def plasticity_jobs(seed: int, lr: dict[str, str], coefs: dict[str, str]) -> lis
 
 def finished(name: str) -> dict:
     """What a run left. Raises OSError where it has not been run."""
-    return json.loads((RESULTS / f"{name}.json").read_text())
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 
 
 measuring = threading.Lock()  # torch's threads are for one at a time
@@ -314,13 +314,17 @@ def execute(j: Job, out: Path) -> None:
         os.environ | {"OMP_NUM_THREADS": "1"},
     )
     if (settings := folder / "config.json").exists():
-        if json.loads(settings.read_text()) != json.loads(json.dumps(asdict(settings_of(options)))):
+        if json.loads(settings.read_text(encoding="utf-8")) != json.loads(
+            json.dumps(asdict(settings_of(options)))
+        ):
             raise ValueError(f"{folder} holds a run with other settings: move it away first")
         command[2:] = ["--resume", str(folder)]
     ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     if ended.returncode:
         raise RuntimeError(f"{' '.join(command)}\n{ended.stderr[-2000:]}")
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     if not (folder / "result.json").exists():
         raise RuntimeError(f"{j.name} was stopped: the same command goes on from there")
     slow = [line for line in lines if line["kind"] == "slow"]
@@ -332,7 +336,7 @@ def execute(j: Job, out: Path) -> None:
     # of learning, without evaluations
     record["seconds"] = round(sum(line.get("seconds", 0) for line in lines))
     record["evals"] = [line for line in lines if line["kind"] == "eval"]
-    record |= {"result": json.loads((folder / "result.json").read_text())}
+    record |= {"result": json.loads((folder / "result.json").read_text(encoding="utf-8"))}
     record |= skills(folder / "weights.pt") if j.skills else {}
     write_file(RESULTS / f"{j.name}.json", (json.dumps(record) + "\n").encode())
 
@@ -348,7 +352,7 @@ def check_base() -> None:
     checksum = zlib.crc32(path.read_bytes())
     if not note.exists():
         write_file(note, (json.dumps({"checksum": checksum, **skills(path)}) + "\n").encode())
-    if json.loads(note.read_text())["checksum"] != checksum:
+    if json.loads(note.read_text(encoding="utf-8"))["checksum"] != checksum:
         raise ValueError(
             f"the results in {RESULTS} were made with another base: move them away first"
         )
@@ -396,7 +400,7 @@ def run_all(jobs: list[Job], out: Path, label: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument(
         "--quick",
         action="store_true",

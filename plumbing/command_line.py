@@ -16,10 +16,10 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from plumbing import processes
+from plumbing import console, processes
 
-PROGRAM = "train.py"  # whose command line this is
 ABOUT = "Fast-slow training: a tiny GPT learns a hidden task in its weights and in its prompt."
+PATHS = ("out", "base", "resume")  # settings that are paths
 FILE_BYTES = 10_000  # a file that is larger is no prompt: a task has four topics
 
 # Settings of older runs that are constants now.
@@ -70,6 +70,8 @@ def start(
     presets: values that a switch of that name stands for, for example {"smoke": {"steps": 4}}.
     moved: where the base of an older run is now, old path -> new path.
     """
+    # From here on Ctrl-C raises KeyboardInterrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     processes.join()
     cfg = parse(Config, argv, presets, moved)
     check(cfg)
@@ -90,6 +92,11 @@ def parse(
     given = vars(make_parser(Config).parse_args(argv))
     read_files(Config, given)
 
+    # Paths are kept whole: a run may be gone on with from another folder.
+    for name in PATHS:
+        if given.get(name):
+            given[name] = os.path.realpath(given[name])
+
     # Below them are those of the run that is resumed, or those of a preset.
     if given.get("resume"):
         saved = saved_settings(Config, given["resume"], moved or {})
@@ -109,7 +116,11 @@ def make_parser(Config: type) -> argparse.ArgumentParser:
     # This width shows every option in one line.
     layout = functools.partial(argparse.HelpFormatter, max_help_position=34, width=180)
     parser = argparse.ArgumentParser(
-        PROGRAM, None, ABOUT, formatter_class=layout, argument_default=argparse.SUPPRESS
+        console.PROGRAM.name,
+        description=ABOUT,
+        formatter_class=layout,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,  # --step must not be taken for --steps
     )
 
     # argparse's own message has several lines.
@@ -191,7 +202,7 @@ def saved_settings(Config: type, folder: str, moved: dict[str, str]) -> dict:
     """All settings of the run in a folder. Raises ValueError where there is no run."""
     # The settings of a run are saved in its folder, as the fields of the settings class.
     try:
-        saved = json.loads((Path(folder) / "config.json").read_text())
+        saved = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
         saved = saved | {"out": folder, "resume": folder}  # the folder may have been moved
         retired = take_retired(Config, saved)
         saved = dataclasses.asdict(Config(**saved))
@@ -272,7 +283,7 @@ def check_value(field: dataclasses.Field, value) -> None:
 
 def fail(message: str) -> None:
     """End the program with one line that says what was wrong and what would be right."""
-    print(f"{PROGRAM}: {message}", file=sys.stderr)
+    print(f"{console.PROGRAM.name}: {message}", file=sys.stderr)
     raise SystemExit(2)
 
 
@@ -310,8 +321,7 @@ class StopOnCtrlC:
     def first_time(self, *_) -> None:
         """What the first Ctrl-C does; the next one raises KeyboardInterrupt."""
         self.asked = True
-        # print() is not safe here: the program may be inside of another print().
-        os.write(2, b"\nstopping after this step; a second Ctrl-C stops at once\n")
+        console.say("\nstopping after this step; a second Ctrl-C stops at once")
         self.done()
 
     def requested(self, device: str) -> bool:

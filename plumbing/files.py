@@ -1,11 +1,15 @@
 """Files that are written whole or not at all, checkpoints, and locks."""
 
+import errno
 import io
 import os
+import sys
 import zipfile
+from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO
 
 import torch
 
@@ -15,6 +19,9 @@ except ImportError:  # Windows: there, nothing keeps a second process away
     fcntl = None
 
 FORMAT = 1  # the version of the checkpoint format
+
+# How a file system, on a network for example, says that it does not offer a service.
+NOT_OFFERED = (errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 def beside(path: Path, ending: str) -> Path:
@@ -27,19 +34,42 @@ def write_file(path: Path, data: bytes) -> None:
 
     A process that is killed half-way never leaves half a file: the data goes to a temporary file,
     and when the disk has all of it, that file takes the place of the old one in one operation.
+    Where `path` is a link, what it points to is replaced.
     """
     # The data must be on the disk before the names change.
-    temporary = beside(path, ".tmp")
+    target = Path(os.path.realpath(path))
+    temporary = beside(target, ".tmp")
     try:
         with open(temporary, "wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+            wait_for_disk(file)
+        os.replace(temporary, target)
     except OSError as error:
         # For example, the disk is full. The message names the file that was asked for.
         temporary.unlink(missing_ok=True)
         raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+def wait_for_disk(file: BinaryIO) -> None:
+    """Wait until the disk has what was written to an open file."""
+    file.flush()
+    try_service("a power cut may damage new files", os.fsync, file.fileno())
+
+
+def try_service(without: str, service: Callable, *arguments) -> None:
+    """Ask the file system for a service; where it is not offered, say so and go on without it."""
+    try:
+        service(*arguments)
+    except OSError as error:
+        if error.errno not in NOT_OFFERED:
+            raise
+        say_once(f"this file system offers no {service.__name__}: {without}")
+
+
+@cache
+def say_once(words: str) -> None:
+    """Print a line to stderr, the first time only."""
+    print(words, file=sys.stderr)
 
 
 def save_checkpoint(path: Path, contents: dict) -> None:
@@ -74,7 +104,7 @@ def load_checkpoint(path: Path) -> dict:
     return contents
 
 
-def lock(path: Path, taken: str) -> TextIO:
+def lock(path: Path, taken: str) -> BinaryIO:
     """Open a file and lock it until it is closed. Raises ValueError(taken) if it is locked already.
 
     The system removes the lock however the process ends, so a killed process blocks nobody.
@@ -82,10 +112,11 @@ def lock(path: Path, taken: str) -> TextIO:
     path.parent.mkdir(parents=True, exist_ok=True)
 
     # Do not wait for another process: say at once that it has the file.
-    file = open(path, "w")  # noqa: SIM115 (the caller closes it)
+    file = open(path, "wb")  # noqa: SIM115 (the caller closes it)
     try:
         if fcntl:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            alone = "start no second process here"
+            try_service(alone, fcntl.flock, file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.close()
         raise ValueError(taken) from None

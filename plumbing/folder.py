@@ -7,7 +7,6 @@ first process writes.
 
 import itertools
 import json
-import math
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +14,15 @@ from pathlib import Path
 from tqdm import tqdm
 
 from plumbing import processes
-from plumbing.files import load_checkpoint, lock, save_checkpoint, write_file
+from plumbing.console import resume_command
+from plumbing.files import (
+    beside,
+    load_checkpoint,
+    lock,
+    save_checkpoint,
+    wait_for_disk,
+    write_file,
+)
 
 LOGS = ("log.jsonl", "samples.txt")  # these only grow
 
@@ -52,7 +59,7 @@ class RunFolder:
         names = ("config.json", "checkpoint.pt")
         if not self.resumes and any((path / name).exists() for name in names):
             raise ValueError(
-                f"--out {out} holds another run: choose another, or go on with --resume {out}"
+                f"--out {out} holds another run: choose another, or go on: {resume_command(path)}"
             )
 
     def __enter__(self):
@@ -99,7 +106,7 @@ class RunFolder:
         # Only printable ASCII characters and line ends are left.
         words = "".join(c if c == "\n" or " " <= c <= "~" else "?" for c in words)
         self.show(words)
-        with open(self.path / "samples.txt", "a") as file:
+        with open(self.path / "samples.txt", "a", encoding="utf-8") as file:
             file.write(f"[step {step}] {words}\n")
 
     def log(self, line: dict) -> None:
@@ -108,9 +115,9 @@ class RunFolder:
             return
 
         # A line is appended in one go, so at most the last one can be torn.
-        line = {name: for_json(value) for name, value in line.items()}
-        with open(self.path / "log.jsonl", "a") as file:
-            file.write(json.dumps(line) + "\n")
+        words = json.dumps(for_json(line))
+        with open(self.path / "log.jsonl", "a", encoding="utf-8") as file:
+            file.write(words + "\n")
 
     # --- what a run is gone on with ---
 
@@ -132,8 +139,8 @@ class RunFolder:
         # What the logs hold so far must be on the disk before the checkpoint is.
         sizes = {}
         for name in LOGS:
-            with open(self.path / name, "a") as file:
-                os.fsync(file.fileno())
+            with open(self.path / name, "ab") as file:
+                wait_for_disk(file)
                 sizes[name] = file.tell()
         save_checkpoint(self.path / "checkpoint.pt", state | {"sizes": sizes})
 
@@ -179,20 +186,28 @@ class RunFolder:
 
 def new_folder(stem: str) -> Path:
     """Make the first of the folders stem-1, stem-2, ... that does not exist yet."""
+    # The name may list many tasks, and file systems have a limit.
+    start = Path(stem[:200]).absolute()
+    start.parent.mkdir(exist_ok=True)
+
     # Making it is also the test whether it exists: so two runs never get the same one.
-    Path(stem).parent.mkdir(exist_ok=True)
     for i in itertools.count(1):
-        path = Path(f"{stem}-{i}")
+        path = beside(start, f"-{i}")
         with suppress(FileExistsError):
             path.mkdir()
             return path
 
 
 def for_json(value):
-    """A number as it is logged: six digits are enough, and JSON knows no NaN."""
-    if not isinstance(value, float):
-        return value
-    return round(value, 6) if math.isfinite(value) else None
+    """A value as it is written: of numbers six digits are enough, and JSON knows no NaN."""
+    # Python writes NaN and Infinity all the same, and asks what to make of them when it reads.
+    words = json.dumps(value)
+    return json.loads(words, parse_float=six_digits, parse_constant=lambda _: None)
+
+
+def six_digits(words: str) -> float:
+    """A number, rounded to six digits after the point."""
+    return round(float(words), 6)
 
 
 def load_state(learner, saved: dict, path: Path) -> dict[str, int]:

@@ -19,25 +19,31 @@ from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional  # imported before there is a group: else it keeps it alive
+import torch.distributed.nn.functional  # noqa: F401 (imported later it would keep the group alive)
 from torch import Tensor
+
+AT_ONCE = 1024  # rollouts that one process samples together
 
 # --- who takes part ---
 
 
 def join() -> None:
     """Meet the other processes, if torchrun has started some."""
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
+    if not launched() or dist.is_initialized():
         return
 
     # Each process has a GPU of its own, or all compute on the CPU.
+    backend = "gloo"  # nccl refuses processes that share a GPU
     if torch.cuda.device_count() >= local_size():
-        # The default backend is nccl alone, which cannot send tensors that are on the CPU.
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-        dist.init_process_group("cpu:gloo,cuda:nccl")
-    else:
-        # nccl refuses processes that share a GPU.
-        dist.init_process_group("gloo")
+        torch.cuda.set_device(number("LOCAL_RANK", 0))
+        backend = "cpu:gloo,cuda:nccl"  # nccl alone cannot send tensors that are on the CPU
+    try:
+        dist.init_process_group(backend)
+    except (ValueError, dist.DistError):
+        raise ValueError(
+            "RANK and WORLD_SIZE are set, but there are no other processes to meet: "
+            "unset them, or start with torchrun"
+        ) from None
 
     # Stop gloo's threads in time: they may abort the process at its end.
     atexit.register(dist.destroy_process_group)
@@ -45,7 +51,17 @@ def join() -> None:
 
 def local_size() -> int:
     """How many processes torchrun has started on this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return number("LOCAL_WORLD_SIZE", 1) if launched() else 1
+
+
+def launched() -> bool:
+    """Whether torchrun has started several processes. Without RANK the rest is only left over."""
+    return number("RANK", -1) >= 0 and number("WORLD_SIZE", 1) > 1
+
+
+def number(name: str, default: int) -> int:
+    """A variable of torchrun's; the default where it is not set, or empty."""
+    return int(os.environ.get(name) or default)
 
 
 def rank() -> int:
@@ -117,18 +133,18 @@ def sum_gradients(parameters: list[Tensor], *figures: Tensor) -> None:
 
 
 def split_questions(sample: Callable) -> Callable:
-    """A decorator for sampling.sample: each process samples its share of the questions.
+    """A decorator for sampling.sample: each process samples its share, a few questions at a time.
 
     Question b of every prompt goes to process b % size. All processes get all rollouts, in the
     order in which one process would give them. For that they need the same `noise` (R, max_new),
-    which may not be None then. With one process nothing changes.
+    which may not be None then. With one process and at most AT_ONCE rollouts nothing changes.
     """
     # A process without a share never sees what `sample` returns: the class is in its annotation.
     Rollouts = sample.__annotations__["return"]
 
     @functools.wraps(sample)
     def split(model, prompts, questions, samples, *, noise=None, **settings):
-        if size() == 1:
+        if size() == 1 and (noise is None or len(noise) <= AT_ONCE):
             return sample(model, prompts, questions, samples, noise=noise, **settings)
 
         # K prompts, B questions for each, G samples of each, R = K * B * G rollouts.
@@ -144,14 +160,16 @@ def split_questions(sample: Callable) -> Callable:
         lengths = torch.zeros(K, B, G, dtype=torch.long, device=noise.device)
         logprobs = torch.zeros_like(noise)  # (K, B, G, max_new)
 
-        # Sample this process's share, under its share of the noise.
-        if mine:
-            asked = [[row[b] for b in mine] for row in questions]
-            noise = noise[:, mine].flatten(0, 2)
-            part = sample(model, prompts, asked, samples, noise=noise, **settings)
-            tokens[:, mine] = part.tokens.view(K, len(mine), G, max_new)
-            lengths[:, mine] = part.lengths.view(K, len(mine), G)
-            logprobs[:, mine] = part.logprobs.view(K, len(mine), G, max_new)
+        # Sample this process's share, under its share of the noise. Memory has an end.
+        few = max(AT_ONCE // (K * G), 1)
+        for i in range(0, len(mine), few):
+            some = mine[i : i + few]
+            asked = [[row[b] for b in some] for row in questions]
+            part_noise = noise[:, some].flatten(0, 2)
+            part = sample(model, prompts, asked, samples, noise=part_noise, **settings)
+            tokens[:, some] = part.tokens.view(K, len(some), G, max_new)
+            lengths[:, some] = part.lengths.view(K, len(some), G)
+            logprobs[:, some] = part.logprobs.view(K, len(some), G, max_new)
 
         # Every rollout is zero in all processes but one.
         sum_over_processes(tokens, lengths, logprobs)

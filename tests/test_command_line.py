@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import train
 from plumbing import command_line
 from plumbing.command_line import StopOnCtrlC, failures_in_one_line
+from plumbing.console import resume_command
 from plumbing.files import load_checkpoint
 from tasks import domains, formats
 from tests import toy
@@ -137,14 +138,15 @@ def test_smoke_is_small_but_what_is_given_counts():
     check_config(cfg)
 
     # This base is made where it is missing.
+    out = os.path.realpath("mine")
     cfg = parse_config(["--smoke", "--out", "mine"])
-    assert (cfg.out, cfg.base) == ("mine", "mine/base.pt")
+    assert (cfg.out, cfg.base) == (out, f"{out}/base.pt")
 
 
 @pytest.fixture
 def saved(tmp_path):
     saved = dataclasses.asdict(Config(lr=0.5, seed=3)) | {"out": "elsewhere"}
-    (tmp_path / "config.json").write_text(json.dumps(saved))
+    (tmp_path / "config.json").write_text(json.dumps(saved), encoding="utf-8")
     return tmp_path
 
 
@@ -179,7 +181,7 @@ def test_a_folder_that_is_no_run_cannot_be_resumed(tmp_path, damage):
 
 
 def test_a_config_of_wrong_types_is_refused(tmp_path):
-    (tmp_path / "config.json").write_text('{"steps": "many"}')
+    (tmp_path / "config.json").write_text('{"steps": "many"}', encoding="utf-8")
     with pytest.raises(ValueError, match="steps must be a number from 0 on, not many"):
         check_config(parse_config(["--resume", str(tmp_path)]))
 
@@ -190,7 +192,7 @@ def test_a_config_of_wrong_types_is_refused(tmp_path):
 def save_as_older(folder: Path, **settings) -> list[str]:
     """Save settings as an older version did -> the words that resume the run."""
     older = {"method": "rl", "prune": True, "width": 16, "warmup": 10} | settings
-    (folder / "config.json").write_text(json.dumps(older))
+    (folder / "config.json").write_text(json.dumps(older), encoding="utf-8")
     return ["--resume", str(folder)]
 
 
@@ -312,10 +314,10 @@ def test_any_file_is_a_prompt_or_refused_in_one_line(tmp_path, data):
 
 def test_a_resumed_run_does_not_need_the_file_again(saved, tmp_path):
     argv = write(tmp_path, b"red: sort")
-    changed = json.loads((saved / "config.json").read_text()) | {
+    changed = json.loads((saved / "config.json").read_text(encoding="utf-8")) | {
         "prompt": parse_config(argv).prompt
     }
-    (saved / "config.json").write_text(json.dumps(changed))
+    (saved / "config.json").write_text(json.dumps(changed), encoding="utf-8")
     assert (
         parse_config(["--resume", str(saved), *argv]).prompt == "rules\nred: sort\n"
     )  # the same: no matter
@@ -347,7 +349,7 @@ def test_settings_of_wrong_types(name, value):
 
 def test_a_bad_prompt_writes_nothing(capsys, base, tmp_path):
     prompt = tmp_path / "prompt.txt"
-    prompt.write_text("red: sort\n\x1b[2Jpurple: rain")
+    prompt.write_text("red: sort\n\x1b[2Jpurple: rain", encoding="utf-8")
     out = tmp_path / "run"
     said = toy.refused(capsys, "--base", base, "--out", out, "--prompt", prompt)
     assert f"--prompt {prompt}: line 2 of the prompt" in said and said.isprintable()
@@ -402,7 +404,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(start, monkeypatch, capsys):
 
     monkeypatch.setattr(train, "slow_step", interrupted)
     out = start(steps=6)
-    go_on = f"go on from the last checkpoint with: python train.py --resume {out}"
+    go_on = f"go on from the last checkpoint with: {resume_command(out)}"
     assert f"stopped after step 3; {go_on}" in capsys.readouterr().out
     assert load_checkpoint(out / "checkpoint.pt")["step"] == 3
     monkeypatch.setattr(train, "slow_step", slow_step)

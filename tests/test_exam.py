@@ -26,7 +26,7 @@ def test_all_figures_are_measured_on_the_bases_domains(tmp_path, monkeypatch, ca
         ["exam.py", "--base", str(tmp_path / "base.pt"), "--questions", "3", "--out", str(out)],
     )
     exam.main()
-    result = json.loads(out.read_text())
+    result = json.loads(out.read_text(encoding="utf-8"))
     assert len(result["figures"]) == 37 and all(
         0 <= share <= 1 for share in result["figures"].values()
     )

@@ -35,7 +35,9 @@ def note(tried: dict, scores: dict) -> None:
         for j, off in zip(jobs, (0.1, 0.0, -0.1), strict=True):
             end = {"val_acc": scores.get(setting, 0.3) + off}
             evals = [{"val_acc": 0.9}, *3 * [end]]  # the last three count
-            (runs.RESULTS / f"{j.name}.json").write_text(json.dumps({"evals": evals}))
+            (runs.RESULTS / f"{j.name}.json").write_text(
+                json.dumps({"evals": evals}), encoding="utf-8"
+            )
 
 
 def test_every_job_is_a_run_that_train_py_accepts(results):
@@ -147,7 +149,9 @@ def test_finished_runs_are_not_repeated_unless_their_weights_are_needed_and_gone
     assert {job.base for job in after} < {job.name for job in jobs} and len(after) == 6
     for job in jobs:
         if job not in after[:1]:
-            (results / f"{job.name}.json").write_text(json.dumps({"command": runs.command_of(job)}))
+            (results / f"{job.name}.json").write_text(
+                json.dumps({"command": runs.command_of(job)}), encoding="utf-8"
+            )
     again = runs.still_to_run(jobs, tmp_path / "out")
     assert [job.name for job in again] == [after[0].base, after[0].name]
     weights = tmp_path / "out" / after[0].base / "weights.pt"
@@ -159,7 +163,8 @@ def test_finished_runs_are_not_repeated_unless_their_weights_are_needed_and_gone
 def test_a_result_or_a_folder_of_other_settings_is_not_taken_for_this_one(results, tmp_path):
     first = runs.Job("first", ("--method", "rl", "--steps", "4"))
     (results / "first.json").write_text(
-        json.dumps({"command": "python train.py --method rl --steps 5"})
+        json.dumps({"command": "python train.py --method rl --steps 5"}),
+        encoding="utf-8",
     )
     with pytest.raises(ValueError, match="is not of python train"):
         runs.still_to_run([first], tmp_path)
@@ -167,7 +172,7 @@ def test_a_result_or_a_folder_of_other_settings_is_not_taken_for_this_one(result
     saved = asdict(
         runs.settings_of(["--method", "rl", "--steps", "5", "--out", str(tmp_path / "first")])
     )
-    (tmp_path / "first" / "config.json").write_text(json.dumps(saved))
+    (tmp_path / "first" / "config.json").write_text(json.dumps(saved), encoding="utf-8")
     with pytest.raises(ValueError, match="holds a run with other settings"):
         runs.execute(first, tmp_path)
 
@@ -178,10 +183,11 @@ def test_a_run_is_made_in_a_process_of_its_own_measured_and_noted(results, tmp_p
     first = runs.Job("first", tuple(options), skills=True)
     second = runs.Job("second", (*options[:-2],), base="first", prompt="evolution")
     evolution = {"result": {"tasks": [{"evolved": {"red": "reverse"}}]}}
-    (results / "evolution.json").write_text(json.dumps(evolution))
+    (results / "evolution.json").write_text(json.dumps(evolution), encoding="utf-8")
     runs.run_all([first, second], tmp_path / "out", "test")
     made = {
-        name: json.loads((results / f"{name}.json").read_text()) for name in ("first", "second")
+        name: json.loads((results / f"{name}.json").read_text(encoding="utf-8"))
+        for name in ("first", "second")
     }
     assert [e["step"] for e in made["first"]["evals"]] == [0, 4] and len(
         made["first"]["reward"]
@@ -191,7 +197,7 @@ def test_a_run_is_made_in_a_process_of_its_own_measured_and_noted(results, tmp_p
         made["first"]["command"].startswith("python train.py --tasks strings")
         and "skills" not in made["second"]
     )
-    settings = json.loads((tmp_path / "out/second/config.json").read_text())
+    settings = json.loads((tmp_path / "out/second/config.json").read_text(encoding="utf-8"))
     assert settings["base"].endswith("first/weights.pt") and settings[
         "prompt"
     ] == formats.prompt_text({"red": "reverse"})
@@ -206,6 +212,6 @@ def test_a_run_that_fails_says_why(results, tmp_path):
 
 
 def test_results_of_another_base_are_not_mixed_in(results):
-    (results / "base.json").write_text(json.dumps({"checksum": 1}))
+    (results / "base.json").write_text(json.dumps({"checksum": 1}), encoding="utf-8")
     with pytest.raises(ValueError, match="made with another base"):
         runs.check_base()

@@ -1,5 +1,8 @@
 """plumbing/files.py: checkpoints that are whole, or are called damaged; locks."""
 
+import errno
+import os
+
 import pytest
 import torch
 
@@ -74,6 +77,38 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     with pytest.raises(OSError, match=f"No space left on device: '{path}'"):
         write_file(path, b"newer")
     assert path.read_bytes() == b"new" and [*tmp_path.iterdir()] == [path]
+
+
+def test_what_a_link_points_to_is_replaced(tmp_path):
+    (tmp_path / "there").mkdir()
+    link = tmp_path / "link"
+    link.symlink_to("there/file")
+    for data in (b"old", b"new"):  # at first there is no such file
+        write_file(link, data)
+        assert link.is_symlink() and (tmp_path / "there" / "file").read_bytes() == data
+    assert len([*tmp_path.iterdir()]) == 2
+
+
+@pytest.mark.skipif(files.fcntl is None, reason="no locks here")
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EINVAL, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_and_fsync_is_told_once(tmp_path, monkeypatch, capsys, code):
+    def flock(*_):
+        raise OSError(code, "not offered")
+
+    def fsync(_):
+        raise OSError(code, "not offered")
+
+    monkeypatch.setattr(files.fcntl, "flock", flock)
+    monkeypatch.setattr(os, "fsync", fsync)
+    files.say_once.cache_clear()
+    for _ in range(2):
+        write_file(tmp_path / "file", b"data")
+        lock(tmp_path / "lock", "taken").close()
+    assert (tmp_path / "file").read_bytes() == b"data"
+    assert capsys.readouterr().err.splitlines() == [
+        "this file system offers no fsync: a power cut may damage new files",
+        "this file system offers no flock: start no second process here",
+    ]
 
 
 @pytest.mark.skipif(files.fcntl is None, reason="no locks here")

@@ -1,5 +1,6 @@
 """plumbing/folder.py: resuming bit by bit, and a folder for each run."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -13,6 +14,7 @@ import train
 from plumbing import files, folder
 from plumbing.files import FORMAT, load_checkpoint, save_checkpoint
 from plumbing.folder import RunFolder
+from tasks import formats
 from tests import toy
 from train import METHODS
 
@@ -48,13 +50,13 @@ def test_resuming_a_finished_run_changes_nothing_and_may_go_on(start):
 
 def test_half_written_files_are_undone(start):
     out = start(steps=5)
-    with open(out / "log.jsonl", "a") as file:
+    with open(out / "log.jsonl", "a", encoding="utf-8") as file:
         # A step past the checkpoint, then a torn line.
         file.write('{"kind": "slow", "step": 6, "task": 0}\n{"kind": "sl')
-    with open(out / "samples.txt", "a") as file:
+    with open(out / "samples.txt", "a", encoding="utf-8") as file:
         file.write("[step 6] half")
     (out / "checkpoint.pt.tmp").write_bytes((out / "checkpoint.pt").read_bytes()[:999])
-    (out / "config.json.tmp").write_text('{"steps"')
+    (out / "config.json.tmp").write_text('{"steps"', encoding="utf-8")
     train.main(["--resume", str(out), "--steps", "9"])
     assert toy.equal(toy.outcome(out), toy.outcome(start("whole", steps=9)))
 
@@ -73,7 +75,8 @@ def test_a_folder_with_another_run_is_refused(start, capsys, base):
     out = start(steps=1)
     before = {file.name: file.read_bytes() for file in out.iterdir()}
     said = toy.refused(capsys, "--base", base, "--out", out)
-    assert f"holds another run: choose another, or go on with --resume {out}" in said
+    assert "holds another run: choose another, or go on: python" in said
+    assert f"--resume={out}" in said
     (out / "config.json").unlink()  # its settings are lost, the run is not
     assert "holds another run" in toy.refused(capsys, "--base", base, "--out", out)
     del before["config.json"]
@@ -90,10 +93,10 @@ def test_a_log_without_its_checkpoint_is_not_overwritten(start, capsys, tmp_path
     (out / "log.jsonl").write_bytes(log[:-9])
     assert "does not fit the last checkpoint" in toy.refused(capsys, "--resume", out)
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "samples.txt").write_text("poems")
+    (tmp_path / "mine" / "samples.txt").write_text("poems", encoding="utf-8")
     said = toy.refused(capsys, "--base", base, "--out", tmp_path / "mine")
     assert "samples.txt does not fit" in said
-    assert (tmp_path / "mine" / "samples.txt").read_text() == "poems"
+    assert (tmp_path / "mine" / "samples.txt").read_text(encoding="utf-8") == "poems"
 
 
 @pytest.mark.skipif(files.fcntl is None, reason="no locks here")
@@ -119,12 +122,18 @@ def test_new_runs_get_new_folders(monkeypatch, tmp_path, base):
     assert names == {"fst-strings-seed0-1", "fst-strings-seed0-3"}
 
 
+def test_the_name_of_a_new_folder_has_an_end(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    path = folder.new_folder("out/fst-" + "strings-" * 99)
+    assert path.is_dir() and path.is_absolute() and len(path.name) < 210
+
+
 def test_a_folder_that_cannot_be_written(capsys, tmp_path, base, monkeypatch):
-    (tmp_path / "file").write_text("mine")
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
     said = toy.refused(capsys, "--base", base, "--out", tmp_path / "file" / "run")
     assert "Not a directory" in said
     assert "File exists" in toy.refused(capsys, "--base", base, "--out", tmp_path / "file")
-    assert (tmp_path / "file").read_text() == "mine"
+    assert (tmp_path / "file").read_text(encoding="utf-8") == "mine"
 
     def forbidden(self, *args, **kwargs):
         raise PermissionError(13, "Permission denied", str(self))
@@ -147,7 +156,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(start, capsys):
         said = toy.refused(capsys, "--resume", out, "--steps", "6")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert "File too large" in said and f"{path}" in said and f"--resume {out}" in said
+    assert "File too large" in said and f"{path}" in said and f"--resume={out}" in said
     assert path.read_bytes() == before and not (out / "checkpoint.pt.tmp").exists()
     train.main(["--resume", str(out), "--steps", "6"])
     assert toy.equal(toy.outcome(out), toy.outcome(start("whole", steps=6)))
@@ -233,7 +242,7 @@ def test_a_run_does_not_go_on_with_another_base(start, capsys, tmp_path):
 @pytest.fixture
 def prompt(tmp_path):
     path = tmp_path / "prompt.txt"
-    path.write_text("red: sort\nblue: reverse raise\n")
+    path.write_text("red: sort\nblue: reverse raise\n", encoding="utf-8")
     return path
 
 
@@ -264,8 +273,10 @@ def test_a_run_begins_with_a_prompt_and_resumes_without_its_file(start, prompt, 
 
 def test_a_prompt_in_a_damaged_config_is_refused(start, capsys):
     out = start(steps=1)
-    settings = json.loads((out / "config.json").read_text())
-    (out / "config.json").write_text(json.dumps(settings | {"prompt": "red: sort\nask red: a"}))
+    settings = json.loads((out / "config.json").read_text(encoding="utf-8"))
+    (out / "config.json").write_text(
+        json.dumps(settings | {"prompt": "red: sort\nask red: a"}), encoding="utf-8"
+    )
     assert "line 2 of the prompt" in toy.refused(capsys, "--resume", out)
 
 
@@ -276,21 +287,39 @@ def test_what_a_model_wrote_cannot_steer_the_terminal(tmp_path, capsys):
     with RunFolder(str(tmp_path / "run"), "", "") as opened:
         opened.say(3, "a\x1b[2J\r\x07é\nb")
         assert capsys.readouterr().out == "a?[2J???\nb\n"
-        assert (opened.path / "samples.txt").read_text() == "[step 3] a?[2J???\nb\n"
+        assert (opened.path / "samples.txt").read_text(encoding="utf-8") == "[step 3] a?[2J???\nb\n"
         opened.show("only shown")
         assert capsys.readouterr().out == "only shown\n"
-        assert (opened.path / "samples.txt").read_text() == "[step 3] a?[2J???\nb\n"
+        assert (opened.path / "samples.txt").read_text(encoding="utf-8") == "[step 3] a?[2J???\nb\n"
 
 
 def test_numbers_of_the_log_are_rounded_and_finite(tmp_path):
     with RunFolder(str(tmp_path / "run"), "", "") as opened:
         opened.log({"step": 12345678, "a": 0.12345678, "b": float("nan"), "c": -float("inf")})
         opened.log({"kind": "eval", "prompt": {"red": "sort"}})
-        lines = (opened.path / "log.jsonl").read_text().splitlines()
+        lines = (opened.path / "log.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line) for line in lines] == [
         {"step": 12345678, "a": 0.123457, "b": None, "c": None},
         {"kind": "eval", "prompt": {"red": "sort"}},
     ]
+
+
+def test_no_file_of_a_run_has_numbers_that_json_does_not_know(start, monkeypatch):
+    evaluate = train.evaluate
+
+    def diverged(*arguments):
+        return dataclasses.replace(evaluate(*arguments), kl=float("nan"))
+
+    def refuse(constant):
+        pytest.fail(f"{constant} is no JSON")
+
+    monkeypatch.setattr(train, "evaluate", diverged)
+    monkeypatch.setattr(formats, "verify", lambda question, words: float("inf"))
+    out = start(steps=4)
+    for name in ("config.json", "result.json"):
+        json.loads((out / name).read_text(encoding="utf-8"), parse_constant=refuse)
+    for line in (out / "log.jsonl").read_text(encoding="utf-8").splitlines():
+        json.loads(line, parse_constant=refuse)
 
 
 def test_only_the_first_process_writes(tmp_path, monkeypatch, capsys):

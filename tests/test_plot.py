@@ -24,13 +24,13 @@ def test_claims_and_figures_are_made_of_the_runs(tmp_path, monkeypatch, capsys):
         runs |= {f"fst-strings-{seed}": record(fst, accuracy, 0.99) | {"seconds": 60}}
         runs |= {f"rl-strings-{seed}": record(RL, accuracy, 0.7) | {"seconds": 30}}
     for name, run in runs.items():
-        (results / "runs" / f"{name}.json").write_text(json.dumps(run))
+        (results / "runs" / f"{name}.json").write_text(json.dumps(run), encoding="utf-8")
     monkeypatch.setattr(claims, "RUNS", results / "runs")
     monkeypatch.setattr(plot, "ROOT", tmp_path)
     monkeypatch.setattr(plot, "FIGURES", tmp_path / "figures")
     plot.main()
     assert sorted(p.name for p in (tmp_path / "figures").iterdir()) == ["efficiency.png", "kl.png"]
-    written = json.loads((results / "claims.json").read_text())
+    written = json.loads((results / "claims.json").read_text(encoding="utf-8"))
     assert written["claims"] == claims.all_claims(runs) and set(written["outcomes"]) == {
         "strings, fst",
         "strings, rl",

@@ -93,6 +93,13 @@ def test_a_damaged_default_base_is_left_alone(default_base, capsys):
     assert path.read_bytes() == b"hello" and minutes == []
 
 
+def test_a_default_base_behind_a_broken_link_is_not_trained_anew(default_base, capsys):
+    path, minutes = default_base
+    path.symlink_to("on/a/disk/that/is/not/there")
+    assert "no checkpoint at" in toy.refused(capsys, *toy.SIZES, "--base", path)
+    assert minutes == []
+
+
 def test_pretraining_again_keeps_every_old_base(default_base):
     path, minutes = default_base
     contents = set()

@@ -121,8 +121,10 @@ def test_with_fewer_gpus_than_processes_they_talk_without_them(monkeypatch):
         processes.dist, "init_process_group", lambda *backend: asked.append(backend)
     )
     monkeypatch.setattr(processes.atexit, "register", lambda _: None)
-    for name, value in {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
-        monkeypatch.setenv(name, value)
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, "2")
+    for name in ("RANK", "LOCAL_RANK"):
+        monkeypatch.setenv(name, "1")
     for gpus in (0, 1, 2):
         monkeypatch.setattr(torch.cuda, "device_count", lambda gpus=gpus: gpus)
         processes.join()
@@ -189,6 +191,27 @@ def test_split_questions_give_the_rollouts_of_one_process(two, B):
     totals = [a + b for a, b in zip(*sums, strict=True)]
     for total, expected in zip(totals, vars(whole).values(), strict=True):
         assert torch.equal(total.reshape(expected.shape), expected)
+
+
+@pytest.mark.parametrize("at_once", [1, 6, 13, 1000])  # each question has 6 rollouts
+def test_many_questions_are_sampled_in_parts(monkeypatch, at_once):
+    monkeypatch.setattr(processes, "AT_ONCE", at_once)
+    prompts = [1000, 2000]
+    questions = [[100, 200, 300], [10, 20, 30]]
+    noise = torch.rand(18, 4, generator=torch.Generator().manual_seed(0))
+    whole = write(None, prompts, questions, 3, max_new=4, noise=noise)
+    sizes = []
+
+    def seen(*arguments, noise, **settings) -> Written:
+        sizes.append(len(noise))
+        return write(*arguments, noise=noise, **settings)
+
+    parts = processes.split_questions(seen)(None, prompts, questions, 3, max_new=4, noise=noise)
+    assert max(sizes) <= max(at_once, 6) and sum(sizes) == 18
+    mask = torch.arange(4) < whole.lengths[:, None]
+    for name, part in vars(parts).items():
+        expected = vars(whole)[name]
+        assert torch.equal(part, expected) or torch.equal(part[mask], expected[mask])
 
 
 def test_gradients_and_figures_are_summed_and_none_counts_as_zero(monkeypatch):

@@ -12,7 +12,7 @@ from claims import DOMAINS  # noqa: E402
 
 
 def test_the_page_of_results_is_what_the_report_writes():
-    page = (ROOT / "docs" / "RESULTS.md").read_text()
+    page = (ROOT / "docs" / "RESULTS.md").read_text(encoding="utf-8")
     assert page == report.results_page(), "run: python experiments/report.py"
 
 
@@ -40,7 +40,7 @@ def test_the_table_in_the_readme_shows_the_results():
         of_domains = [result["outcomes"][f"{d}, {method}"]["rollouts"] for d in DOMAINS]
         spent.append(f"{mean(figure['mean'] for figure in of_domains):,.0f}")
     rows.append(f"| rollouts in all | | {' | '.join(spent)} | | |")
-    lines = (ROOT / "README.md").read_text().splitlines()
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
     assert [row for row in rows if row not in lines] == []
 
 

@@ -61,7 +61,7 @@ def watch_evaluations(monkeypatch) -> list[bool]:
 
 
 def result_of(out) -> dict:
-    return json.loads((out / "result.json").read_text())
+    return json.loads((out / "result.json").read_text(encoding="utf-8"))
 
 
 # --- the log ---
@@ -74,7 +74,9 @@ def test_every_line_of_the_log_has_exactly_its_fields(start):
         "eval": "val_acc kl_base neutral_acc neutral_kl prompt",
     }
     out = start(steps=9)
-    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line) for line in (out / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     for line in lines:
         own = fields[line["kind"]].split()
         assert list(line) == ["kind", "step", "task", "rollouts", "tokens", *own]
@@ -172,6 +174,12 @@ def test_entropy_and_kl_are_per_token(start, monkeypatch):
     assert last["kl_base"] == pytest.approx(total / count, abs=1e-5) and total > 0.01
 
 
+def test_an_evaluation_in_parts_has_the_same_figures(start, monkeypatch):
+    whole = start("whole", steps=4)
+    monkeypatch.setattr(train, "AT_ONCE", 3)  # of 4 questions
+    assert toy.log_of(start("parts", steps=4)) == toy.log_of(whole)
+
+
 @pytest.mark.parametrize("method", ["fst", "rl", "gepa"])
 def test_what_was_evaluated_is_evaluated_again_only_with_other_weights_or_another_prompt(
     start, monkeypatch, method
@@ -198,7 +206,9 @@ def test_what_was_evaluated_is_evaluated_again_only_with_other_weights_or_anothe
 
 def test_what_is_shown_at_the_end_of_a_stage_is_of_the_task_that_was_trained_on(start):
     out = start("run", "--tasks", "strings", "numbers", steps=6, stage=3, eval_every=3)
-    shown = re.findall(r"step (\d): (\w+), validation", (out / "samples.txt").read_text())
+    shown = re.findall(
+        r"step (\d): (\w+), validation", (out / "samples.txt").read_text(encoding="utf-8")
+    )
     assert shown == [("0", "strings"), ("3", "strings"), ("6", "numbers")]
 
 
@@ -265,7 +275,7 @@ def test_validation_questions_never_occur_in_training(start, asked, monkeypatch)
     assert len(train_set) > 90 and len(validation) > 30 and not train_set & validation
 
 
-def test_the_fast_phase_sees_exactly_the_questions_of_the_coming_steps(start, monkeypatch):
+def test_the_fast_phase_sees_the_first_questions_of_the_coming_steps(start, monkeypatch):
     ahead = []
     used = []
     anchors = []
@@ -289,7 +299,7 @@ def test_the_fast_phase_sees_exactly_the_questions_of_the_coming_steps(start, mo
     monkeypatch.setattr(train, "slow_step", watched_slow_step)
     monkeypatch.setattr(train, "evolve", watched_evolve)
     start(steps=8)
-    cycles = [used[i : i + 4] for i in (0, 4)]  # the cycle is 4
+    cycles = [used[i : i + 2] for i in (0, 4)]  # no more than the anchor questions, 2 a step
     assert ahead == [list(itertools.chain(*cycle)) for cycle in cycles]
     assert anchors == [questions[:4] for questions in ahead] and ahead[0] != ahead[1]
 
@@ -319,7 +329,7 @@ def test_a_question_is_one_group_over_all_prompts_of_the_population(start, monke
 
 def test_rollouts_and_the_closing_table_are_under_the_prompt(start, tmp_path, monkeypatch):
     prompt = tmp_path / "prompt.txt"
-    prompt.write_text("red: sort\nblue: reverse raise\n")
+    prompt.write_text("red: sort\nblue: reverse raise\n", encoding="utf-8")
     seen = []
     answer = Sampler.answer
 
@@ -546,7 +556,7 @@ def forget_the_domains():
 
 def test_a_new_domain_is_one_file(start, tmp_path, monkeypatch):
     # put into tasks/, it is found, tokenized and pretrained on without any other edit
-    (tmp_path / "abacus.py").write_text(NEW_DOMAIN)
+    (tmp_path / "abacus.py").write_text(NEW_DOMAIN, encoding="utf-8")
     monkeypatch.setattr(tasks, "__path__", [*tasks.__path__, str(tmp_path)])
     forget_the_domains()
     try:
@@ -567,7 +577,7 @@ def test_changes_of_the_prompt_are_shown_with_the_reflection_that_made_them(star
     said = capsys.readouterr().out
     assert said.count("none  ->  ") and said.count("\n    reflect ") and said.count("\n    ask ")
     for line in ("none  ->  ", "\n    reflect "):
-        assert line in (out / "samples.txt").read_text()
+        assert line in (out / "samples.txt").read_text(encoding="utf-8")
 
 
 def test_what_a_model_wrote_cannot_steer_the_terminal(start, capsys):

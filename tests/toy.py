@@ -68,7 +68,7 @@ def take_over() -> None:
 
 def log_of(out: Path) -> list[dict]:
     """The lines of a run's log, but for how long its steps took."""
-    lines = map(json.loads, (out / "log.jsonl").read_text().splitlines())
+    lines = map(json.loads, (out / "log.jsonl").read_text(encoding="utf-8").splitlines())
     return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
 
 
@@ -82,8 +82,17 @@ def refused(capsys, *argv) -> str:
         code = ended.code
     gc.collect()  # the exception kept the folder, and so its lock
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("train.py: ")]
-    assert code == 2 and len(lines) == 1, lines
+    require(code == 2 and len(lines) == 1, lines)
     return lines[0]
+
+
+def require(holds: bool, said) -> None:
+    """An assert that `python -O` does not leave out: the scripts of tests/stress/ prove something.
+
+    Raises AssertionError.
+    """
+    if not holds:
+        raise AssertionError(said)
 
 
 def kinds(out: Path, *wanted: str) -> list[dict]:
@@ -94,8 +103,8 @@ def outcome(out: Path) -> list:
     """All that a finished run leaves, in a form that can be compared."""
     saved = load_checkpoint(out / "checkpoint.pt")
     del saved["sizes"]  # of the logs, in which the seconds differ
-    samples = (out / "samples.txt").read_text()
-    result = (out / "result.json").read_text()
+    samples = (out / "samples.txt").read_text(encoding="utf-8")
+    result = (out / "result.json").read_text(encoding="utf-8")
     return [log_of(out), samples, result, saved]
 
 

@@ -2,7 +2,7 @@
 
     python tests/stress/faults.py [--disks 30] [--damages 1000] [--steps 60] [--seed 0] [--out FILE]
 
-The runs are tiny (tests/toy.py). Exits with an AssertionError where more is lost than
+The runs are tiny (tests/toy.py). Raises AssertionError where more is lost than
 docs/RESULTS.md says.
 """
 
@@ -49,31 +49,34 @@ def run(*argv, limit: int = resource.RLIM_INFINITY) -> tuple[int, str]:
             os._exit(code)
     os.close(writer)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    with open(reader) as file:
+    with open(reader, encoding="utf-8") as file:
         return code, file.read()
+
+
+def finish(*argv) -> None:
+    """Carry train.py through in a process of its own. Raises AssertionError if it fails."""
+    code, said = run(*argv)
+    toy.require(code == 0, said)
 
 
 def full_disks(times: int, rng: random.Random, folder: Path) -> dict:
     """Runs whose disk is full at a random size of a file, gone on with when there is room again."""
     argv = ["--base", folder / "base.pt", *toy.SIZES, "--steps", "12", "--eval-every", "3"]
-    assert run(*argv, "--out", folder / "whole")[0] == 0
+    finish(*argv, "--out", folder / "whole")
     reference, struck = toy.outcome(folder / "whole"), 0
     largest = (folder / "whole" / "checkpoint.pt").stat().st_size
     for i in range(times):
         out, checkpoint = folder / f"disk-{i}", folder / f"disk-{i}" / "checkpoint.pt"
-        assert run(*argv, "--out", out, "--steps", "3")[0] == 0
+        finish(*argv, "--out", out, "--steps", "3")
         limit = rng.randrange(rng.choice([8_000, largest]))
         code, said = run("--resume", out, "--steps", "12", limit=limit)
         load_checkpoint(checkpoint)  # whole, and of some step
-        assert code == 2 and sum("train.py: " in line for line in said.splitlines()) == 1, (
-            limit,
-            code,
-            said,
-        )
-        assert "File too large" in said, said
+        lines = sum("train.py: " in line for line in said.splitlines())
+        toy.require(code == 2 and lines == 1, (limit, code, said))
+        toy.require("File too large" in said, said)
         struck += 1
-        assert run("--resume", out, "--steps", "12")[0] == 0
-        assert toy.equal(toy.outcome(out), reference), f"{out} differs"
+        finish("--resume", out, "--steps", "12")
+        toy.require(toy.equal(toy.outcome(out), reference), f"{out} differs")
     return {"injected": struck}
 
 
@@ -88,12 +91,11 @@ def damages(times: int, rng: random.Random, folder: Path) -> dict:
         damaged[rng.randrange(len(whole))] ^= 1 << rng.randrange(8)
         copy.write_bytes(damaged if i % 2 else whole[: rng.randrange(len(whole))])
         try:
-            assert toy.equal(load_checkpoint(copy), contents), (
-                "a damaged checkpoint was taken for another one"
-            )
+            same = toy.equal(load_checkpoint(copy), contents)
+            toy.require(same, "a damaged checkpoint was taken for another one")
             harmless += 1
         except ValueError as error:
-            assert "is damaged" in str(error)
+            toy.require("is damaged" in str(error), error)
     return {"injected": times, "harmless": harmless}
 
 
@@ -138,21 +140,22 @@ def numbers(steps: int, rng: random.Random, folder: Path) -> dict:
         mock.patch.object(train, "slow_step", counted),
     )
     with patches[0], patches[1], mock.patch.object(formats, "verify", failing_verify):
-        assert run(*argv)[0] == 0
+        finish(*argv)
     lines = toy.kinds(folder / "numbers", "slow")
     skipped = [
         i for i, line in enumerate(lines) if line["skipped"] > (lines[i - 1]["skipped"] if i else 0)
     ]
     # else nothing was learned
     bad = [i for i in sorted(bad) if bad[i] == "reward" or lines[i]["dropped_groups"] < 2]
-    assert skipped == bad, (skipped, bad)
+    toy.require(skipped == bad, (skipped, bad))
     weights = load_checkpoint(folder / "numbers" / "checkpoint.pt")["model"].values()
-    assert all(weight.isfinite().all() for weight in weights)
+    finite = all(weight.isfinite().all() for weight in weights)
+    toy.require(finite, "weights that are not finite were saved")
     return {"injected": len(bad), "steps": steps}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument(
         "--disks", type=int, default=30, help="runs on a full disk (default: %(default)s)"
     )
@@ -179,7 +182,7 @@ def main() -> None:
             figures[fault.__name__] = fault(times, random.Random(args.seed), Path(folder))
             print(fault.__name__, json.dumps(figures[fault.__name__]), flush=True)
     if args.out:
-        Path(args.out).write_text(json.dumps(figures, indent=1) + "\n")
+        Path(args.out).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -158,7 +158,7 @@ def check(rows: list[list[int]], rng: random.Random, file: Path):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument(
         "--sequences", type=int, default=100_000, help="random ones; and a tenth as many documents"
     )
@@ -182,7 +182,7 @@ def main() -> None:
             found += wrong
     print(*found[:20], sep="\n", end="\n" if found else "")
     if args.out:
-        Path(args.out).write_text(json.dumps(figures, indent=1) + "\n")
+        Path(args.out).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     sys.exit(bool(found))
 
 

@@ -128,18 +128,18 @@ def drive(method: str, kills: int, rng: random.Random, folder: Path) -> tuple[in
             status = os.waitpid(child, 0)[1]
             if status == signal.SIGKILL:
                 struck[os.pread(note, 40, 0).decode().strip()] += 1
-            assert status in (0, signal.SIGKILL), f"a run failed by itself: {argv}"
+            expected = status in (0, signal.SIGKILL)
+            toy.require(expected, f"a run failed by itself: {argv}")
         if reference is None:
             reference, took = toy.outcome(out), time.perf_counter() - began
-        assert toy.equal(toy.outcome(out), reference), (
-            f"{out} differs from the undisturbed {folder / method}-0"
-        )
+        same = toy.equal(toy.outcome(out), reference)
+        toy.require(same, f"{out} differs from the undisturbed {folder / method}-0")
         runs += 1
     return runs - 1, struck
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument(
         "--kills", type=int, default=100, help="of each method (default: %(default)s)"
     )
@@ -166,7 +166,7 @@ def main() -> None:
                 flush=True,
             )
     if args.out:
-        Path(args.out).write_text(json.dumps(figures, indent=1) + "\n")
+        Path(args.out).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

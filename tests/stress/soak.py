@@ -30,7 +30,7 @@ LOGS, PAGE = ("log.jsonl", "samples.txt"), os.sysconf("SC_PAGE_SIZE")
 
 def resident() -> int:
     """Bytes of memory that this process has in use (Linux)."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
+    return int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]) * PAGE
 
 
 def soak(method: str, steps: int, folder: Path) -> dict:
@@ -81,7 +81,7 @@ def soak(method: str, steps: int, folder: Path) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument(
         "--steps",
         type=int,
@@ -99,14 +99,16 @@ def main() -> None:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
                 sys.stderr = sys.stdout  # the bar
                 figures = soak(method, args.steps, Path(folder))
-                (Path(folder) / "figures.json").write_text(json.dumps(figures))
+                (Path(folder) / "figures.json").write_text(json.dumps(figures), encoding="utf-8")
                 os._exit(0)
             if os.waitpid(child, 0)[1]:
                 sys.exit(f"{method}: the run failed")
-            figures[method] = json.loads((Path(folder) / "figures.json").read_text())
+            figures[method] = json.loads(
+                (Path(folder) / "figures.json").read_text(encoding="utf-8")
+            )
             print(method, json.dumps(figures[method]), flush=True)
     if args.out:
-        Path(args.out).write_text(json.dumps(figures, indent=1) + "\n")
+        Path(args.out).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ def test_a_short_run_has_all_figures(tmp_path):
         tmp_path / "soak.json",
     ]
     subprocess.run(command, capture_output=True, check=True)
-    figures = json.loads((tmp_path / "soak.json").read_text())["rl"]
+    figures = json.loads((tmp_path / "soak.json").read_text(encoding="utf-8"))["rl"]
     assert (
         figures["steps"] == 40
         and figures["resident_mb_after_a_tenth"] > 20
