@@ -97,6 +97,8 @@ class Config:
     substeps: int = setting(1, "updates per batch; more than one uses CISPO's weights", low=1)
     temperature: float = setting(1.0, "of all sampling in training and evaluation", low=0.01)
     # Fast weights: every `cycle` steps a phase of passes * anchor rollouts.
+    memory: int = setting(4, "prompts remembered from before a change of the world", low=0)
+    surprise: bool = setting(True, "notice a change of the world, see fast_context.py")
     cycle: int = setting(6, "gradient steps between fast phases", low=1)
     population: int = setting(4, "prompts kept; must divide group", low=1)
     anchor: int = setting(48, "questions of the cycle that prompts are scored on", low=1)
@@ -170,13 +172,15 @@ class Learner:
 
         # Fast weights: a population of prompts, which starts with the seed prompt.
         self.seed_prompt = self.world.parse_prompt(cfg.prompt)  # without --prompt it is empty
-        self.population = Population(cfg.population, cfg.seed, self.seed_prompt)
+        self.population = Population(cfg.population, cfg.seed, self.seed_prompt, cfg.memory)
 
         # The stream of tasks. The validation questions are the same at every evaluation.
         self.tasks = []
         self.validation = []
-        for i, name in enumerate(cfg.tasks):
-            task = self.world.make_task(name, cfg.seed + i)
+        # A task that is named again is the same one; "strings:2" is another one of its domain.
+        places = {name: i for i, name in reversed(list(enumerate(cfg.tasks)))}
+        for name in cfg.tasks:
+            task = self.world.make_task(name, cfg.seed + places[name])
             self.world.check_room(task, self.seed_prompt, self.base.cfg.block_size)
             rng = random.Random(f"validation {cfg.seed}")
             self.tasks.append(task)
@@ -353,7 +357,7 @@ def fast_phase(learner: Learner, questions):
     anchor = questions[: cfg.anchor]
     budget = cfg.passes * len(anchor)
     is_prompt = learner.world.is_prompt
-    report = evolve(learner.population, anchor, answer, reflect, is_prompt, budget)
+    report = evolve(learner.population, anchor, answer, reflect, is_prompt, budget, cfg.surprise)
 
     # All rollouts are counted, also those that score prompts and those that reflect.
     learner.rollouts += report.calls
@@ -365,11 +369,26 @@ def fast_phase(learner: Learner, questions):
         calls=report.calls,
         reflections=report.reflections,
         proposed=report.proposed,
-        accepted=len(report.accepted),
+        accepted=[told(trial, learner.world) for trial in report.accepted],
         population=population,
+        surprise=report.surprise,
+        dropped=[f"{topic}: {instruction}" for topic, instruction in report.dropped],
+        recalled=report.recalled,
         seconds=time.perf_counter() - start,
     )
     show_changes(learner, report)
+
+
+def told(trial, world):
+    """An accepted child, for the log."""
+    return {
+        "topic": trial.topic,
+        "old": trial.parent.prompt.get(trial.topic, "none"),
+        "new": trial.prompt[trial.topic],
+        "before": round(trial.parent.mean, 4),
+        "after": round(trial.child.mean, 4),
+        "how": world.summary(trial.how),
+    }
 
 
 def show_changes(learner: Learner, report):
