@@ -314,7 +314,8 @@ def completion_mask(lengths, width: int):
 def completion_logits(model, contexts: list, completions: list):
     """M contexts, N completions (token lists; the first N / M continue the first context, ...).
 
-    -> logits (N, S, V) at each completion token, these tokens (N, S), the completions' mask (N, S).
+    For a few contexts at a time, with all of their n completions, it yields the logits (n, S, V) at
+    each completion token, these tokens (n, S) and the completions' mask (n, S).
     A context is read once for all of its completions, except its last token: the model's output at
     that token already predicts the first token of a completion, so each row reads it.
     """
@@ -327,18 +328,16 @@ def completion_logits(model, contexts: list, completions: list):
     tokens, lengths = padded(rows, model.cos.device)
     inputs = tokens[:, :-1]  # (N, S)
     targets = tokens[:, 1:]  # (N, S)
-
-    # A few contexts at a time, with all of their completions.
-    few = max(ROWS_AT_ONCE // per_context, 1)
-    hidden = []
-    inputs_at_once = inputs.split(few * per_context)
-    for i, some_inputs in enumerate(inputs_at_once):
-        some_contexts = contexts[i * few : (i + 1) * few]
-        prefix = model.read([context[:-1] for context in some_contexts])
-        hidden.append(model.hidden(some_inputs, prefix))  # (few * N / M, S, C)
-    logits = model.head(torch.cat(hidden))
     mask = completion_mask(lengths - 1, targets.size(1))
-    return logits, targets, mask
+
+    # The logits of all at once might not fit the memory.
+    few = max(ROWS_AT_ONCE // per_context, 1)
+    for i in range(0, len(contexts), few):
+        some_contexts = contexts[i : i + few]
+        some = slice(i * per_context, (i + few) * per_context)
+        prefix = model.read([context[:-1] for context in some_contexts])
+        hidden = model.hidden(inputs[some], prefix)  # (n, S, C)
+        yield model.head(hidden), targets[some], mask[some]
 
 
 def completion_logprobs(model, contexts: list, completions: list, temperature):
@@ -346,8 +345,11 @@ def completion_logprobs(model, contexts: list, completions: list, temperature):
 
     contexts, completions: as for `completion_logits`.
     """
-    logits, targets, mask = completion_logits(model, contexts, completions)
-    return token_logprobs(logits, targets, temperature) * mask
+    parts = []
+    for logits, targets, mask in completion_logits(model, contexts, completions):
+        logprobs = token_logprobs(logits, targets, temperature)
+        parts.append(logprobs * mask)
+    return torch.cat(parts)
 
 
 def vocabulary_logprobs(model, contexts: list, completions: list, temperature):
@@ -355,6 +357,8 @@ def vocabulary_logprobs(model, contexts: list, completions: list, temperature):
 
     0 beyond a completion. contexts, completions: as for `completion_logits`.
     """
-    logits, _, mask = completion_logits(model, contexts, completions)
-    logprobs = (logits.float() / temperature).log_softmax(-1)
-    return logprobs * mask[..., None]
+    parts = []
+    for logits, _, mask in completion_logits(model, contexts, completions):
+        logprobs = (logits.float() / temperature).log_softmax(-1)
+        parts.append(logprobs * mask[..., None])
+    return torch.cat(parts)
