@@ -178,9 +178,8 @@ class Learner:
         self.tasks = []
         self.validation = []
         # A task that is named again is the same one; "strings:2" is another one of its domain.
-        places = {name: i for i, name in reversed(list(enumerate(cfg.tasks)))}
         for name in cfg.tasks:
-            task = self.world.make_task(name, cfg.seed + places[name])
+            task = self.world.make_task(name, cfg.seed)
             self.world.check_room(task, self.seed_prompt, self.base.cfg.block_size)
             rng = random.Random(f"validation {cfg.seed}")
             self.tasks.append(task)
@@ -301,7 +300,7 @@ def train(learner: Learner, stop, begun: bool):
                 ahead = []
                 for step in range(learner.step, learner.step + cfg.cycle):
                     ahead += learner.questions_of(step)
-                fast_phase(learner, ahead)
+                fast_phase(learner, ahead, bar)
             # The prompt that this task is left with, if it ends here: for the closing table.
             index = learner.task_at(learner.step)
             learner.evolved[index] = learner.population.best
@@ -330,7 +329,7 @@ def train(learner: Learner, stop, begun: bool):
     learner.save()
 
 
-def fast_phase(learner: Learner, questions):
+def fast_phase(learner: Learner, questions, bar):
     """A fast phase: the prompts evolve on the first of the coming questions."""
     cfg = learner.cfg
     start = time.perf_counter()
@@ -340,7 +339,7 @@ def fast_phase(learner: Learner, questions):
     def answer(jobs):
         sampler = learner.sampler(learner.policy, learner.seed_of("fast", next(turns)))
         outcomes = sampler.answer(jobs).outcomes
-        learner.tokens += sampler.sampled_tokens
+        count(sampler, len(outcomes))
 
         # One list for all jobs -> a list for each.
         n = len(outcomes) // len(jobs)
@@ -350,8 +349,14 @@ def fast_phase(learner: Learner, questions):
         model = learner.policy if cfg.reflector == "self" else learner.base
         sampler = learner.sampler(model, learner.seed_of("fast", next(turns)))
         proposals = sampler.reflect(requests)
-        learner.tokens += sampler.sampled_tokens
+        count(sampler, len(proposals))
         return proposals
+
+    # All rollouts are counted, also those that score prompts and those that reflect.
+    def count(sampler, rollouts):
+        learner.rollouts += rollouts
+        learner.tokens += sampler.sampled_tokens
+        bar.set_postfix(rollouts=learner.rollouts)
 
     # Prompts are scored on the first questions; the budget is so many passes over them.
     anchor = questions[: cfg.anchor]
@@ -359,8 +364,7 @@ def fast_phase(learner: Learner, questions):
     is_prompt = learner.world.is_prompt
     report = evolve(learner.population, anchor, answer, reflect, is_prompt, budget, cfg.surprise)
 
-    # All rollouts are counted, also those that score prompts and those that reflect.
-    learner.rollouts += report.calls
+    # What the phase cost, and what came of it.
     candidates = learner.population.candidates
     population = [[c.prompt, round(c.mean, 4)] for c in candidates]
     learner.log(

@@ -13,7 +13,7 @@ from plumbing import processes
 from plumbing.command_line import failures_in_one_line
 from plumbing.devices import pick_device
 from plumbing.files import beside, load_checkpoint, lock
-from tasks import domains, formats, make_task
+from tasks import domain_of, domains, formats
 from tasks.world import ToyWorld
 
 SHIPPED = str(Path(__file__).resolve().with_name("base.pt"))  # the base that comes with the code
@@ -41,25 +41,24 @@ class Base:
 def open_base(cfg) -> Base:
     """The base of a run, trained first where the default one is missing.
 
-    Raises ValueError where it cannot be used, or does not know a task of the run.
+    Raises ValueError where it cannot be used.
     """
     prepare_base(cfg)
     path = Path(cfg.base)
     model, about = load_base(path)
     world = ToyWorld(about["domains"])
-    for name in cfg.tasks:
-        if name not in world.domains:
-            known = ", ".join(world.domains)
-            raise ValueError(
-                f"the base {path} knows {known}, not {name}: choose another task, or train another"
-            )
     return Base(model, world, about, zlib.crc32(path.read_bytes()))
 
 
 def check_tasks(names: list[str]) -> None:
     """Raises ValueError for a name that is no domain."""
     for name in names:
-        make_task(name, seed=0)
+        domain_of(name)
+
+
+def domains_of(tasks: list[str]) -> list[str]:
+    """The domains of tasks, each once, in order."""
+    return list(dict.fromkeys(domain_of(name) for name in tasks))
 
 
 def corpus_domains() -> tuple[str, ...]:
@@ -109,7 +108,7 @@ def prepare_base(cfg) -> None:
     # A run that finds no base makes a quick one, which knows only the domains of its tasks.
     fault = fault_of_base(cfg, path)
     if fault:
-        minutes = min(cfg.minutes, QUICK_MINUTES * len(set(cfg.tasks)))
+        minutes = min(cfg.minutes, QUICK_MINUTES * len(domains_of(cfg.tasks)))
         if processes.rank() == 0:
             print(f"{fault}: training one, {minutes:g} minutes")
         train_base(cfg, path, minutes)
@@ -155,7 +154,7 @@ def train_base(cfg, path: Path, minutes: float) -> None:
         if first and path.exists():
             keep_old_base(path)
         device = pick_device(cfg.device)
-        names = list(dict.fromkeys(cfg.tasks))
+        names = domains_of(cfg.tasks)
         with failures_in_one_line(if_stopped=STOPPED):
             pretrain(path, device, names, minutes=minutes, batch=cfg.documents, seed=cfg.seed)
 
