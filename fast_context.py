@@ -63,7 +63,7 @@ class Population:
         """At most `size` candidates; the first is the prompt `start`. See `remember`."""
         self.size = size
         self.memory_size = memory_size
-        self.memory = []  # prompts that were best before a surprise, oldest first
+        self.memory = []  # prompts that were best before a surprise, newest first
         self.rng = random.Random(f"population {seed}")
         self.candidates = [Candidate(0, start)]  # best first
         self.next_id = 1  # ids are never used twice
@@ -87,8 +87,8 @@ class Population:
     def remember(self, prompt: Prompt) -> None:
         """Keep a prompt for the case that its world comes back; the oldest is forgotten first."""
         others = [old for old in self.memory if old != prompt]
-        newest_first = [prompt, *reversed(others)]
-        self.memory = newest_first[: self.memory_size][::-1]
+        newest_first = [prompt, *others]
+        self.memory = newest_first[: self.memory_size]
 
     def prompts(self, n: int) -> list:
         """n prompts for the slow phase: the population, best first, repeated if it is smaller."""
@@ -296,8 +296,7 @@ class FastPhase:
 
         # A remembered prompt comes back if it earns clearly more. What earns nothing stays out.
         affordable = self.left() // len(self.anchor)
-        newest_first = self.population.memory[::-1]
-        for candidate in self.new_candidates(newest_first[:affordable]):
+        for candidate in self.new_candidates(self.population.memory[:affordable]):
             if candidate.mean > best and beyond_noise(candidate.mean, best, len(self.anchor)):
                 self.scored.append(candidate)
                 self.report.recalled.append(candidate.prompt)

@@ -150,6 +150,9 @@ MOVED = {"checkpoints/base.pt": prepare.SHIPPED}
 
 # --- the learner's state ---
 
+# What a checkpoint holds as it is, beside weights and prompts.
+COUNTERS = ("step", "rollouts", "tokens", "skipped", "shown", "evolved")
+
 
 class Learner:
     """All that a run changes (weights, prompts, counters), and what it learns from."""
@@ -201,42 +204,26 @@ class Learner:
 
     def state_dict(self):
         """What a checkpoint holds: all that cannot be made again from the settings."""
-        return {
-            # What learns.
-            "model": self.policy.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "population": self.population.state_dict(),
-            # How far it is.
-            "step": self.step,
-            "rollouts": self.rollouts,
-            "tokens": self.tokens,
-            "skipped": self.skipped,
-            "shown": self.shown,
-            "evolved": self.evolved,
-            # What it began with.
-            "base": self.origin.checksum,
-        }
+        state = {name: getattr(self, name) for name in COUNTERS}
+        state["model"] = self.policy.state_dict()
+        state["optimizer"] = self.optimizer.state_dict()
+        state["population"] = self.population.state_dict()
+        state["base"] = (
+            self.origin.checksum
+        )  # with another base the KL penalty would pull elsewhere
+        return state
 
     def load_state_dict(self, state):
         """Raises ValueError for a state that does not fit; the message goes on after "<file> "."""
-        # With another base the KL penalty would pull elsewhere.
         if state.get("base") != self.origin.checksum:
             raise ValueError(
                 f"is of a run that began with another base than {self.cfg.base}, or of no run"
             )
-
-        # What learns.
         self.policy.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.population.load_state_dict(state["population"], self.world.is_prompt)
-
-        # How far it was.
-        self.step = state["step"]
-        self.rollouts = state["rollouts"]
-        self.tokens = state["tokens"]
-        self.skipped = state["skipped"]
-        self.shown = state["shown"]
-        self.evolved = state["evolved"]
+        for name in COUNTERS:
+            setattr(self, name, state[name])
 
     def save(self):
         """Write a checkpoint, unless the last step failed: its weights may be the reason."""
@@ -651,10 +638,6 @@ def show_result(folder: RunFolder, result):
 
 def check_settings(cfg: Config) -> None:
     """Raises ValueError, with what would be right, for settings that do not fit together."""
-    named = [name for name in cfg.tasks if isinstance(name, str)]
-    if not named or len(named) < len(cfg.tasks):
-        # They come from a config.json that somebody edited.
-        raise ValueError(f"tasks must be names of domains, not {cfg.tasks!r}")
     prepare.check_tasks(cfg.tasks)
     if cfg.method == "fst" and cfg.group % cfg.population:
         raise ValueError(

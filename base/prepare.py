@@ -51,7 +51,10 @@ def open_base(cfg) -> Base:
 
 
 def check_tasks(names: list[str]) -> None:
-    """Raises ValueError for a name that is no domain."""
+    """Raises ValueError for a name that is no task's, or where there is none."""
+    # They may come from a config.json that somebody edited.
+    if not names or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"tasks must be names of domains, not {names!r}")
     for name in names:
         domain_of(name)
 

@@ -313,7 +313,7 @@ def test_a_remembered_prompt_comes_back_when_its_world_does():
     world.truth, world.insight = TRUTH, 0.0  # nothing can be found anew
     report = world.phase(population)
     assert report.surprise and report.recalled == [TRUTH] and population.best == TRUTH
-    assert population.memory == [TRUTH, OTHER]
+    assert population.memory == [OTHER, TRUTH]
 
 
 def test_what_is_remembered_and_earns_nothing_stays_out():
@@ -332,7 +332,7 @@ def test_the_memory_is_bounded_and_forgets_the_oldest():
     population = Population(4, seed=0, start={}, memory_size=2)
     for words in ("a", "b", "a", "c"):
         population.remember({"red": words})
-    assert population.memory == [{"red": "a"}, {"red": "c"}]
+    assert population.memory == [{"red": "c"}, {"red": "a"}]
     none = Population(4, seed=0, start={}, memory_size=0)
     none.remember({"red": "a"})
     assert none.memory == []
