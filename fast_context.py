@@ -10,6 +10,10 @@ is spent:
     try_children  run each new prompt on the same few questions
     accept        keep the children that did strictly better; score them on all anchor questions
 
+The world may change without a word. Then what used to earn earns nothing, which is a surprise, and
+the phase does three things before it goes on (`adapt`): it drops the lines that earn nothing any
+more, it tries the prompts that were best before earlier surprises (the memory), and it spends more.
+
 The model and its texts are not known here. They come as three functions:
 
     answer(jobs)         jobs: [(prompt, questions)], equally many questions each; one rollout per
@@ -26,6 +30,7 @@ Left out of GEPA: choosing the topic to rewrite by anything but turns, a separat
 (the anchor questions are both), and merging two prompts (docs/LOG.md: here it did not help).
 """
 
+import math
 import random
 from dataclasses import dataclass, field
 from statistics import fmean
@@ -35,6 +40,7 @@ Prompt = dict[str, str]  # topic -> instruction, e.g. {"red": "reverse raise"}
 
 MINIBATCH = 3  # questions that a parent and its child both answer
 AT_ONCE = 16  # proposals that go through the model together
+SURPRISE_BUDGET = 3  # times the usual budget, in a phase with a surprise
 
 
 @dataclass
@@ -53,9 +59,11 @@ class Candidate:
 class Population:
     """The candidates kept between fast phases, best first, and all that evolution goes on with."""
 
-    def __init__(self, size: int, seed: int, start: Prompt):
-        """At most `size` candidates; the first is the prompt `start`."""
+    def __init__(self, size: int, seed: int, start: Prompt, memory_size=4):
+        """At most `size` candidates; the first is the prompt `start`. See `remember`."""
         self.size = size
+        self.memory_size = memory_size
+        self.memory = []  # prompts that were best before a surprise, newest first
         self.rng = random.Random(f"population {seed}")
         self.candidates = [Candidate(0, start)]  # best first
         self.next_id = 1  # ids are never used twice
@@ -76,6 +84,12 @@ class Population:
         best_first = sorted(scored, key=lambda candidate: (-candidate.mean, candidate.id))
         self.candidates = best_first[: self.size]
 
+    def remember(self, prompt: Prompt) -> None:
+        """Keep a prompt for the case that its world comes back; the oldest is forgotten first."""
+        others = [old for old in self.memory if old != prompt]
+        newest_first = [prompt, *others]
+        self.memory = newest_first[: self.memory_size]
+
     def prompts(self, n: int) -> list:
         """n prompts for the slow phase: the population, best first, repeated if it is smaller."""
         prompts = [candidate.prompt for candidate in self.candidates]
@@ -88,6 +102,7 @@ class Population:
         # The generator's state belongs to it: resumed evolution draws what it would have drawn.
         candidates = [[c.id, c.prompt, c.scores] for c in self.candidates]
         state = {"size": self.size, "candidates": candidates, "next_id": self.next_id}
+        state |= {"memory": self.memory, "memory_size": self.memory_size}
         return state | {"turn": self.turn, "rng": self.rng.getstate()}
 
     def load_state_dict(self, state: dict, is_prompt) -> None:
@@ -100,13 +115,15 @@ class Population:
         candidates = [Candidate(*values) for values in state["candidates"]]
         if not candidates:
             raise LookupError("a population has at least one candidate")
-        for candidate in candidates:
-            if not is_prompt(candidate.prompt):
-                raise ValueError(f"holds a prompt that is none: {candidate.prompt}")
+        for prompt in [candidate.prompt for candidate in candidates] + state["memory"]:
+            if not is_prompt(prompt):
+                raise ValueError(f"holds a prompt that is none: {prompt}")
 
         # Go on from there.
         self.candidates = candidates
         self.size = state["size"]
+        self.memory = state["memory"]
+        self.memory_size = state["memory_size"]
         self.next_id = state["next_id"]
         self.turn = state["turn"]
 
@@ -165,6 +182,13 @@ def select_parents(rng: random.Random, scores: list, n: int) -> list:
     return rng.choices(indices, weights=counts, k=n)
 
 
+def beyond_noise(a: float, b: float, n: int) -> bool:
+    """Whether two shares of n questions each differ by more than three standard errors."""
+    mean = (a + b) / 2
+    error = math.sqrt(2 * mean * (1 - mean) / n)
+    return abs(a - b) > 3 * error
+
+
 # --- one fast phase ---
 
 
@@ -190,6 +214,9 @@ class Report:
     reflections: int = 0
     proposed: int = 0  # children that were tried
     accepted: list = field(default_factory=list)  # trials
+    surprise: bool = False  # the world has changed
+    dropped: list = field(default_factory=list)  # (topic, instruction) that earned nothing then
+    recalled: list = field(default_factory=list)  # prompts that came back from memory
 
     @property
     def calls(self) -> int:
@@ -247,6 +274,53 @@ class FastPhase:
         for candidate, scores in zip(self.scored, new_scores, strict=True):
             candidate.scores = scores
 
+    def has_changed(self, before: float) -> bool:
+        """Whether the best carried prompt earns less than half of `before`, beyond noise."""
+        now = max(candidate.mean for candidate in self.scored)
+        return now < before / 2 and beyond_noise(before, now, len(self.anchor))
+
+    def adapt(self) -> None:
+        """The world has changed: drop what earns nothing, try what is remembered, spend more."""
+        self.report.surprise = True
+        self.budget *= SURPRISE_BUDGET
+        was_best = self.population.best
+
+        # What is left of the carried prompts; several of them may become the same.
+        left = []
+        for candidate in self.scored:
+            prompt = self.without_dead_lines(candidate)
+            if prompt not in left:
+                left.append(prompt)
+        self.scored = self.new_candidates(left)
+        best = max(candidate.mean for candidate in self.scored)
+
+        # A remembered prompt comes back if it earns clearly more. What earns nothing stays out.
+        affordable = self.left() // len(self.anchor)
+        for candidate in self.new_candidates(self.population.memory[:affordable]):
+            if candidate.mean > best and beyond_noise(candidate.mean, best, len(self.anchor)):
+                self.scored.append(candidate)
+                self.report.recalled.append(candidate.prompt)
+        self.population.remember(was_best)
+
+    def without_dead_lines(self, candidate: Candidate) -> Prompt:
+        """A candidate's prompt without the instructions that earned nothing on their topic."""
+        prompt = dict(candidate.prompt)
+        for topic in self.by_topic:
+            pairs = zip(self.anchor, candidate.scores, strict=True)
+            earned = sum(score for question, score in pairs if question.topic == topic)
+            if topic in prompt and earned == 0:
+                line = (topic, prompt.pop(topic))
+                if line not in self.report.dropped:
+                    self.report.dropped.append(line)
+        return prompt
+
+    def new_candidates(self, prompts: list) -> list:
+        """Prompts -> candidates, scored on all anchor questions."""
+        candidates = []
+        for prompt, scores in zip(prompts, self.score(prompts), strict=True):
+            candidates.append(self.population.new_candidate(prompt, scores))
+        return candidates
+
     def affordable(self) -> int:
         """How many proposals can be made now; scoring one child stays in reserve."""
         cost = 2 * self.minibatch + 1  # the parent's answers, the child's, and a reflection
@@ -275,6 +349,9 @@ class FastPhase:
             failures = [(question, outcome) for question, outcome in pairs if outcome.score < 1]
             if failures:
                 old = trial.parent.prompt.get(trial.topic, "")
+                # An instruction that earned nothing may lead nowhere: every other time begin anew.
+                if len(failures) == self.minibatch and rng.random() < 0.5:
+                    old = ""
                 failing.append(trial)
                 requests.append((trial.topic, old, failures))
 
@@ -315,24 +392,30 @@ class FastPhase:
         accepted = better[: self.left() // len(self.anchor)]
 
         # From now on they can be parents, too.
-        new_scores = self.score([trial.prompt for trial in accepted])
-        for trial, scores in zip(accepted, new_scores, strict=True):
-            trial.child = self.population.new_candidate(trial.prompt, scores)
-            self.scored.append(trial.child)
+        new = self.new_candidates([trial.prompt for trial in accepted])
+        for trial, child in zip(accepted, new, strict=True):
+            trial.child = child
+        self.scored += new
         self.report.accepted += accepted
 
 
-def evolve(population: Population, anchor, answer, reflect, is_prompt, budget: int) -> Report:
+def evolve(
+    population: Population, anchor, answer, reflect, is_prompt, budget: int, surprise=True
+) -> Report:
     """Improve the prompts of a population, spending at most `budget` calls: one fast phase.
 
     anchor: the questions that candidates are scored on; the functions: see the top of the file.
-    With too few calls to score the carried candidates nothing is done.
+    With too few calls to score the carried candidates nothing is done. surprise: whether to look
+    for a change of the world; a phase that finds one spends up to SURPRISE_BUDGET times as much.
     """
     # Without scores under today's weights nothing can be compared.
     phase = FastPhase(population, anchor, answer, reflect, is_prompt, budget)
     if budget < len(phase.scored) * len(anchor):
         return phase.report
+    before = population.candidates[0].mean  # of the best one, at the end of the last phase
     phase.rescore()
+    if surprise and phase.has_changed(before):
+        phase.adapt()
 
     # Propose, try, accept, as long as there is budget for one more proposal.
     while phase.affordable() > 0:

@@ -103,6 +103,8 @@ class Config:
     substeps: int = setting(1, "updates per batch; more than one uses CISPO's weights", low=1)
     temperature: float = setting(1.0, "of all sampling in training and evaluation", low=0.01)
     # Fast weights: every `cycle` steps a phase of passes * anchor rollouts.
+    memory: int = setting(4, "prompts remembered from before a change of the world", low=0)
+    surprise: bool = setting(True, "notice a change of the world, see fast_context.py")
     cycle: int = setting(6, "gradient steps between fast phases", low=1)
     population: int = setting(4, "prompts kept; must divide group", low=1)
     anchor: int = setting(48, "questions of the cycle that prompts are scored on", low=1)
@@ -154,6 +156,9 @@ MOVED = {"checkpoints/base.pt": prepare.SHIPPED}
 
 # --- the learner's state ---
 
+# What a checkpoint holds as it is, beside weights and prompts.
+COUNTERS = ("step", "rollouts", "tokens", "skipped", "shown", "evolved")
+
 
 class Learner:
     """All that a run changes (weights, prompts, counters), and what it learns from."""
@@ -176,13 +181,14 @@ class Learner:
 
         # Fast weights: a population of prompts, which starts with the seed prompt.
         self.seed_prompt = self.world.parse_prompt(cfg.prompt)  # without --prompt it is empty
-        self.population = Population(cfg.population, cfg.seed, self.seed_prompt)
+        self.population = Population(cfg.population, cfg.seed, self.seed_prompt, cfg.memory)
 
         # The stream of tasks. The validation questions are the same at every evaluation.
         self.tasks = []
         self.validation = []
-        for i, name in enumerate(cfg.tasks):
-            task = self.world.make_task(name, cfg.seed + i)
+        # A task that is named again is the same one; "strings:2" is another one of its domain.
+        for name in cfg.tasks:
+            task = self.world.make_task(name, cfg.seed)
             self.world.check_room(task, self.seed_prompt, self.base.cfg.block_size)
             rng = random.Random(f"validation {cfg.seed}")
             self.tasks.append(task)
@@ -204,42 +210,26 @@ class Learner:
 
     def state_dict(self):
         """What a checkpoint holds: all that cannot be made again from the settings."""
-        return {
-            # What learns.
-            "model": self.policy.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "population": self.population.state_dict(),
-            # How far it is.
-            "step": self.step,
-            "rollouts": self.rollouts,
-            "tokens": self.tokens,
-            "skipped": self.skipped,
-            "shown": self.shown,
-            "evolved": self.evolved,
-            # What it began with.
-            "base": self.origin.checksum,
-        }
+        state = {name: getattr(self, name) for name in COUNTERS}
+        state["model"] = self.policy.state_dict()
+        state["optimizer"] = self.optimizer.state_dict()
+        state["population"] = self.population.state_dict()
+        state["base"] = (
+            self.origin.checksum
+        )  # with another base the KL penalty would pull elsewhere
+        return state
 
     def load_state_dict(self, state):
         """Raises ValueError for a state that does not fit; the message goes on after "<file> "."""
-        # With another base the KL penalty would pull elsewhere.
         if state.get("base") != self.origin.checksum:
             raise ValueError(
                 f"is of a run that began with another base than {self.cfg.base}, or of no run"
             )
-
-        # What learns.
         self.policy.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.population.load_state_dict(state["population"], self.world.is_prompt)
-
-        # How far it was.
-        self.step = state["step"]
-        self.rollouts = state["rollouts"]
-        self.tokens = state["tokens"]
-        self.skipped = state["skipped"]
-        self.shown = state["shown"]
-        self.evolved = state["evolved"]
+        for name in COUNTERS:
+            setattr(self, name, state[name])
 
     def save(self):
         """Write a checkpoint, unless the last step failed: its weights may be the reason."""
@@ -305,7 +295,7 @@ def train(learner: Learner, stop, begun: bool):
                     ahead += learner.questions_of(step)
                     if len(ahead) >= cfg.anchor:
                         break
-                fast_phase(learner, ahead)
+                fast_phase(learner, ahead, bar)
             # The prompt that this task is left with, if it ends here: for the closing table.
             index = learner.task_at(learner.step)
             learner.evolved[index] = learner.population.best
@@ -334,7 +324,7 @@ def train(learner: Learner, stop, begun: bool):
     learner.save()
 
 
-def fast_phase(learner: Learner, questions):
+def fast_phase(learner: Learner, questions, bar):
     """A fast phase: the prompts evolve on the first of the coming questions."""
     cfg = learner.cfg
     start = time.perf_counter()
@@ -344,7 +334,7 @@ def fast_phase(learner: Learner, questions):
     def answer(jobs):
         sampler = learner.sampler(learner.policy, learner.seed_of("fast", next(turns)))
         outcomes = sampler.answer(jobs).outcomes
-        learner.tokens += sampler.sampled_tokens
+        count(sampler, len(outcomes))
 
         # One list for all jobs -> a list for each.
         n = len(outcomes) // len(jobs)
@@ -354,17 +344,22 @@ def fast_phase(learner: Learner, questions):
         model = learner.policy if cfg.reflector == "self" else learner.base
         sampler = learner.sampler(model, learner.seed_of("fast", next(turns)))
         proposals = sampler.reflect(requests)
-        learner.tokens += sampler.sampled_tokens
+        count(sampler, len(proposals))
         return proposals
+
+    # All rollouts are counted, also those that score prompts and those that reflect.
+    def count(sampler, rollouts):
+        learner.rollouts += rollouts
+        learner.tokens += sampler.sampled_tokens
+        bar.set_postfix(rollouts=learner.rollouts)
 
     # Prompts are scored on the first questions; the budget is so many passes over them.
     anchor = questions[: cfg.anchor]
     budget = cfg.passes * len(anchor)
     is_prompt = learner.world.is_prompt
-    report = evolve(learner.population, anchor, answer, reflect, is_prompt, budget)
+    report = evolve(learner.population, anchor, answer, reflect, is_prompt, budget, cfg.surprise)
 
-    # All rollouts are counted, also those that score prompts and those that reflect.
-    learner.rollouts += report.calls
+    # What the phase cost, and what came of it.
     candidates = learner.population.candidates
     population = [[c.prompt, round(c.mean, 4)] for c in candidates]
     learner.log(
@@ -373,11 +368,26 @@ def fast_phase(learner: Learner, questions):
         calls=report.calls,
         reflections=report.reflections,
         proposed=report.proposed,
-        accepted=len(report.accepted),
+        accepted=[told(trial, learner.world) for trial in report.accepted],
         population=population,
+        surprise=report.surprise,
+        dropped=[f"{topic}: {instruction}" for topic, instruction in report.dropped],
+        recalled=report.recalled,
         seconds=time.perf_counter() - start,
     )
     show_changes(learner, report)
+
+
+def told(trial, world):
+    """An accepted child, for the log."""
+    return {
+        "topic": trial.topic,
+        "old": trial.parent.prompt.get(trial.topic, "none"),
+        "new": trial.prompt[trial.topic],
+        "before": round(trial.parent.mean, 4),
+        "after": round(trial.child.mean, 4),
+        "how": world.summary(trial.how),
+    }
 
 
 def show_changes(learner: Learner, report):
@@ -636,10 +646,6 @@ def show_result(folder: RunFolder, result):
 
 def check_settings(cfg: Config) -> None:
     """Raises ValueError, with what would be right, for settings that do not fit together."""
-    named = [name for name in cfg.tasks if isinstance(name, str)]
-    if not named or len(named) < len(cfg.tasks):
-        # They come from a config.json that somebody edited.
-        raise ValueError(f"tasks must be names of domains, not {cfg.tasks!r}")
     prepare.check_tasks(cfg.tasks)
     if cfg.method == "fst" and cfg.group % cfg.population:
         raise ValueError(

@@ -55,11 +55,7 @@ class Task:
     domain: Domain
     rules: dict[str, Rule]  # topic -> its hidden rule
     difficulties: tuple[int, ...]  # of its questions
-
-    @property
-    def name(self) -> str:
-        """The name of the task's domain."""
-        return self.domain.name
+    name: str  # "strings", or "strings:2" for another task of that domain
 
     @property
     def instructions(self) -> dict[str, str]:
@@ -86,16 +82,27 @@ class Task:
         return [self.question(rng, validation) for _ in range(n)]
 
 
+def domain_of(name: str) -> str:
+    """The domain of a task: "strings" of "strings", and of "strings:2", another task there.
+
+    Raises ValueError for an unknown domain.
+    """
+    domain, colon, number = name.partition(":")
+    if domain not in domains() or bool(colon) != number.isdigit():
+        known = ", ".join(domains())
+        raise ValueError(
+            f"unknown task '{name}': known tasks are {known}, and others like strings:2"
+        )
+    return domain
+
+
 def make_task(name: str, seed: int) -> Task:
-    """The task that a domain and a seed give. Raises ValueError for an unknown domain."""
-    known = domains()
-    if name not in known:
-        raise ValueError(f"unknown task '{name}': known tasks are {', '.join(known)}")
-    domain = known[name]
+    """The task that a name and a seed give. Raises ValueError for an unknown domain."""
+    domain = domains()[domain_of(name)]
 
     # The same name and seed give the same task in every process.
     rng = random.Random(f"{name} {seed}")
-    return Task(domain, draw_rules(rng, domain), domain.task_difficulties)
+    return Task(domain, draw_rules(rng, domain), domain.task_difficulties, name)
 
 
 def draw_rules(rng: random.Random, domain: Domain) -> dict[str, Rule]:

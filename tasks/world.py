@@ -9,7 +9,7 @@ proposes an instruction or nothing.
 import random
 from typing import Any, NamedTuple, Protocol
 
-from tasks import Question, Task, domains, formats, make_task
+from tasks import Question, Task, domain_of, domains, formats, make_task
 
 Prompt = dict[str, str]  # topic -> instruction
 
@@ -83,8 +83,12 @@ class ToyWorld:
 
     def make_task(self, name: str, seed: int) -> Task:
         """The task that a domain and a seed give. Raises ValueError for an unknown domain."""
-        if name not in self.domains:
-            raise ValueError(f"the base knows {', '.join(self.domains)}, not {name}")
+        domain = domain_of(name)
+        if domain not in self.domains:
+            known = ", ".join(self.domains)
+            raise ValueError(
+                f"the base knows {known}, not {domain}: choose another task, or train another base"
+            )
         return make_task(name, seed)
 
     def check_room(self, task: Task, seed_prompt: Prompt, room: int) -> None:

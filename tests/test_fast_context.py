@@ -150,7 +150,7 @@ def test_the_ledger_is_the_worlds_own_count_and_never_above_the_budget(budget, s
         report = world.phase(population, budget)
         assert report.metric_calls == world.metric_calls - metric_calls
         assert report.reflections == world.reflections - reflections
-        assert report.calls <= budget
+        assert report.calls <= budget * (fast_context.SURPRISE_BUDGET if report.surprise else 1)
         assert 1 <= len(population.candidates) <= size
 
 
@@ -243,6 +243,114 @@ def test_fewer_questions_of_a_topic_than_a_minibatch():
     population = Population(4, seed=0, start={})
     evolve(population, ANCHOR[:5], world.answer, world.reflect, is_prompt, 200)
     assert population.candidates
+
+
+# --- a changing world ---
+
+OTHER = {"red": "left", "blue": "mirror", "green": "sort sort", "gold": "raise"}
+
+
+def learned(world, population, phases=6):
+    """Let a population find all rules of a world."""
+    for _ in range(phases):
+        assert not world.phase(population).surprise
+    assert population.best == world.truth
+
+
+def test_when_the_world_changes_what_earns_nothing_is_dropped():
+    population, world = Population(4, seed=0, start={}), World(insight=0.5)
+    learned(world, population)
+    world.truth = dict.fromkeys(TRUTH, "never") | {"gold": TRUTH["gold"]}  # one line still earns
+    report = world.phase(population)
+    assert report.surprise
+    assert {line for line in report.dropped if line[0] != "gold"} >= {
+        (topic, TRUTH[topic]) for topic in ("red", "blue", "green")
+    }
+    for candidate in population.candidates:
+        assert (
+            candidate.prompt.get("gold") == TRUTH["gold"]
+            or candidate.mean < population.candidates[0].mean
+        )
+        assert TRUTH["red"] not in candidate.prompt.values()
+
+
+def test_a_change_is_only_noticed_where_it_is_asked_for():
+    population, world = Population(4, seed=0, start={}), World(insight=0.5)
+    learned(world, population)
+    world.truth = OTHER
+    anchor, functions = ANCHOR, (world.answer, world.reflect, is_prompt)
+    report = evolve(population, anchor, *functions, 480, surprise=False)
+    assert not report.surprise and not report.dropped and report.calls <= 480
+
+
+def test_a_phase_with_a_surprise_may_spend_three_times_as_much_and_no_more():
+    population, world = Population(4, seed=0, start={}), World(insight=0.5)
+    learned(world, population)
+    world.truth, world.insight = OTHER, 0.0
+    before = world.metric_calls + world.reflections
+    report = world.phase(population)
+    assert report.surprise and 480 < report.calls <= 3 * 480
+    assert report.calls == world.metric_calls + world.reflections - before
+
+
+@pytest.mark.parametrize("skill", [0.2, 0.5])
+def test_in_a_world_that_stands_still_there_is_hardly_ever_a_surprise(skill):
+    surprises = phases = 0
+    for seed in range(25):
+        population, world = Population(4, seed, start={}), World(skill, seed=seed)
+        for _ in range(12):
+            surprises += world.phase(population).surprise
+            phases += 1
+    assert surprises <= phases / 100
+
+
+def test_a_remembered_prompt_comes_back_when_its_world_does():
+    population, world = Population(4, seed=0, start={}), World(insight=0.5)
+    learned(world, population)
+    world.truth = OTHER
+    assert world.phase(population).surprise and population.memory == [TRUTH]
+    learned(world, population)
+    world.truth, world.insight = TRUTH, 0.0  # nothing can be found anew
+    report = world.phase(population)
+    assert report.surprise and report.recalled == [TRUTH] and population.best == TRUTH
+    assert population.memory == [OTHER, TRUTH]
+
+
+def test_what_is_remembered_and_earns_nothing_stays_out():
+    population, world = Population(4, seed=0, start={}), World(insight=0.5)
+    learned(world, population)
+    world.truth = OTHER
+    world.phase(population)
+    learned(world, population)
+    world.truth, world.insight = dict.fromkeys(TRUTH, "never"), 0.0
+    report = world.phase(population)
+    assert report.surprise and report.recalled == []
+    assert [candidate.prompt for candidate in population.candidates] == [{}]
+
+
+def test_the_memory_is_bounded_and_forgets_the_oldest():
+    population = Population(4, seed=0, start={}, memory_size=2)
+    for words in ("a", "b", "a", "c"):
+        population.remember({"red": words})
+    assert population.memory == [{"red": "c"}, {"red": "a"}]
+    none = Population(4, seed=0, start={}, memory_size=0)
+    none.remember({"red": "a"})
+    assert none.memory == []
+
+
+def test_reflections_on_an_instruction_that_earned_nothing_start_from_none_half_of_the_time():
+    population, world, starts = population_of(4, 0, dict.fromkeys(TRUTH, "sort sort")), World(0), []
+    reflect = world.reflect
+
+    def watched(requests):
+        starts.extend(old for _, old, _ in requests)
+        return reflect(requests)
+
+    world.reflect = watched
+    for _ in range(20):
+        world.phase(population)
+    assert set(starts) == {"", "sort sort"}  # a right beginning that earns nothing is a start, too
+    assert 0.4 < starts.count("") / len(starts) < 0.6
 
 
 # --- text and state ---

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tqdm import tqdm
 
 import fast_context
 import rl
@@ -70,7 +71,7 @@ def result_of(out) -> dict:
 def test_every_line_of_the_log_has_exactly_its_fields(start):
     fields = {
         "slow": "reward entropy kl_base grad_norm dropped_groups skipped seconds",
-        "fast": "calls reflections proposed accepted population seconds",
+        "fast": "calls reflections proposed accepted population surprise dropped recalled seconds",
         "eval": "val_acc kl_base neutral_acc neutral_kl prompt",
     }
     out = start(steps=9)
@@ -124,7 +125,7 @@ def test_evaluation_does_not_disturb_training(start):
 
 
 def test_a_stream_goes_through_its_tasks_and_evaluates_on_all_when_a_stage_ends(start):
-    argv = ["--tasks", "strings", "strings"]
+    argv = ["--tasks", "strings", "strings:2"]
     out = start("run", *argv, stage=4, steps=8, eval_every=2)
     assert [line["task"] for line in toy.kinds(out, "slow")] == [0, 0, 0, 0, 1, 1, 1, 1]
     evaluated = [(line["step"], line["task"]) for line in toy.kinds(out, "eval")]
@@ -241,6 +242,35 @@ def test_the_same_seed_gives_the_same_run_in_every_process(base, tmp_path):
     assert any(line["accepted"] for line in lines)
 
 
+def test_accepted_children_are_logged_with_the_line_that_changed_and_its_reflection(start):
+    changes = []
+    for line in toy.kinds(start(steps=9), "fast"):
+        changes += line["accepted"]
+    assert changes
+    for change in changes:
+        assert list(change) == ["topic", "old", "new", "before", "after", "how"]
+        assert change["old"] != change["new"] and change["how"].startswith(
+            f"reflect {change['topic']}: "
+        )
+
+
+def test_the_bar_moves_with_the_calls_of_a_fast_phase(start, monkeypatch):
+    shown = []
+    monkeypatch.setattr(tqdm, "set_postfix", lambda bar, *_, **figures: shown.append(figures))
+    fast, *_ = toy.kinds(start(steps=1), "fast")
+    rollouts = [figures["rollouts"] for figures in shown if figures.get("rollouts")]
+    assert len(rollouts) > 2 and rollouts[0] < rollouts[-1] == fast["calls"]
+
+
+def test_a_task_that_is_named_again_is_the_same_and_a_number_makes_another(start):
+    argv = ["--tasks", "strings", "numbers", "strings", "strings:2", "numbers"]
+    learner = learner_of(start("run", *argv, steps=0))
+    strings, numbers, again, other, numbers_again = [task.rules for task in learner.tasks]
+    assert strings == again != other and numbers == numbers_again
+    assert learner.tasks[3].name == "strings:2" and learner.tasks[3].domain.name == "strings"
+    assert learner.validation[0] == learner.validation[2]
+
+
 # --- questions ---
 
 
@@ -283,9 +313,9 @@ def test_the_fast_phase_sees_the_first_questions_of_the_coming_steps(start, monk
     slow_step = train.slow_step
     evolve = train.evolve
 
-    def watched_fast_phase(learner, questions):
+    def watched_fast_phase(learner, questions, bar):
         ahead.append(questions)
-        return fast_phase(learner, questions)
+        return fast_phase(learner, questions, bar)
 
     def watched_slow_step(learner, questions):
         used.append(questions)

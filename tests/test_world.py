@@ -51,8 +51,10 @@ def test_a_world_has_the_tasks_of_the_domains_that_its_base_knows():
     known = ToyWorld(["strings", "facts"])
     assert known.make_task("strings", 3) == make_task("strings", 3)
     assert known.make_task("facts", 3).name == "facts"
-    for name in ("numbers", "chess"):
-        with pytest.raises(ValueError, match=f"the base knows strings, facts, not {name}"):
+    with pytest.raises(ValueError, match="the base knows strings, facts, not numbers"):
+        known.make_task("numbers", 3)
+    for name in ("chess", "strings:", "strings:x", "strings2", ":2"):
+        with pytest.raises(ValueError, match=f"unknown task '{name}': known tasks are"):
             known.make_task(name, 3)
 
 
