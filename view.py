@@ -505,10 +505,11 @@ def page(paths: list[Path], defaults: dict) -> str:
     # All charts have the same axis of rollouts.
     right = max(1, *[run.lines[-1]["rollouts"] for run in runs])
 
-    # One run alone is drawn with the seed prompt, too: what have its weights learned?
+    # One run alone is drawn with the seed prompt, too: what have its weights learned? (Distillation
+    # has only that: it teaches the weights to do without the best prompt.)
     compared = names
     curves = [accuracy_curve(run, "val_acc") for run in runs]
-    if len(runs) == 1:
+    if len(runs) == 1 and first.config["method"] != "distill":
         compared = ["with the best prompt", "with the seed prompt"]
         curves.append(accuracy_curve(first, "neutral_acc"))
     marks = stage_marks(first, right)
@@ -578,8 +579,9 @@ prompts only; distill moves what the prompt says into the weights.</p>
 <main>
 <section>
 <h2>Validation accuracy</h2>
-<p>The share of right answers to questions that are never trained on, with the best prompt. Each
-stage has another task; nothing but questions and rewards tells the learner so.</p>
+<p>The share of right answers to questions that are never trained on, with the best prompt (distill:
+with the seed prompt). Each stage has another task; nothing but questions and rewards tells the
+learner so.</p>
 <ul class="legend">{compared}</ul>
 {accuracy}
 <details><summary>The numbers</summary>
@@ -660,7 +662,7 @@ h3 { font-size: 1.05em; margin: 1.6em 0 .3em; }
 code, pre { font: .92em/1.45 ui-monospace, "DejaVu Sans Mono", monospace; }
 code { background: var(--panel); border-radius: .25em; padding: .1em .35em; }
 pre { background: var(--panel); border-radius: .4em; padding: .8em 1em; margin: .5em 0 1em;
-  overflow-x: auto; }
+  white-space: pre-wrap; overflow-wrap: anywhere; }
 ul, ol { list-style: none; margin: 0; padding: 0; }
 summary { cursor: pointer; padding: .2em 0; }
 :focus-visible { outline: 3px solid var(--run0); outline-offset: 2px; border-radius: 2px; }
@@ -718,7 +720,7 @@ tr > th { font-weight: 600; }
 .prompt th:last-child { width: auto; }
 .prompt p { font-size: .9em; }
 .prompt td code { white-space: nowrap; }
-.prompt th code { font-weight: 400; }
+.prompt th code { display: inline-block; font-weight: 400; }
 .prompt summary { padding: 0; }
 .prompt li { padding: .1em 0; }
 .prompt li:not(:has(details)) { padding-left: 1.05em; }

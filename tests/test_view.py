@@ -239,6 +239,8 @@ def test_every_method_has_its_page(tmp_path, method):
     seen = Reader(page(write_run(tmp_path / "a", method, steps=30)))
     assert ("There are none in this run." in seen.text) == (method == "gepa")
     assert ("no prompt learned" in seen.text) == (method == "rl")
+    # What distillation teaches is measured with the seed prompt only.
+    assert sum("rollouts:" in title for title in seen.titles) == (3 if method == "distill" else 6)
     assert ("KL to the teacher" in seen.text) == (method == "distill")
     assert ("KL to the base, nats" in seen.text) == (method in ("fst", "rl"))
 
