@@ -87,6 +87,7 @@ class Stage:
     @property
     def named(self) -> str:
         """How many of the hidden rules the best prompt names."""
+        # What is equal in effect counts, too.
         verdicts = [self.verdict(topic, self.best.get(topic, "none")) for topic in self.hidden]
         n = verdicts.count("right") + verdicts.count("equal")
         return f"{n} of {len(self.hidden)} rules named"
@@ -118,6 +119,7 @@ class Run:
         stages = []
         end = 0
         for i, name in enumerate(self.config["tasks"]):
+            # Its lines in the log. Evaluations come early, too, to see what other tasks teach it.
             own = [x for x in self.lines if x["task"] == i and x["rollouts"] >= end]
             spent = [line["rollouts"] for line in own if line["kind"] != "eval"]
             if i > 0 and not spent:
@@ -139,6 +141,7 @@ class Run:
 
 def best_of(phase: dict) -> dict[str, str]:
     """The best prompt after a fast phase."""
+    # They are logged best first, each with its anchor score.
     prompt, _score = phase["population"][0]
     return prompt
 
@@ -262,6 +265,7 @@ def accuracy_curve(run: Run, figure: str) -> list:
     """A figure of the evaluations of a run, as a curve."""
     curve = []
     for stage in run.stages:
+        # A stage has a line of its own: at a switch two tasks are evaluated at the same place.
         curve += [(line["rollouts"], line[figure]) for line in stage.evals]
         curve.append((0, None))  # the next stage has another task
     return curve
@@ -423,6 +427,7 @@ def surprise(phase: dict) -> Html:
     """What happened where a fast phase noticed that the world had changed."""
     if not phase.get("surprise"):
         return Html()
+    # Recalled prompts show in the table, as changes.
     dropped = ", ".join(phase["dropped"]) or "nothing"
     return fill(NEWS, phase["step"], dropped, len(phase["recalled"]))
 
@@ -431,6 +436,7 @@ def surprise(phase: dict) -> Html:
 BAR = """<figure><figcaption>{}</figcaption><div class="bar">{}</div>
 <ul class="legend">{}</ul></figure>
 """
+PART = '<li><i class="part{}"></i> {}: {:,.0f} ({:.0f}%)</li>'
 
 
 def bar(title: str, parts: dict[str, float]) -> Html:
@@ -442,8 +448,7 @@ def bar(title: str, parts: dict[str, float]) -> Html:
     for i, (name, amount) in enumerate(parts.items()):
         share = 100 * amount / total
         pieces.append(fill('<span class="part{}" style="width: {:.2f}%"></span>', i, share))
-        key = '<li><i class="part{}"></i> {}: {:,.0f} ({:.0f}%)</li>'
-        names.append(fill(key, i, name, amount, share))
+        names.append(fill(PART, i, name, amount, share))
     return fill(BAR, title, pieces, names)
 
 
@@ -462,6 +467,9 @@ def spending(run: Run) -> list[Html]:
     return [bar(f"{run.name}: rollouts", rollouts), bar(f"{run.name}: seconds", seconds)]
 
 
+ANSWER = "<details><summary>{}</summary><pre>{}</pre></details>"
+
+
 def answers(run: Run) -> list[Html]:
     """Sample answers, the latest first."""
     # In samples.txt what was said begins with its step; the transcripts are indented.
@@ -470,8 +478,7 @@ def answers(run: Run) -> list[Html]:
     )
     parts = []
     for heading, text in reversed(said[-SAMPLES:]):
-        template = "<details><summary>{}</summary><pre>{}</pre></details>"
-        parts.append(fill(template, heading, dedent(text)))
+        parts.append(fill(ANSWER, heading, dedent(text)))
     return parts
 
 
@@ -485,6 +492,7 @@ def closing(run: Run) -> list[Html]:
     """The closing table of a run, if it has reached its end: rows of a table."""
     rows = []
     for task in run.result.get("tasks", []):
+        # Two sets of weights, each with the seed prompt and with the evolved one.
         base, trained = task["accuracy"].values()
         rows.append(fill(CLOSING, task["task"], run.name, *base, *trained, *task["kl_base"]))
     return rows
@@ -532,7 +540,7 @@ def page(paths: list[Path], defaults: dict) -> str:
 
 def main(argv=None):
     # Which runs, and where to?
-    parser = argparse.ArgumentParser(prog="view.py", description="Write a page that shows runs.")
+    parser = argparse.ArgumentParser(description="Write a page that shows runs.")
     parser.add_argument("runs", nargs="+", type=Path, help="folders of runs")
     parser.add_argument("--out", type=Path, help="default: view.html in the first folder")
     args = parser.parse_args(argv)
@@ -546,7 +554,7 @@ def main(argv=None):
         write_file(out, page(args.runs, vars(Config())).encode())
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         names = " ".join(map(str, args.runs))
-        parser.exit(2, f"view.py: {names}: damaged, or not the folder of a run ({error!r})\n")
+        parser.exit(2, f"view.py: {names}: damaged, or not the folder of a run: {error}\n")
     print(out)
 
 
