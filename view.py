@@ -217,9 +217,9 @@ DOT = """<use class="run{0}" href="#run{0}" x="{1:.2f}%" y="{2:.2f}%">
 """
 # Where a stage begins, and where the learner noticed it.
 STAGE = """<line class="stage" x1="{0:.2f}%" x2="{0:.2f}%" y2="100%"/>
-<text x="{0:.2f}%" dx="6" dy="-8">{1}</text>
+<text x="{0:.2f}%" dx="6" dy="-1.8em">{1}</text>
 """
-SURPRISE = """<text class="surprise" x="{:.2f}%" dx="6" dy="18">▲ surprise</text>
+SURPRISE = """<text class="surprise" x="{:.2f}%" dx="6" dy="-.5em">▲ surprise</text>
 """
 
 
@@ -688,7 +688,7 @@ figure { margin: 0; }
 figcaption { font-size: .9em; }
 .plot { display: block; width: calc(100% - 5rem); height: 9rem; margin: .8rem 2rem 2.4rem 3rem; }
 .plot, .plot svg { overflow: visible; }
-main > section > figure .plot { height: clamp(13rem, 34vw, 22rem); margin-top: 2.2rem; }
+main > section > figure .plot { height: clamp(13rem, 34vw, 22rem); margin-top: 3rem; }
 .charts { display: grid; gap: 1.2rem 2rem; margin-top: 1em; }
 @media (min-width: 44rem) { .charts { grid-template-columns: 1fr 1fr; } }
 .plot text { fill: var(--soft); font-size: .8rem; }

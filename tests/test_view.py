@@ -218,8 +218,8 @@ def test_a_change_stands_with_its_verdict_and_its_reflection(tmp_path):
     assert stage.count("⇄ of another domain") == 4
     assert "▲ Surprise at step 30" in stage and "Dropped: red: mirror" in stage
     # In the chart, it was where the stage begins.
-    [place] = re.findall(r'x="(\S+)" dx="6" dy="18">▲ surprise</text>', text)
-    assert f'<text x="{place}" dx="6" dy="-8">numbers</text>' in text
+    [place] = re.findall(r'x="(\S+)" dx="6" dy="-.5em">▲ surprise</text>', text)
+    assert f'<text x="{place}" dx="6" dy="-1.8em">numbers</text>' in text
 
 
 def test_the_hidden_rules_are_those_of_the_run(tmp_path):
