@@ -35,6 +35,7 @@ from textwrap import indent
 import torch
 
 import rl
+import view
 from base import prepare
 from fast_context import Population, evolve
 from model import completion_logprobs
@@ -265,6 +266,10 @@ class Learner:
         line = {"kind": kind, "step": self.step, "task": task}
         line |= {"rollouts": self.rollouts, "tokens": self.tokens}
         self.folder.log(line | figures)
+
+    def draw(self):
+        """Write the page on which people look at the run."""
+        self.folder.draw(lambda path: view.page([path], vars(Config())))
 
     def say(self, words):
         """Print above the progress bar, and append to samples.txt."""
@@ -591,6 +596,7 @@ def evaluate_stream(learner: Learner):
     about = f"step {learner.step}: {name}, validation {shown.accuracy:.2f}, "
     about += f"{learner.rollouts} rollouts. One of them:\n"
     learner.say(about + indent(shown.transcript, "    "))
+    learner.draw()
     return shown.accuracy
 
 
@@ -622,7 +628,9 @@ def closing_table(learner: Learner):
     summary = {"rollouts": learner.rollouts, "tasks": results}
     learner.folder.write("result.json", json.dumps(for_json(summary), indent=1).encode())
     counted = f"{learner.rollouts} rollouts, all counted"
-    learner.folder.show(f"\n{counted}. The run is in {learner.folder.path}")
+    learner.draw()
+    path = learner.folder.path
+    learner.folder.show(f"\n{counted}. The run is in {path}; look at it in {path}/view.html")
 
 
 def show_result(folder: RunFolder, result):

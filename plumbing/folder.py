@@ -119,6 +119,15 @@ class RunFolder:
         with open(self.path / "log.jsonl", "a", encoding="utf-8") as file:
             file.write(words + "\n")
 
+    def draw(self, page) -> None:
+        """Write view.html: page(path) is its text. A page that fails never fails the run."""
+        if not self.writes:
+            return
+        try:
+            self.write("view.html", page(self.path).encode())
+        except Exception as error:
+            self.show(f"view.html could not be written: {error!r}")
+
     # --- what a run is gone on with ---
 
     def write(self, name: str, data: bytes) -> None:

@@ -1,0 +1,469 @@
+"""view.py: what the page says is what the files say, model-written text stays text, and a browser
+shows it."""
+
+import html
+import json
+import re
+import shutil
+import subprocess
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+import train
+import view
+from plumbing.folder import RunFolder
+from tasks import make_task
+from view import Html, Stage, fill
+
+HOSTILE = '</pre><script>document.title = "taken"</script><img src=x onerror="alert(1)">{0} & "'
+TASKS = ("strings", "numbers", "facts")
+DEFAULTS = vars(train.Config())
+
+
+# --- runs that nobody has run ---
+
+
+def log_lines(method="fst", steps=90, stage=30, how="reflect red: none\n...\nred: sort"):
+    """The log of a run, with figures that occur nowhere else on the page."""
+    kl = "kl_teacher" if method == "distill" else "kl_base"
+    lines = []
+    rollouts = 0
+
+    def add(kind, step, task, **figures):
+        head = {"kind": kind, "step": step, "task": task}
+        lines.append(head | {"rollouts": rollouts, "tokens": 41 * rollouts} | figures)
+
+    def evaluate(step, task):
+        figures = {"val_acc": 0.111 + step / 137, "kl_base": step / 1009, "prompt": {}}
+        add("eval", step, task, neutral_acc=step / 1511, neutral_kl=0.0, **figures)
+
+    # All tasks are evaluated at the start, and where a stage ends.
+    tasks = range(-(-steps // stage))
+    for task in tasks:
+        evaluate(0, task)
+    for step in range(steps):
+        task = step // stage
+        # Half of the hidden rules are found at once, another one later.
+        rules = list(make_task(TASKS[task], task).instructions.items())
+        if method != "rl" and step % 6 == 0:
+            rollouts += 430
+            topic, new = rules[min(step % stage // 6, 3)]
+            child = {"topic": topic, "old": "none", "new": new, "how": how}
+            best = dict(rules[: 1 + min(step % stage // 6, 3)])
+            figures = {"calls": 430, "reflections": 30, "proposed": 9, "seconds": 3.5}
+            figures |= {"accepted": [child | {"before": 0.125, "after": 0.25}]}
+            figures |= {"population": [[best, 0.25], [{}, 0.0]], "surprise": step == 30}
+            figures |= {"dropped": ["red: mirror"] * (step == 30), "recalled": []}
+            add("fast", step, task, **figures)
+        if method != "gepa":
+            rollouts += 256
+            figures = {"reward": step / 301, "entropy": 0.2, kl: None if step == 7 else step / 99}
+            figures |= {"grad_norm": 1.0, "dropped_groups": step % 30, "skipped": 0}
+            add("slow", step + 1, task, seconds=1.25, **figures)
+        if (step + 1) % 15 == 0:
+            for i in tasks if (step + 1) % stage == 0 else [task]:
+                evaluate(step + 1, i)
+    return lines
+
+
+def write_run(path, method="fst", steps=90, ended=True, **options) -> Path:
+    """Write the files of such a run."""
+    path.mkdir(parents=True)
+    lines = log_lines(method, steps, **options)
+    tasks = TASKS[: 1 + max(line["task"] for line in lines)]
+    config = DEFAULTS | {"method": method, "tasks": tasks, "steps": steps, "lr": 0.00123}
+    (path / "config.json").write_text(json.dumps(config))
+    (path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    said = "[step 0] red: none  ->  sort\n    reflect red: none\n"
+    for line in lines:
+        if line["kind"] == "eval":
+            said += f"[step {line['step']}] step {line['step']}: validation, 7 rollouts. "
+            said += "One of them:\n    rules\n    ask red: a b\n    answer: b a   [right]\n"
+    (path / "samples.txt").write_text(said)
+    if ended:
+        results = []
+        for i, name in enumerate(tasks):
+            accuracy = {"base weights": [0.0123, 0.2345], "trained weights": [0.0456, 0.7891]}
+            task = {"task": name, "hidden": make_task(name, i).instructions, "evolved": {}}
+            results.append(task | {"accuracy": accuracy, "kl_base": [0.3141, 0.0272]})
+        result = {"rollouts": lines[-1]["rollouts"], "tasks": results}
+        (path / "result.json").write_text(json.dumps(result))
+    return path
+
+
+class Reader(HTMLParser):
+    """What a browser makes of a page: its elements, its table rows, its titles, and its text."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.tags = []
+        self.rows = []
+        self.titles = []
+        self.text = ""
+        self.inside = None  # the list whose last text grows now
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th", "title"):
+            self.inside = self.titles if tag == "title" else self.rows[-1]
+            self.inside.append("")
+
+    def handle_endtag(self, tag):
+        if tag in ("td", "th", "title"):
+            self.inside = None
+
+    def handle_data(self, data):
+        self.text += data
+        if self.inside is not None:
+            self.inside[-1] += data
+
+    def count(self, tag):
+        return sum(name == tag for name, _ in self.tags)
+
+
+def page(*paths) -> str:
+    return view.page(list(paths), DEFAULTS)
+
+
+# --- what the page says ---
+
+
+def test_the_numbers_on_the_page_are_those_of_the_log(tmp_path):
+    run = write_run(tmp_path / "a")
+    seen = Reader(page(run))
+    lines = log_lines()
+    shown = [row for row in seen.rows if row and row[0].endswith("a (fst)")]
+    own = [
+        x
+        for x in lines
+        if x["kind"] == "eval" and x["task"] in (x["step"] // 30, x["step"] / 30 - 1)
+    ]
+    expected = []
+    for task, name in enumerate(TASKS):
+        for x in (x for x in own if x["task"] == task):
+            row = [f"{name}, a (fst)", str(x["step"]), f"{x['rollouts']:,}"]
+            expected.append(
+                row + [f"{x[key]:.3f}" for key in ("val_acc", "neutral_acc", "kl_base")]
+            )
+    assert len(expected) == 9 and shown[:9] == expected
+    # Every point of the chart says its numbers: with the best prompt, and with the seed prompt.
+    points = [title.strip() for title in seen.titles if "rollouts:" in title]
+    for key in ("val_acc", "neutral_acc"):
+        assert all(f"{x['rollouts']:,} rollouts: {x[key]:.3f}" in points for x in own)
+    assert len(points) == 18
+
+    # The closing table, and what was spent.
+    assert shown[9:] == [
+        [f"{name}, a (fst)", "0.012", "0.234", "0.046", "0.789", "0.314", "0.027"] for name in TASKS
+    ]
+    for words in ("gradient steps: 23,040 (78%)", "scores: 6,000 (20%)", "reflections: 450 (2%)"):
+        assert words in seen.text
+    assert "gradient steps: 112 (68%)" in seen.text and "scores, reflections: 52 (32%)" in seen.text
+    assert f"{lines[-1]['rollouts']:,} rollouts, {lines[-1]['tokens']:,} sampled" in re.sub(
+        r"\s+", " ", seen.text
+    )
+
+
+def test_points_lie_where_their_numbers_say():
+    curves = [[(0, 0.0), (50, 0.5), (0, None), (100, 1.0)]]
+    drawn = view.chart("title", curves, 1, 200, [Html()])
+    assert 'd="M0.00 100.00h0L25.00 50.00h0M50.00 0.00h0"' in drawn
+    places = [(a["x"], a["y"]) for tag, a in Reader(drawn).tags if tag == "use"]
+    assert places == [("0.00%", "100.00%"), ("25.00%", "50.00%"), ("50.00%", "0.00%")]
+
+
+def test_the_head_tells_what_run_it_is(tmp_path):
+    seen = Reader(page(write_run(tmp_path / "a")))
+    assert "Step 90 of 90, finished" in seen.text and "fst on strings, numbers, facts" in seen.text
+    settings = re.search(r"differ from the defaults:(.*)", seen.text)[1]
+    assert settings.split() == ["lr", "=", "0.00123"]
+    accuracies = re.findall(r"(\w+) (0\.\d\d) 4 of 4 rules named", seen.text)
+    assert accuracies == [("strings", "0.33"), ("numbers", "0.55"), ("facts", "0.77")]
+
+
+@pytest.mark.parametrize(
+    ("instruction", "verdict"),
+    [
+        ("raise right", "right"),
+        ("right raise", "equal"),
+        ("right", "wrong"),
+        ("right raise left right", "wrong"),  # longer than any rule
+        ("square flip", "foreign"),
+        ("none", "none"),
+    ],
+)
+def test_an_instruction_is_right_equal_wrong_or_of_another_domain(instruction, verdict):
+    task = make_task("strings", 0)
+    assert task.instructions["gold"] == "raise right"
+    stage = Stage("strings", task.domain, task.instructions, 0, {}, [], [])
+    assert stage.verdict("gold", instruction) == verdict
+
+
+def test_a_change_stands_with_its_verdict_and_its_reflection(tmp_path):
+    text = page(write_run(tmp_path / "a", how="reflect black: none\ntry this"))
+    first = make_task("strings", 0).instructions
+    topic, rule = next(iter(first.items()))
+    start = text.index(f"{topic} <code>{rule}</code>")
+    entry = text[start : text.index("</tr>", start)]
+    assert entry.count("<li>") == 2 and "at first" in entry and "✓ right" in entry
+    assert "<pre>reflect black: none\ntry this</pre>" in entry
+    # A new stage begins with the instructions of the last one.
+    stage = text[text.index("Stage 2") : text.index("Stage 3")]
+    assert stage.count("⇄ of another domain") == 4
+    assert "▲ Surprise at step 30" in stage and "Dropped: red: mirror" in stage
+    # In the chart, it was where the stage begins.
+    [place] = re.findall(r'x="(\S+)" dx="6" dy="-.5em">▲ surprise</text>', text)
+    assert f'<text x="{place}" dx="6" dy="-1.8em">numbers</text>' in text
+
+
+def test_the_hidden_rules_are_those_of_the_run(tmp_path):
+    text = page(write_run(tmp_path / "a", ended=False))
+    for i, name in enumerate(TASKS):
+        for topic, rule in make_task(name, i).instructions.items():
+            assert f"{topic} <code>{rule}</code>" in text
+    ended = write_run(tmp_path / "b")
+    result = json.loads((ended / "result.json").read_text())
+    result["tasks"][0]["hidden"]["red"] = "reverse reverse sort"
+    (ended / "result.json").write_text(json.dumps(result))
+    assert "red <code>reverse reverse sort</code>" in page(ended)
+
+
+@pytest.mark.parametrize("method", train.METHODS)
+def test_every_method_has_its_page(tmp_path, method):
+    seen = Reader(page(write_run(tmp_path / "a", method, steps=30)))
+    assert ("There are none in this run." in seen.text) == (method == "gepa")
+    assert ("no prompt learned" in seen.text) == (method == "rl")
+    # What distillation teaches is measured with the seed prompt only.
+    assert sum("rollouts:" in title for title in seen.titles) == (3 if method == "distill" else 6)
+    assert ("KL to the teacher" in seen.text) == (method == "distill")
+    assert ("KL to the base, nats" in seen.text) == (method in ("fst", "rl"))
+
+
+def test_several_runs_are_laid_over_each_other(tmp_path):
+    runs = [write_run(tmp_path / name, name) for name in ("fst", "rl", "gepa")]
+    text = page(*runs)
+    seen = Reader(text)
+    for name in ("fst (fst)", "rl (rl)", "gepa (gepa)"):
+        assert f"strings, {name}" in [row[0] for row in seen.rows if row]
+        assert f"{name}: rollouts" in seen.text
+    accuracy = text[text.index("Validation accuracy over") : text.index("The numbers")]
+    assert [accuracy.count(f'<path class="run{i}"') for i in range(4)] == [1, 1, 1, 0]
+    assert [accuracy.count(f'<use class="run{i}"') for i in range(4)] == [9, 9, 9, 0]
+    assert "The best prompt of fst (fst)" in text and text.count("<h3>") == 3
+
+
+# --- runs that are still going, old, or damaged ---
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 40, 100])
+def test_a_run_that_is_still_going(tmp_path, n):
+    path = write_run(tmp_path / "a", ended=False)
+    lines = (path / "log.jsonl").read_text().splitlines(keepends=True)
+    whole = "".join(lines[:n])
+    (path / "log.jsonl").write_text(whole)
+    before = page(path)
+    assert "not finished" in before and f"Step {json.loads(lines[n - 1])['step']} of 90" in before
+    # Half of the next line changes nothing.
+    (path / "log.jsonl").write_text(whole + lines[n][:-9])
+    assert page(path) == before
+
+
+def test_logs_of_older_runs_and_figures_that_are_missing(tmp_path):
+    path = write_run(tmp_path / "a", stage=20, steps=60)
+    lines = []
+    for line in map(json.loads, (path / "log.jsonl").read_text().splitlines()):
+        if line["kind"] == "fast":
+            line["accepted"] = len(line["accepted"])
+            del line["surprise"], line["dropped"], line["recalled"]
+        if line["kind"] == "eval" and line["task"] == 1:
+            continue  # a stage without an evaluation
+        if line["kind"] == "eval":
+            line["kl_base"] = None  # not finite
+        lines.append(json.dumps(line) + "\n")
+    (path / "log.jsonl").write_text("".join(lines))
+    assert Reader(page(path)).count("details") < 15
+
+
+DAMAGE = {
+    "no folder": lambda path: shutil.rmtree(path),
+    "an empty folder": lambda path: [file.unlink() for file in path.iterdir()],
+    "no log": lambda path: (path / "log.jsonl").unlink(),
+    "an empty log": lambda path: (path / "log.jsonl").write_text(""),
+    "half a line": lambda path: (path / "log.jsonl").write_text('{"kind": "ev'),
+    "a torn line": lambda path: (path / "log.jsonl").write_text('{"kind"\n{}\n'),
+    "a line of nothing": lambda path: (path / "log.jsonl").write_text("{}\n"),
+    "a number as a line": lambda path: (path / "log.jsonl").write_text("3\n"),
+    "a log of bytes": lambda path: (path / "log.jsonl").write_bytes(b"\xff\xfe\n"),
+    "no settings": lambda path: (path / "config.json").unlink(),
+    "settings that are a list": lambda path: (path / "config.json").write_text("[]"),
+    "a task that nobody knows": lambda path: (path / "config.json").write_text(
+        json.dumps(DEFAULTS | {"tasks": ["abacus"]})
+    ),
+    "half a result": lambda path: (path / "result.json").write_text('{"tasks": ['),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_folder_is_one_line_and_exit_code_2(tmp_path, capsys, damage):
+    path = write_run(tmp_path / "a", steps=30)
+    DAMAGE[damage](path)
+    with pytest.raises(SystemExit) as stopped:
+        view.main([str(path)])
+    out, err = capsys.readouterr()
+    assert stopped.value.code == 2 and out == ""
+    assert err.count("\n") == 1 and err.startswith("view.py: ") and str(path) in err
+    assert not (path / "view.html").exists()
+
+
+def test_a_line_cut_anywhere_or_a_byte_changed_is_never_a_traceback(tmp_path, capsys):
+    path = write_run(tmp_path / "a", steps=6, ended=False)
+    good = (path / "log.jsonl").read_bytes()
+    for i in range(0, len(good), 17):
+        (path / "log.jsonl").write_bytes(good[:i] + b"7" + good[i + 1 :])
+        try:
+            view.main([str(path)])
+        except SystemExit as stopped:
+            assert stopped.code == 2
+
+
+# --- text stays text ---
+
+
+def test_what_a_model_wrote_stays_text(tmp_path):
+    path = write_run(tmp_path / "a", how=HOSTILE)
+    with open(path / "samples.txt", "a") as file:
+        file.write(f"[step 90] step 90: {HOSTILE}. One of them:\n    {HOSTILE}\n")
+    log = (path / "log.jsonl").read_text()
+    hostile = json.dumps("red: " + HOSTILE)
+    log = log.replace('"red: mirror"', hostile).replace('"reverse', f'"{HOSTILE[:8]}')
+    (path / "log.jsonl").write_text(log)
+    tame = Reader(page(write_run(tmp_path / "b", how="tame")))
+    seen = Reader(page(path))
+    assert seen.text.count(HOSTILE) >= 15
+    for tag in ("script", "img", "pre", "title"):
+        assert seen.count(tag) == tame.count(tag)
+    # Nothing on the page can fetch or run anything.
+    assert not any(name.startswith("on") for _, found in seen.tags for name in found)
+    links = [found[key] for _, found in seen.tags for key in ("href", "src") if key in found]
+    assert all(link.startswith("#run") for link in links)
+
+
+def test_a_template_escapes_all_but_html():
+    assert fill("<b>{}</b>", "<i>") == "<b>&lt;i&gt;</b>"
+    assert fill("<b>{}</b>", fill("<i>{}</i>", '"&')) == "<b><i>&quot;&amp;</i></b>"
+    assert fill("{}", ["<", Html("<"), 1]) == "&lt;<1"
+    assert fill("{0[a]} {0[b]:.2f} {0[c]:.1f}", {"a": "<", "b": 0.5, "c": None}) == "&lt; 0.50 nan"
+    assert "<" not in fill("{} {name}", {"<": {"<": "<"}}, name=("<", None))
+    assert fill("{}", "{0}") == "{0}"
+
+
+# --- size, time, and the run itself ---
+
+
+def test_a_page_is_small_and_made_quickly(tmp_path):
+    path = write_run(tmp_path / "demo", how="reflect red: none\n" + "try a b c d e f\n" * 40)
+    page(path)  # what the domains know is computed once
+    start = time.process_time()
+    size = len(page(path).encode())
+    assert size < 300_000 and time.process_time() - start < 0.1
+    long = write_run(tmp_path / "long", steps=2010, stage=670, how="try a b c d e f\n" * 40)
+    start = time.process_time()
+    assert len(page(long).encode()) < 1_000_000 and time.process_time() - start < 0.3
+
+
+def test_main_writes_the_page_and_says_where(tmp_path, capsys):
+    path = write_run(tmp_path / "a", steps=30)
+    view.main([str(path)])
+    assert capsys.readouterr().out.strip() == str(path / "view.html")
+    assert (path / "view.html").read_text() == page(path)
+    view.main([str(path), "--out", str(tmp_path / "other.html")])
+    assert (tmp_path / "other.html").read_text() == page(path)
+
+
+def test_a_run_draws_its_page_at_every_evaluation_and_names_it(start, monkeypatch, capsys):
+    states = []
+    real = view.page
+    monkeypatch.setattr(view, "page", lambda *args: states.append(real(*args)) or states[-1])
+    out = start(steps=8)
+    steps = [re.search(r"Step (\d+) of 8, (not )?finished", text).groups() for text in states]
+    assert steps == [("0", "not "), ("4", "not "), ("8", "not "), ("8", None)]
+    assert (out / "view.html").read_text() == states[-1]
+    assert f"{out}/view.html" in capsys.readouterr().out
+
+
+def test_a_page_that_fails_never_fails_the_run(start, monkeypatch, capsys):
+    monkeypatch.setattr(view, "page", lambda *args: 1 / 0)
+    out = start(steps=4)
+    assert (out / "result.json").exists() and not (out / "view.html").exists()
+    assert "view.html could not be written: ZeroDivisionError" in capsys.readouterr().out
+
+
+def test_only_the_first_process_draws(tmp_path):
+    folder = RunFolder(str(tmp_path / "run"), "", "")
+    folder.writes = False
+    folder.draw(lambda path: 1 / 0)
+    assert not (folder.path / "view.html").exists()
+
+
+# --- in a browser ---
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+in_a_browser = pytest.mark.skipif(not CHROMIUM, reason="needs Debian's package chromium")
+
+# A page in a frame, since a window may not be so narrow. The title says how much does not fit.
+FRAME = """<title></title><iframe srcdoc="{}" style="width: {}px; border: 0"></iframe>
+<script>addEventListener("load", () => {{
+  for (const fold of frames[0].document.querySelectorAll("details")) fold.open = true;
+  const page = frames[0].document.documentElement;
+  document.title = page.scrollWidth - page.clientWidth + " of " + frames[0].innerWidth; }})</script>
+"""
+
+
+def browse(path: Path, *flags) -> tuple[str, str]:
+    """Open a page in headless Chromium -> what it prints, and what its console says."""
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
+    command += [f"--user-data-dir={path.parent / 'profile'}", *flags, path.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    return done.stdout, "\n".join(console)
+
+
+@in_a_browser
+def test_a_browser_shows_the_page_without_complaint_and_runs_nothing(tmp_path):
+    path = write_run(tmp_path / "a", how=HOSTILE)
+    (tmp_path / "view.html").write_text(page(path))
+    dom, console = browse(tmp_path / "view.html", "--dump-dom")
+    seen = Reader(dom)
+    assert console == ""
+    assert seen.titles[0] == "fst on strings, numbers, facts" and HOSTILE in seen.text
+    assert seen.count("script") == seen.count("img") == 0
+    expected = Reader(page(path))
+    assert [row for row in seen.rows if row] == [row for row in expected.rows if row]
+
+
+@in_a_browser
+def test_the_console_is_listened_to(tmp_path):
+    (tmp_path / "bad.html").write_text("<script>throw Error('heard')</script>")
+    assert "heard" in browse(tmp_path / "bad.html", "--dump-dom")[1]
+
+
+@in_a_browser
+@pytest.mark.parametrize("width", [400, 1400])
+def test_nothing_is_wider_than_the_window(tmp_path, width):
+    runs = [write_run(tmp_path / name, name, how="x " * 200) for name in ("fst", "rl", "gepa")]
+    (tmp_path / "frame.html").write_text(FRAME.format(html.escape(page(*runs)), width))
+    dom, _ = browse(tmp_path / "frame.html", "--dump-dom")
+    assert Reader(dom).titles[0] == f"0 of {width}"
+
+    # Looked at by hand when the page changes; here it is only not empty.
+    shot = tmp_path / "shot.png"
+    (tmp_path / "view.html").write_text(page(*runs))
+    browse(tmp_path / "view.html", f"--window-size={width},2000", f"--screenshot={shot}")
+    assert shot.stat().st_size > 20_000

@@ -1,0 +1,750 @@
+"""Look at a run: one HTML page with its curves, its prompts as they changed, and its costs.
+
+    python view.py out/RUN            writes out/RUN/view.html: open it with a browser
+    python view.py out/A out/B        A, with the curves of B laid over its own
+
+The page needs no network and no script. It can be made while a run is still going; train.py does so
+at every evaluation. All it shows comes from the files of the run, see docs/RUNS.md.
+
+Read from the top: the files of a run, how text becomes HTML, then the parts of the page in their
+order. The page itself, with its headings, is a template: PAGE and STYLE at the end. Left out: means
+over seeds, which are for experiments/, and everything that needs a script, like zooming.
+"""
+
+import argparse
+import html
+import json
+import math
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from textwrap import dedent
+
+from plumbing.files import write_file
+from tasks import Domain, make_task
+
+# What can be said of an instruction. Each has a colour in STYLE.
+VERDICTS = {
+    "right": "✓ right",
+    "equal": "≈ equal in effect",
+    "wrong": "✗ wrong",
+    "foreign": "⇄ of another domain",
+    "none": "",
+}
+
+# The figures of the gradient steps that are drawn: name in the log, title of the chart.
+FIGURES = {
+    "reward": "Reward: share of right answers in training",
+    "kl_base": "KL to the base, nats per token",
+    "kl_teacher": "KL to the teacher, nats per token",
+    "entropy": "Entropy of the answers, nats per token",
+    "dropped_groups": "Groups without spread: questions of a batch that teach nothing",
+}
+
+TOLD = ("method", "tasks", "steps", "seed", "out")  # settings that the head of the page tells
+SAMPLES = 12  # sample answers on the page; samples.txt has them all
+
+
+# --- the files of a run ---
+
+
+@dataclass
+class Stage:
+    """The steps that a run spent on one task, and what is known of the task."""
+
+    name: str  # of the task
+    domain: Domain
+    hidden: dict[str, str]  # topic -> hidden rule
+    start: int  # rollouts that had been spent when it began
+    prompt: dict[str, str]  # the best prompt when it began
+    phases: list[dict]  # its fast phases, as they were logged
+    evals: list[dict]  # its evaluations, as they were logged
+
+    @property
+    def best(self) -> dict[str, str]:
+        """The best prompt at its end, or by now."""
+        return best_of(self.phases[-1]) if self.phases else self.prompt
+
+    def verdict(self, topic: str, instruction: str) -> str:
+        """What can be said of an instruction for a topic: a word of VERDICTS."""
+        # Is it there at all, and is it the rule, word by word?
+        hidden = self.hidden[topic]
+        if instruction == "none":
+            return "none"
+        if instruction == hidden:
+            return "right"
+
+        # An instruction of another domain names operations that this one does not have.
+        rule = tuple(instruction.split())
+        if not set(rule) <= set(self.domain.operations):
+            return "foreign"
+        # Two rules are equal in effect if they give the same results.
+        results = self.domain.results
+        wanted = results[tuple(hidden.split())]
+        return "equal" if results.get(rule) == wanted else "wrong"
+
+    @property
+    def named(self) -> str:
+        """How many of the hidden rules the best prompt names."""
+        # What is equal in effect counts, too.
+        verdicts = [self.verdict(topic, self.best.get(topic, "none")) for topic in self.hidden]
+        n = verdicts.count("right") + verdicts.count("equal")
+        return f"{n} of {len(self.hidden)} rules named"
+
+
+@dataclass
+class Run:
+    """What the files of a run say."""
+
+    name: str
+    config: dict
+    lines: list[dict]  # of log.jsonl
+    samples: str  # samples.txt
+    result: dict  # the closing table; empty while the run has not reached its end
+
+    def of(self, kind: str) -> list[dict]:
+        """The log lines of a kind."""
+        return [line for line in self.lines if line["kind"] == kind]
+
+    def total(self, kind: str, figure: str) -> float:
+        """The sum of a figure over the log lines of a kind."""
+        return sum(line[figure] for line in self.of(kind))
+
+    @cached_property
+    def stages(self) -> list[Stage]:
+        """The stages that the run has come to so far."""
+        # The prompt that it began with is a text with one line for each topic.
+        prompt = dict(re.findall(r"(\w+): (.+)", self.config["prompt"]))
+        stages = []
+        end = 0
+        for i, name in enumerate(self.config["tasks"]):
+            # Its lines in the log. Evaluations come early, too, to see what other tasks teach it.
+            own = [x for x in self.lines if x["task"] == i and x["rollouts"] >= end]
+            spent = [line["rollouts"] for line in own if line["kind"] != "eval"]
+            if i > 0 and not spent:
+                break  # so far its task was only evaluated
+
+            # Its rollouts, up to its end: later its task may be evaluated again.
+            start = end
+            end = max(spent, default=0)
+            phases = [line for line in own if line["kind"] == "fast"]
+            evals = [line for line in own if line["kind"] == "eval" and line["rollouts"] <= end]
+
+            # The hidden rules follow from the settings; a run that has ended tells them itself.
+            task = make_task(name, self.config["seed"] + i)
+            hidden = self.result["tasks"][i]["hidden"] if self.result else task.instructions
+            stages.append(Stage(name, task.domain, hidden, start, prompt, phases, evals))
+            prompt = stages[-1].best
+        return stages
+
+
+def best_of(phase: dict) -> dict[str, str]:
+    """The best prompt after a fast phase."""
+    # They are logged best first, each with its anchor score.
+    prompt, _score = phase["population"][0]
+    return prompt
+
+
+def read_run(path: Path) -> Run:
+    """Read the files of a run. Raises OSError or ValueError where they are missing or damaged."""
+    # Only the closing table may be missing: a run writes it at its end.
+    config = json.loads((path / "config.json").read_text())
+    log = (path / "log.jsonl").read_text()
+    samples = (path / "samples.txt").read_text()
+    file = path / "result.json"
+    result = json.loads(file.read_text()) if file.exists() else {}
+
+    # What comes after the last line end is nothing, or a line that is being written just now.
+    lines = [json.loads(words) for words in log.split("\n")[:-1]]
+    if not lines:
+        raise ValueError("nothing has been measured yet")
+
+    # What people call the run: its folder.
+    name = f"{path.resolve().name} ({config['method']})"
+    return Run(name, config, lines, samples, result)
+
+
+# --- how text becomes HTML ---
+
+
+class Html(str):
+    """Text that is HTML already. All other text is escaped before it comes into the page."""
+
+
+def fill(template: str, *values, **named) -> Html:
+    """A template of HTML with its {} filled in, as str.format does it."""
+    return Html(template.format(*map(safe, values), **safe(named)))
+
+
+def safe(value):
+    """A value that may come into the page: all text in it is escaped.
+
+    A list becomes one text. Of a dict, a template takes what it needs: {line[step]}.
+    """
+    # Each part of a value is made safe on its own.
+    if isinstance(value, list | tuple):
+        return Html("".join(str(safe(part)) for part in value))
+    if isinstance(value, dict):
+        return {html.escape(name): safe(part) for name, part in value.items()}
+    # Numbers stay numbers, so a template can say how they are written.
+    if isinstance(value, Html | int | float):
+        return value
+    if value is None:  # a number that was not finite
+        return math.nan
+    # All other text is only text.
+    return html.escape(str(value))
+
+
+# --- charts ---
+
+# All places are percentages, so a chart can be drawn at any width while its text keeps its size.
+CHART = """<figure><figcaption>{title}</figcaption>
+<svg class="plot" role="img" aria-label="{title}">
+<line class="grid" x2="100%"/>
+<line class="grid" x2="100%" y1="50%" y2="50%"/><line class="axis" x2="100%" y1="100%" y2="100%"/>
+<g class="left"><text x="-8">{top:.2g}</text><text x="-8" y="50%">{middle:.2g}</text>
+<text x="-8" y="100%">0</text></g>
+<g class="below"><text y="100%">0</text><text x="50%" y="100%">{half:,.0f}</text>
+<text x="100%" y="100%">{right:,.0f}</text></g>
+{marks}<svg viewBox="0 0 100 100" preserveAspectRatio="none">{lines}</svg>{dots}
+</svg></figure>
+"""
+# A curve, and the mark of a point on it, which says its numbers when the mouse is there.
+LINE = '<path class="run{}" d="{}"/>'
+DOT = """<use class="run{0}" href="#run{0}" x="{1:.2f}%" y="{2:.2f}%">
+<title>{3:,} rollouts: {4:.3f}</title></use>
+"""
+# Where a stage begins, and where the learner noticed it.
+STAGE = """<line class="stage" x1="{0:.2f}%" x2="{0:.2f}%" y2="100%"/>
+<text x="{0:.2f}%" dx="6" dy="-1.8em">{1}</text>
+"""
+SURPRISE = """<text class="surprise" x="{:.2f}%" dx="6" dy="-.5em">▲ surprise</text>
+"""
+
+
+def chart(title: str, curves: list[list], top: float, right: float, marks=()) -> Html:
+    """One curve over rollouts for each run.
+
+    curves: lists of (rollouts, figure); a figure of None breaks the line. top, right: the ends of
+    the axes. marks: what is drawn behind the curves; with them, every point gets a dot.
+    """
+    lines = []
+    dots = []
+    for run, curve in enumerate(curves):
+        path = ""
+        command = "M"  # begin here; "L" draws a line to here
+        for rollouts, figure in curve:
+            if figure is None:
+                command = "M"  # the line is broken
+                continue
+            # Percentages of the chart. h0 makes a single point visible, too.
+            x = 100 * rollouts / right
+            y = 100 - 100 * figure / top
+            path += f"{command}{x:.2f} {y:.2f}h0"
+            command = "L"
+            if marks:
+                dots.append(fill(DOT, run, x, y, rollouts, figure))
+        lines.append(fill(LINE, run, path))
+
+    # The lines are stretched to the chart's width, the dots are not.
+    return fill(
+        CHART,
+        title=title,
+        top=top,
+        middle=top / 2,
+        half=right / 2,
+        right=right,
+        marks=marks,
+        lines=lines,
+        dots=dots,
+    )
+
+
+def accuracy_curve(run: Run, figure: str) -> list:
+    """A figure of the evaluations of a run, as a curve."""
+    curve = []
+    for stage in run.stages:
+        # A stage has a line of its own: at a switch two tasks are evaluated at the same place.
+        curve += [(line["rollouts"], line[figure]) for line in stage.evals]
+        curve.append((0, None))  # the next stage has another task
+    return curve
+
+
+def stage_marks(run: Run, right: float) -> list[Html]:
+    """Where the stages of a run begin, and where it noticed that its world had changed."""
+    marks = []
+    for stage in run.stages:
+        marks.append(fill(STAGE, 100 * stage.start / right, stage.name))
+        for phase in stage.phases:
+            # A surprise is the first thing that happens in a fast phase.
+            if phase.get("surprise"):
+                before = phase["rollouts"] - phase["calls"]
+                marks.append(fill(SURPRISE, 100 * before / right))
+    return marks
+
+
+def slow_charts(runs: list[Run], right: float) -> list[Html]:
+    """The figures of the gradient steps, a small chart for each."""
+    charts = []
+    for name, title in FIGURES.items():
+        # Runs without this figure keep their place, so that colours stay the same.
+        curves = []
+        for run in runs:
+            curves.append([(x["rollouts"], x[name]) for x in run.of("slow") if name in x])
+
+        # The axis ends at the highest value. No chart where no run has the figure.
+        figures = [figure for curve in curves for _, figure in curve if figure]
+        if figures:
+            charts.append(chart(title, curves, max(figures), right))
+    return charts
+
+
+# An entry of a legend: a piece of the curve with its mark, and a name.
+KEY = """<li><svg class="key" aria-hidden="true"><line class="run{0}" x2="100%" y1="50%" y2="50%"/>
+<use class="run{0}" href="#run{0}" x="50%" y="50%"/></svg>{1}</li>
+"""
+
+
+def legend(names: list[str]) -> list[Html]:
+    """Which curve is which."""
+    return [fill(KEY, i, name) for i, name in enumerate(names)]
+
+
+# --- the other parts of the page ---
+
+
+def about(run: Run, defaults: dict) -> dict:
+    """What run this is and how it stands: for the head of the page."""
+    # How every stage ended.
+    tiles = []
+    for stage in run.stages:
+        accuracy = f"{stage.evals[-1]['val_acc']:.2f}" if stage.evals else "–"
+        named = stage.named if stage.phases else "no prompt learned"
+        tiles.append(fill("<li>{} <b>{}</b> {}</li>", stage.name, accuracy, named))
+
+    # What was chosen. Older runs have settings that no longer exist: they are left out.
+    cfg = run.config
+    changed = []
+    for name, value in cfg.items():
+        if name not in TOLD and value != defaults.get(name, value):
+            changed.append(fill("<code>{} = {}</code> ", name, value))
+
+    # The template takes what it needs from the settings and from the last line of the log.
+    return {
+        "title": f"{cfg['method']} on {', '.join(cfg['tasks'])}",
+        "cfg": cfg,
+        "last": run.lines[-1],
+        "state": "finished" if run.result else "not finished: reload this page to see more",
+        "tiles": tiles,
+        "settings": changed or "none",
+    }
+
+
+# Evaluation: task and run, the line of the log.
+EVALUATION = """<tr><th scope="row">{0}, {1}</th><td>{2[step]:,}</td><td>{2[rollouts]:,}</td>
+<td>{2[val_acc]:.3f}</td><td>{2[neutral_acc]:.3f}</td><td>{2[kl_base]:.3f}</td></tr>
+"""
+
+
+def evaluations(run: Run) -> list[Html]:
+    """The numbers behind the chart of the accuracy: rows of a table."""
+    rows = []
+    for stage in run.stages:
+        rows += [fill(EVALUATION, stage.name, run.name, line) for line in stage.evals]
+    return rows
+
+
+# A stage: its number and task, surprises, a summary, the rows of its topics.
+PROMPT = """<h3>Stage {}: {}</h3>
+{}<table class="prompt"><caption>{}</caption>
+<tr><th scope="col">topic, hidden rule</th><th scope="col">instruction in the best prompt</th></tr>
+{}</table>
+"""
+# A topic: its name, its hidden rule, the changes of its instruction.
+TOPIC = """<tr><th scope="row">{} <code>{}</code></th><td><ol>{}</ol></td></tr>
+"""
+
+
+def prompts(run: Run) -> list[Html]:
+    """The best prompt of a run as it changed, beside the hidden rules: a table for each stage."""
+    found = {}  # (topic, instruction) -> the accepted child that brought it in, the latest
+    tables = []
+    for number, stage in enumerate(run.stages, start=1):
+        # It begins with the prompt of the stage before.
+        news = []
+        before = stage.prompt
+        changes = {topic: [change(stage, topic, before, "at first")] for topic in stage.hidden}
+        for phase in stage.phases:
+            # What was found? Logs of older runs have only a number here.
+            news.append(surprise(phase))
+            accepted = phase["accepted"]
+            for child in accepted if isinstance(accepted, list) else []:
+                found[child["topic"], child["new"]] = child | {"step": phase["step"]}
+
+            # What is new in the best prompt?
+            best = best_of(phase)
+            for topic, entries in changes.items():
+                new = best.get(topic, "none")
+                if new != before.get(topic, "none"):
+                    when = f"step {phase['step']}"
+                    entries.append(change(stage, topic, best, when, found.get((topic, new))))
+            before = best
+
+        # Beside all this, the hidden rules.
+        rows = [fill(TOPIC, topic, stage.hidden[topic], changes[topic]) for topic in changes]
+        tables.append(fill(PROMPT, number, stage.name, news, stage.named, rows))
+    return tables
+
+
+# A change: when, the instruction, the verdict as a class and in words; then how it was found.
+CHANGE = """<span class="when">{}</span> <code>{}</code> <span class="badge {}">{}</span>"""
+FOUND = """<li><details><summary>{0}</summary>
+<p>Found at step {1[step]} by this reflection. The prompt's anchor score before and after:
+{1[before]:.2f}, {1[after]:.2f}.</p><pre>{1[how]}</pre></details></li>
+"""
+
+
+def change(stage: Stage, topic: str, prompt: dict, when: str, child: dict | None = None) -> Html:
+    """What a prompt says of a topic, and the reflection behind it where that is known."""
+    instruction = prompt.get(topic, "none")
+    verdict = stage.verdict(topic, instruction)
+
+    # A line that unfolds, where there is more to see.
+    line = fill(CHANGE, when, instruction, verdict, VERDICTS[verdict])
+    if not child:
+        return fill("<li>{}</li>", line)
+    return fill(FOUND, line, child)
+
+
+# A surprise: its step, the lines that were dropped, how many prompts came back.
+NEWS = """<p class="surprise">▲ Surprise at step {}: the best prompt earned less than half of what
+it had earned. Dropped: {}. Prompts back from memory: {}.</p>
+"""
+
+
+def surprise(phase: dict) -> Html:
+    """What happened where a fast phase noticed that the world had changed."""
+    if not phase.get("surprise"):
+        return Html()
+    # Recalled prompts show in the table, as changes.
+    dropped = ", ".join(phase["dropped"]) or "nothing"
+    return fill(NEWS, phase["step"], dropped, len(phase["recalled"]))
+
+
+# A bar: its title, its parts, and their names.
+BAR = """<figure><figcaption>{}</figcaption><div class="bar">{}</div>
+<ul class="legend">{}</ul></figure>
+"""
+PART = '<li><i class="part{}"></i> {}: {:,.0f} ({:.0f}%)</li>'
+
+
+def bar(title: str, parts: dict[str, float]) -> Html:
+    """One bar, split into parts, with their names and amounts below."""
+    # The width of a part is its share.
+    total = sum(parts.values()) or 1
+    pieces = []
+    names = []
+    for i, (name, amount) in enumerate(parts.items()):
+        share = 100 * amount / total
+        pieces.append(fill('<span class="part{}" style="width: {:.2f}%"></span>', i, share))
+        names.append(fill(PART, i, name, amount, share))
+    return fill(BAR, title, pieces, names)
+
+
+def spending(run: Run) -> list[Html]:
+    """What was spent on gradient steps, on scores of prompts and on reflections."""
+    # Every rollout is one of three: for the gradient, to score prompts, or a reflection.
+    calls = run.total("fast", "calls")
+    reflections = run.total("fast", "reflections")
+    gradient = run.lines[-1]["rollouts"] - calls
+    scores = calls - reflections
+    rollouts = {"gradient steps": gradient, "scores": scores, "reflections": reflections}
+
+    # Scores and reflections take turns, so their time is logged together.
+    gradient = run.total("slow", "seconds")
+    seconds = {"gradient steps": gradient, "scores, reflections": run.total("fast", "seconds")}
+    return [bar(f"{run.name}: rollouts", rollouts), bar(f"{run.name}: seconds", seconds)]
+
+
+ANSWER = "<details><summary>{}</summary><pre>{}</pre></details>"
+
+
+def answers(run: Run) -> list[Html]:
+    """Sample answers, the latest first."""
+    # In samples.txt what was said begins with its step; the transcripts are indented.
+    said = re.findall(
+        r"^\[step \d+\] (step .*)\. One of them:\n((?:    .*\n)*)", run.samples, re.MULTILINE
+    )
+    parts = []
+    for heading, text in reversed(said[-SAMPLES:]):
+        parts.append(fill(ANSWER, heading, dedent(text)))
+    return parts
+
+
+# A task at the end: its name, the run, and six numbers.
+CLOSING = """<tr><th scope="row">{}, {}</th><td>{:.3f}</td><td>{:.3f}</td>
+<td>{:.3f}</td><td>{:.3f}</td><td>{:.3f}</td><td>{:.3f}</td></tr>
+"""
+
+
+def closing(run: Run) -> list[Html]:
+    """The closing table of a run, if it has reached its end: rows of a table."""
+    rows = []
+    for task in run.result.get("tasks", []):
+        # Two sets of weights, each with the seed prompt and with the evolved one.
+        base, trained = task["accuracy"].values()
+        rows.append(fill(CLOSING, task["task"], run.name, *base, *trained, *task["kl_base"]))
+    return rows
+
+
+# --- the page ---
+
+
+def page(paths: list[Path], defaults: dict) -> str:
+    """The page of one run or several. defaults: of all settings.
+
+    Raises OSError, ValueError, LookupError, TypeError or AttributeError for damaged files.
+    """
+    # Read them all; of the first one everything is shown.
+    runs = [read_run(path) for path in paths]
+    first = runs[0]
+    names = [run.name for run in runs]
+    # All charts have the same axis of rollouts.
+    right = max(1, *[run.lines[-1]["rollouts"] for run in runs])
+
+    # One run alone is drawn with the seed prompt, too: what have its weights learned? (Distillation
+    # has only that: it teaches the weights to do without the best prompt.)
+    compared = names
+    curves = [accuracy_curve(run, "val_acc") for run in runs]
+    if len(runs) == 1 and first.config["method"] != "distill":
+        compared = ["with the best prompt", "with the seed prompt"]
+        curves.append(accuracy_curve(first, "neutral_acc"))
+    marks = stage_marks(first, right)
+    return fill(
+        PAGE,
+        style=Html(STYLE),
+        **about(first, defaults),
+        compared=legend(compared),
+        accuracy=chart("Validation accuracy over rollouts", curves, 1, right, marks),
+        evaluations=[evaluations(run) for run in runs],
+        prompts=prompts(first),
+        runs=legend(names),
+        slow=slow_charts(runs, right) or "There are none in this run.",
+        spending=[spending(run) for run in runs],
+        answers=answers(first),
+        closing=[closing(run) for run in runs],
+        name=first.name,
+    )
+
+
+def main(argv=None):
+    # Which runs, and where to?
+    parser = argparse.ArgumentParser(description="Write a page that shows runs.")
+    parser.add_argument("runs", nargs="+", type=Path, help="folders of runs")
+    parser.add_argument("--out", type=Path, help="default: view.html in the first folder")
+    args = parser.parse_args(argv)
+
+    # Not at the top: train.py imports this file.
+    from train import Config
+
+    # Damaged files fail in many ways; for people it is one.
+    out = args.out or args.runs[0] / "view.html"
+    try:
+        write_file(out, page(args.runs, vars(Config())).encode())
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        names = " ".join(map(str, args.runs))
+        parser.exit(2, f"view.py: {names}: damaged, or not the folder of a run: {error}\n")
+    print(out)
+
+
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<title>{title}</title>
+<style>{style}</style>
+</head>
+<body>
+<svg class="marks" aria-hidden="true"><defs>
+<circle id="run0" r="4.5"/><path id="run1" d="M-4 -4h8v8h-8z"/>
+<path id="run2" d="M0 -5.5l5.5 9.5h-11z"/>
+<path id="run3" d="M0 -6l6 6l-6 6l-6 -6z"/><path id="run4" d="M0 5.5l5.5 -9.5h-11z"/>
+<path id="run5" d="M-6 -2h12v4h-12z"/>
+</defs></svg>
+<header>
+<h1>{title}</h1>
+<p>Step {last[step]} of {cfg[steps]}, {state}. {last[rollouts]:,} rollouts, {last[tokens]:,} sampled
+tokens. Seed {cfg[seed]}.</p>
+<p class="note">The methods: fst learns in prompts and in weights, rl in weights only, gepa in
+prompts only; distill moves what the prompt says into the weights.</p>
+<p class="note">Validation accuracy at the end of each stage so far:</p>
+<ul class="tiles">{tiles}</ul>
+<p class="note">Settings that differ from the defaults: {settings}</p>
+</header>
+<main>
+<section>
+<h2>Validation accuracy</h2>
+<p>The share of right answers to questions that are never trained on, with the best prompt (distill:
+with the seed prompt). Each stage has another task; nothing but questions and rewards tells the
+learner so.</p>
+<ul class="legend">{compared}</ul>
+{accuracy}
+<details><summary>The numbers</summary>
+<div class="wide" role="group" tabindex="0" aria-label="Evaluations">
+<table><caption>Every evaluation of a stage's own task</caption>
+<tr><th scope="col">task, run</th><th scope="col">step</th>
+<th scope="col">rollouts</th><th scope="col">accuracy</th><th scope="col">with seed prompt</th>
+<th scope="col">KL to the base</th></tr>
+{evaluations}</table></div></details>
+</section>
+<section>
+<h2>The prompt, as it changed</h2>
+<p>The best prompt of {name}. The learner never sees the hidden rules. Unfold a change to read the
+reflection that led to it.</p>
+{prompts}
+</section>
+<section>
+<h2>The gradient steps</h2>
+<p>Over rollouts, one point for each step. Where a curve has a gap, no question of the batch could
+teach anything.</p>
+<ul class="legend runs">{runs}</ul>
+<div class="charts">{slow}</div>
+</section>
+<section>
+<h2>Where rollouts and seconds went</h2>
+<p>Scores are rollouts that answer questions to compare prompts. Evaluations are not counted.</p>
+<div class="charts">{spending}</div>
+</section>
+<section>
+<h2>Sample answers</h2>
+<p>The first validation question at the latest evaluations: the prompt, the question, the answer,
+and in brackets whether it is right.</p>
+{answers}
+</section>
+<section>
+<h2>At the end</h2>
+<p>Validation accuracy on every task, with the base's and with the trained weights, under the seed
+prompt and under the prompt that the task had found. KL is from the base to the trained weights, in
+nats per token. The table stays empty until a run has ended.</p>
+<div class="wide" role="group" tabindex="0" aria-label="Closing table">
+<table><caption>Closing table</caption>
+<tr><th scope="col">task, run</th><th scope="col">base</th><th scope="col">base, prompt</th>
+<th scope="col">trained</th><th scope="col">trained, prompt</th>
+<th scope="col">KL</th><th scope="col">KL, prompt</th></tr>
+{closing}</table></div>
+</section>
+</main>
+</body>
+</html>
+"""
+
+STYLE = """
+:root {
+  color-scheme: light dark;
+  --page: #fbfbf9; --ink: #1b1f27; --soft: #59616e; --line: #d9dde3; --panel: #f1f2f0;
+  --run0: #1f5fbf; --run1: #b4460b; --run2: #177245; --run3: #7a3fb0; --run4: #0f6f80;
+  --run5: #a02060;
+  --right: #12663a; --right-back: #e0f3e6; --equal: #0b587a; --equal-back: #dff0f8;
+  --wrong: #9a1f1a; --wrong-back: #fbe5e2; --foreign: #734700; --foreign-back: #faecd0;
+}
+@media (prefers-color-scheme: dark) { :root {
+  --page: #14171c; --ink: #e7e9ed; --soft: #a5aebb; --line: #353c47; --panel: #1d2128;
+  --run0: #7db0ff; --run1: #ff9d5c; --run2: #5fd394; --run3: #c69bff; --run4: #58cfe0;
+  --run5: #ff8cc0;
+  --right: #7fe0a6; --right-back: #173525; --equal: #86d2f5; --equal-back: #143241;
+  --wrong: #ff9d95; --wrong-back: #421c1a; --foreign: #f3c26b; --foreign-back: #3d2d10;
+} }
+* { box-sizing: border-box; }
+html { font-size: clamp(16px, 12px + .45vw, 24px); background: var(--page); }
+body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 66rem; color: var(--ink);
+  font: 1rem/1.5 system-ui, "Liberation Sans", sans-serif; }
+p { max-width: 46rem; margin: .5em 0; }
+h1 { font-size: 1.9em; line-height: 1.15; margin: 0 0 .4em; }
+h2 { font-size: 1.35em; margin: 2.2em 0 .3em; padding-top: .8em;
+  border-top: 2px solid var(--line); }
+h3 { font-size: 1.05em; margin: 1.6em 0 .3em; }
+.note, caption, figcaption, .when, .tiles { color: var(--soft); }
+code, pre { font: .92em/1.45 ui-monospace, "DejaVu Sans Mono", monospace; }
+code { background: var(--panel); border-radius: .25em; padding: .1em .35em; }
+pre { background: var(--panel); border-radius: .4em; padding: .8em 1em; margin: .5em 0 1em;
+  white-space: pre-wrap; overflow-wrap: anywhere; }
+ul, ol { list-style: none; margin: 0; padding: 0; }
+summary { cursor: pointer; padding: .2em 0; }
+:focus-visible { outline: 3px solid var(--run0); outline-offset: 2px; border-radius: 2px; }
+
+.tiles { display: flex; flex-wrap: wrap; gap: .75rem; margin: 1.2em 0; }
+.tiles li { flex: 1 1 6.5rem; max-width: 16rem; background: var(--panel); border-radius: .5em;
+  padding: .6em .8em; font-size: .9em; }
+.tiles b { display: block; color: var(--ink); font-size: 2.1em; line-height: 1.2; }
+
+.legend { display: flex; flex-wrap: wrap; gap: .3em 1.5em; font-size: .9em; margin: .5em 0; }
+.runs li:only-child { display: none; }
+.key { width: 2.8em; height: 1em; margin-right: .5em; vertical-align: -.15em; }
+
+figure { margin: 0; }
+figcaption { font-size: .9em; }
+.plot { display: block; width: calc(100% - 5rem); height: 9rem; margin: .8rem 2rem 2.4rem 3rem; }
+.plot, .plot svg { overflow: visible; }
+main > section > figure .plot { height: clamp(13rem, 34vw, 22rem); margin-top: 3rem; }
+.charts { display: grid; gap: 1.2rem 2rem; margin-top: 1em; }
+@media (min-width: 44rem) { .charts { grid-template-columns: 1fr 1fr; } }
+.plot text { fill: var(--soft); font-size: .8rem; }
+.left text { text-anchor: end; dominant-baseline: central; }
+.below text { text-anchor: middle; transform: translateY(1.5em); }
+.grid { stroke: var(--line); }
+.axis { stroke: var(--soft); }
+.stage { stroke: var(--soft); stroke-dasharray: 3 4; }
+.plot .surprise { fill: var(--foreign); font-weight: 600; }
+p.surprise { color: var(--foreign); background: var(--foreign-back); border-radius: .4em;
+  padding: .5em .8em; max-width: none; }
+.run0 { --color: var(--run0); }
+.run1 { --color: var(--run1); --dashes: 8 5; }
+.run2 { --color: var(--run2); --dashes: 2 5; }
+.run3 { --color: var(--run3); --dashes: 12 4 2 4; }
+.run4 { --color: var(--run4); --dashes: 4 3; }
+.run5 { --color: var(--run5); --dashes: 16 6; }
+.plot [class^=run], .key line { stroke: var(--color, var(--soft)); stroke-width: 2.25; fill: none;
+  stroke-dasharray: var(--dashes, none); stroke-linecap: round; stroke-linejoin: round;
+  vector-effect: non-scaling-stroke; }
+.plot use[class], .key use { fill: var(--color); stroke: var(--page); stroke-width: 1.5;
+  stroke-dasharray: none; }
+.marks { position: absolute; width: 0; height: 0; }
+
+.wide { overflow-x: auto; }
+.wide:not(:has(td)) { display: none; }
+table { border-collapse: collapse; width: 100%; font-size: .95em;
+  font-variant-numeric: tabular-nums; }
+caption { text-align: left; padding: .3em 0; }
+th, td { text-align: left; vertical-align: top; padding: .4em .8em .4em 0;
+  border-bottom: 1px solid var(--line); }
+tr > th { font-weight: 600; }
+.wide th, .wide td { white-space: nowrap; }
+.wide td, .wide th + th { text-align: right; }
+.prompt { table-layout: fixed; }
+.prompt th { width: 36%; }
+.prompt th:last-child { width: auto; }
+.prompt p { font-size: .9em; }
+.prompt td code { white-space: nowrap; }
+.prompt th code { display: inline-block; font-weight: 400; }
+.prompt summary { padding: 0; }
+.prompt li { padding: .1em 0; }
+.prompt li:not(:has(details)) { padding-left: 1.05em; }
+.badge { border-radius: 1em; padding: .05em .6em; font-size: .88em; white-space: nowrap; }
+.right { color: var(--right); background: var(--right-back); }
+.equal { color: var(--equal); background: var(--equal-back); }
+.wrong { color: var(--wrong); background: var(--wrong-back); }
+.foreign { color: var(--foreign); background: var(--foreign-back); }
+.none { color: var(--soft); }
+
+.bar { display: flex; height: 1.6rem; border-radius: .3em; overflow: hidden; margin: .4em 0; }
+.part0 { background: var(--run0); }
+.part1 { background: repeating-linear-gradient(45deg, var(--run1) 0 6px, var(--page) 6px 9px); }
+.part2 { background: repeating-linear-gradient(90deg, var(--run2) 0 3px, var(--page) 3px 6px); }
+.legend i { display: inline-block; width: 1.4em; height: .9em; border-radius: .2em; }
+"""
+
+if __name__ == "__main__":
+    main()
