@@ -205,6 +205,17 @@ class Trial:
     gain: float = 0.0  # the child's summed score on the questions, less the parent's
     child: Candidate | None = None  # where it was accepted
 
+    def as_dict(self) -> dict:
+        """An accepted child, as plain data."""
+        return {
+            "topic": self.topic,
+            "old": self.parent.prompt.get(self.topic, "none"),
+            "new": self.prompt.get(self.topic, "none"),
+            "before": round(self.parent.mean, 4),
+            "after": round(self.child.mean, 4),
+            "how": self.how,
+        }
+
 
 @dataclass
 class Report:
@@ -215,12 +226,26 @@ class Report:
     proposed: int = 0  # children that were tried
     accepted: list = field(default_factory=list)  # trials
     surprise: bool = False  # the world has changed
-    dropped: list = field(default_factory=list)  # (topic, instruction) that earned nothing then
+    dropped: list = field(default_factory=list)  # "topic: instruction" that earned nothing then
     recalled: list = field(default_factory=list)  # prompts that came back from memory
+    population: list = field(default_factory=list)  # in the end: prompts with their anchor scores
 
     @property
     def calls(self) -> int:
         return self.metric_calls + self.reflections
+
+    def as_dict(self) -> dict:
+        """The ledger as plain data, for the log; docs/RUNS.md explains the figures."""
+        return {
+            "calls": self.calls,
+            "reflections": self.reflections,
+            "proposed": self.proposed,
+            "accepted": [trial.as_dict() for trial in self.accepted],
+            "population": self.population,
+            "surprise": self.surprise,
+            "dropped": self.dropped,
+            "recalled": self.recalled,
+        }
 
 
 @dataclass
@@ -309,7 +334,7 @@ class FastPhase:
             pairs = zip(self.anchor, candidate.scores, strict=True)
             earned = sum(score for question, score in pairs if question.topic == topic)
             if topic in prompt and earned == 0:
-                line = (topic, prompt.pop(topic))
+                line = f"{topic}: {prompt.pop(topic)}"
                 if line not in self.report.dropped:
                     self.report.dropped.append(line)
         return prompt
@@ -410,19 +435,19 @@ def evolve(
     """
     # Without scores under today's weights nothing can be compared.
     phase = FastPhase(population, anchor, answer, reflect, is_prompt, budget)
-    if budget < len(phase.scored) * len(anchor):
-        return phase.report
     before = population.candidates[0].mean  # of the best one, at the end of the last phase
-    phase.rescore()
-    if surprise and phase.has_changed(before):
-        phase.adapt()
+    if budget >= len(phase.scored) * len(anchor):
+        phase.rescore()
+        if surprise and phase.has_changed(before):
+            phase.adapt()
 
-    # Propose, try, accept, as long as there is budget for one more proposal.
-    while phase.affordable() > 0:
-        trials = phase.propose(phase.affordable())
-        children = phase.try_children(trials)
-        phase.accept(children)
+        # Propose, try, accept, as long as there is budget for one more proposal.
+        while phase.affordable() > 0:
+            trials = phase.propose(phase.affordable())
+            children = phase.try_children(trials)
+            phase.accept(children)
 
-    # Carried candidates and children compete for the places.
-    population.keep_best(phase.scored)
+        # Carried candidates and children compete for the places.
+        population.keep_best(phase.scored)
+    phase.report.population = [[c.prompt, round(c.mean, 4)] for c in population.candidates]
     return phase.report

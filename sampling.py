@@ -421,8 +421,8 @@ class Sampler:
     def reflect(self, requests: list) -> list:
         """Reflect on requests (topic, instruction or "", [(question, outcome), ...]).
 
-        -> for each the proposed instruction ("" for none) and all that was read and written
-        (untrusted text).
+        -> for each the proposed instruction ("" for none) and a summary of what was read and
+        written, for people (untrusted text).
         """
         # A reflection has no prompt: it all stands in its text.
         world = self.world
@@ -446,7 +446,7 @@ class Sampler:
         for request, read, written in zip(requests, asked, texts_of(world, rollouts), strict=True):
             topic = request[0]
             instruction = world.proposal(topic, written)
-            proposals.append((instruction, read + written))
+            proposals.append((instruction, world.summary(read + written)))
         return proposals
 
     def noise(self, rows: int, max_new: int):

@@ -364,56 +364,11 @@ def fast_phase(learner: Learner, questions, bar):
     is_prompt = learner.world.is_prompt
     report = evolve(learner.population, anchor, answer, reflect, is_prompt, budget, cfg.surprise)
 
-    # What the phase cost, and what came of it.
-    candidates = learner.population.candidates
-    population = [[c.prompt, round(c.mean, 4)] for c in candidates]
-    learner.log(
-        "fast",
-        learner.task_at(learner.step),
-        calls=report.calls,
-        reflections=report.reflections,
-        proposed=report.proposed,
-        accepted=[told(trial, learner.world) for trial in report.accepted],
-        population=population,
-        surprise=report.surprise,
-        dropped=[f"{topic}: {instruction}" for topic, instruction in report.dropped],
-        recalled=report.recalled,
-        seconds=time.perf_counter() - start,
-    )
-    show_changes(learner, report)
-
-
-def told(trial, world):
-    """An accepted child, for the log."""
-    return {
-        "topic": trial.topic,
-        "old": trial.parent.prompt.get(trial.topic, "none"),
-        "new": trial.prompt[trial.topic],
-        "before": round(trial.parent.mean, 4),
-        "after": round(trial.child.mean, 4),
-        "how": world.summary(trial.how),
-    }
-
-
-def show_changes(learner: Learner, report):
-    """Print how the best prompt has changed, line by line, with the reflection behind a change."""
-    # Compare with what was printed last, topic by topic.
+    # What the phase cost, and what came of it: for the log, and for people.
     best = learner.population.best
-    for topic in sorted(set(best) | set(learner.shown)):
-        old = learner.shown.get(topic, "none")
-        new = best.get(topic, "none")
-        if old == new:
-            continue
-
-        # The first accepted child that brought this instruction in.
-        words = f"{topic}: {old}  ->  {new}"
-        for trial in report.accepted:
-            if trial.topic == topic and trial.prompt.get(topic) == new:
-                before = trial.parent.mean
-                after = trial.child.mean
-                words += f"   (anchor score {before:.2f} -> {after:.2f})\n"
-                words += indent(learner.world.summary(trial.how), "    ")
-                break
+    phase = report.as_dict() | {"seconds": time.perf_counter() - start}
+    learner.log("fast", learner.task_at(learner.step), **phase)
+    for words in view.news(learner.shown, best, phase):
         learner.say(words)
     learner.shown = best
 
@@ -620,7 +575,7 @@ def closing_table(learner: Learner):
         result = {"task": task.name, "hidden": task.instructions, "evolved": evolved}
         result |= {"accuracy": accuracy, "kl_base": [evaluation.kl for evaluation in trained]}
         results.append(result)
-        show_result(learner.folder, result)
+        view.show_result(learner.folder, result)
 
     # What is left when the run is over.
     weights = learner.policy.state_dict()
@@ -631,22 +586,6 @@ def closing_table(learner: Learner):
     learner.draw()
     path = learner.folder.path
     learner.folder.show(f"\n{counted}. The run is in {path}; look at it in {path}/view.html")
-
-
-def show_result(folder: RunFolder, result):
-    """Print the closing table of one task."""
-    # What weights and prompt are worth.
-    rows = [[f"{result['task']}, validation", "seed prompt", "evolved prompt"]]
-    for name, accuracies in result["accuracy"].items():
-        rows.append([name, *(f"{accuracy:.3f}" for accuracy in accuracies)])
-    rows.append(["KL to the base", *(f"{kl:.4f}" for kl in result["kl_base"]), "nats per token"])
-    folder.show_table(rows)
-
-    # The hidden rules beside the instructions.
-    rows = [["topic", "hidden rule", "evolved instruction"]]
-    for topic, rule in result["hidden"].items():
-        rows.append([topic, rule, result["evolved"].get(topic, "none")])
-    folder.show_table(rows)
 
 
 # --- the program ---

@@ -19,7 +19,7 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from textwrap import dedent
+from textwrap import dedent, indent
 
 from plumbing.files import write_file
 from tasks import Domain, make_task
@@ -132,7 +132,7 @@ class Run:
             evals = [line for line in own if line["kind"] == "eval" and line["rollouts"] <= end]
 
             # The hidden rules follow from the settings; a run that has ended tells them itself.
-            task = make_task(name, self.config["seed"] + i)
+            task = make_task(name, self.config["seed"])
             hidden = self.result["tasks"][i]["hidden"] if self.result else task.instructions
             stages.append(Stage(name, task.domain, hidden, start, prompt, phases, evals))
             prompt = stages[-1].best
@@ -499,6 +499,50 @@ def closing(run: Run) -> list[Html]:
 
 
 # --- the page ---
+
+
+def news(old: dict, new: dict, phase: dict) -> list[str]:
+    """What a fast phase has changed, for the terminal: a surprise, then topic by topic.
+
+    old, new: the best prompt before it and after it. phase: its line in the log.
+    """
+    said = []
+    if phase["surprise"]:
+        dropped = ", ".join(phase["dropped"]) or "nothing"
+        said.append(f"surprise: the world has changed. Dropped: {dropped}")
+    for prompt in phase["recalled"]:
+        said.append(f"back from memory: {prompt}")
+
+    # A change comes with the reflection of the first accepted child that brought it in.
+    for topic in sorted({*old, *new}):
+        before = old.get(topic, "none")
+        after = new.get(topic, "none")
+        if before == after:
+            continue
+        words = f"{topic}: {before}  ->  {after}"
+        for child in phase["accepted"]:
+            if (child["topic"], child["new"]) == (topic, after):
+                words += f"   (anchor score {child['before']:.2f} -> {child['after']:.2f})\n"
+                words += indent(child["how"], "    ")
+                break
+        said.append(words)
+    return said
+
+
+def show_result(folder, result: dict) -> None:
+    """Print the closing table of one task, as it stands in result.json."""
+    # What weights and prompt are worth.
+    rows = [[f"{result['task']}, validation", "seed prompt", "evolved prompt"]]
+    for name, accuracies in result["accuracy"].items():
+        rows.append([name, *(f"{accuracy:.3f}" for accuracy in accuracies)])
+    rows.append(["KL to the base", *(f"{kl:.4f}" for kl in result["kl_base"]), "nats per token"])
+    folder.show_table(rows)
+
+    # The hidden rules beside the instructions.
+    rows = [["topic", "hidden rule", "evolved instruction"]]
+    for topic, rule in result["hidden"].items():
+        rows.append([topic, rule, result["evolved"].get(topic, "none")])
+    folder.show_table(rows)
 
 
 def page(paths: list[Path], defaults: dict) -> str:

@@ -530,7 +530,7 @@ def test_reflections_name_the_topics_new_instruction():
     assert first == "reverse sort" and [new for new, _ in others] == ["", ""]
     asked = WORLD.decode(script.questions[0][0])
     assert asked == "reflect red: left\nask d a got d d want a d\nask d a got none want a d\n"
-    assert how == asked + wrote
+    assert how == WORLD.summary(asked + wrote)
     assert script.prompts == [[BOS]]
 
 

@@ -15,6 +15,7 @@ import torch
 from tqdm import tqdm
 
 import fast_context
+import model
 import rl
 import sampling
 import tasks
@@ -23,7 +24,7 @@ from base import corpus, exams
 from base.prepare import open_base
 from fast_context import Population
 from model import completion_logprobs
-from plumbing import command_line
+from plumbing import command_line, processes
 from plumbing.files import load_checkpoint
 from plumbing.folder import RunFolder
 from sampling import Sampler
@@ -177,8 +178,12 @@ def test_entropy_and_kl_are_per_token(start, monkeypatch):
 
 def test_an_evaluation_in_parts_has_the_same_figures(start, monkeypatch):
     whole = start("whole", steps=4)
-    monkeypatch.setattr(train, "AT_ONCE", 3)  # of 4 questions
-    assert toy.log_of(start("parts", steps=4)) == toy.log_of(whole)
+    monkeypatch.setattr(processes, "AT_ONCE", 3)  # of 4 questions
+    monkeypatch.setattr(model, "ROWS_AT_ONCE", 3)
+    parts = toy.kinds(start("parts", steps=4), "eval")
+    for one, other in zip(toy.kinds(whole, "eval"), parts, strict=True):
+        assert one.pop("kind") == other.pop("kind") and one.pop("prompt") == other.pop("prompt")
+        assert one == pytest.approx(other, abs=1e-5)
 
 
 @pytest.mark.parametrize("method", ["fst", "rl", "gepa"])

@@ -47,7 +47,7 @@ def log_lines(method="fst", steps=90, stage=30, how="reflect red: none\n...\nred
     for step in range(steps):
         task = step // stage
         # Half of the hidden rules are found at once, another one later.
-        rules = list(make_task(TASKS[task], task).instructions.items())
+        rules = list(make_task(TASKS[task], 0).instructions.items())
         if method != "rl" and step % 6 == 0:
             rollouts += 430
             topic, new = rules[min(step % stage // 6, 3)]
@@ -75,22 +75,22 @@ def write_run(path, method="fst", steps=90, ended=True, **options) -> Path:
     lines = log_lines(method, steps, **options)
     tasks = TASKS[: 1 + max(line["task"] for line in lines)]
     config = DEFAULTS | {"method": method, "tasks": tasks, "steps": steps, "lr": 0.00123}
-    (path / "config.json").write_text(json.dumps(config))
+    (path / "config.json").write_text(json.dumps(config), encoding="utf-8")
     (path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     said = "[step 0] red: none  ->  sort\n    reflect red: none\n"
     for line in lines:
         if line["kind"] == "eval":
             said += f"[step {line['step']}] step {line['step']}: validation, 7 rollouts. "
             said += "One of them:\n    rules\n    ask red: a b\n    answer: b a   [right]\n"
-    (path / "samples.txt").write_text(said)
+    (path / "samples.txt").write_text(said, encoding="utf-8")
     if ended:
         results = []
-        for i, name in enumerate(tasks):
+        for name in tasks:
             accuracy = {"base weights": [0.0123, 0.2345], "trained weights": [0.0456, 0.7891]}
-            task = {"task": name, "hidden": make_task(name, i).instructions, "evolved": {}}
+            task = {"task": name, "hidden": make_task(name, 0).instructions, "evolved": {}}
             results.append(task | {"accuracy": accuracy, "kl_base": [0.3141, 0.0272]})
         result = {"rollouts": lines[-1]["rollouts"], "tasks": results}
-        (path / "result.json").write_text(json.dumps(result))
+        (path / "result.json").write_text(json.dumps(result), encoding="utf-8")
     return path
 
 
@@ -224,13 +224,13 @@ def test_a_change_stands_with_its_verdict_and_its_reflection(tmp_path):
 
 def test_the_hidden_rules_are_those_of_the_run(tmp_path):
     text = page(write_run(tmp_path / "a", ended=False))
-    for i, name in enumerate(TASKS):
-        for topic, rule in make_task(name, i).instructions.items():
+    for name in TASKS:
+        for topic, rule in make_task(name, 0).instructions.items():
             assert f"{topic} <code>{rule}</code>" in text
     ended = write_run(tmp_path / "b")
-    result = json.loads((ended / "result.json").read_text())
+    result = json.loads((ended / "result.json").read_text(encoding="utf-8"))
     result["tasks"][0]["hidden"]["red"] = "reverse reverse sort"
-    (ended / "result.json").write_text(json.dumps(result))
+    (ended / "result.json").write_text(json.dumps(result), encoding="utf-8")
     assert "red <code>reverse reverse sort</code>" in page(ended)
 
 
@@ -264,20 +264,20 @@ def test_several_runs_are_laid_over_each_other(tmp_path):
 @pytest.mark.parametrize("n", [1, 2, 3, 40, 100])
 def test_a_run_that_is_still_going(tmp_path, n):
     path = write_run(tmp_path / "a", ended=False)
-    lines = (path / "log.jsonl").read_text().splitlines(keepends=True)
+    lines = (path / "log.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     whole = "".join(lines[:n])
-    (path / "log.jsonl").write_text(whole)
+    (path / "log.jsonl").write_text(whole, encoding="utf-8")
     before = page(path)
     assert "not finished" in before and f"Step {json.loads(lines[n - 1])['step']} of 90" in before
     # Half of the next line changes nothing.
-    (path / "log.jsonl").write_text(whole + lines[n][:-9])
+    (path / "log.jsonl").write_text(whole + lines[n][:-9], encoding="utf-8")
     assert page(path) == before
 
 
 def test_logs_of_older_runs_and_figures_that_are_missing(tmp_path):
     path = write_run(tmp_path / "a", stage=20, steps=60)
     lines = []
-    for line in map(json.loads, (path / "log.jsonl").read_text().splitlines()):
+    for line in map(json.loads, (path / "log.jsonl").read_text(encoding="utf-8").splitlines()):
         if line["kind"] == "fast":
             line["accepted"] = len(line["accepted"])
             del line["surprise"], line["dropped"], line["recalled"]
@@ -286,7 +286,7 @@ def test_logs_of_older_runs_and_figures_that_are_missing(tmp_path):
         if line["kind"] == "eval":
             line["kl_base"] = None  # not finite
         lines.append(json.dumps(line) + "\n")
-    (path / "log.jsonl").write_text("".join(lines))
+    (path / "log.jsonl").write_text("".join(lines), encoding="utf-8")
     assert Reader(page(path)).count("details") < 15
 
 
@@ -294,18 +294,22 @@ DAMAGE = {
     "no folder": lambda path: shutil.rmtree(path),
     "an empty folder": lambda path: [file.unlink() for file in path.iterdir()],
     "no log": lambda path: (path / "log.jsonl").unlink(),
-    "an empty log": lambda path: (path / "log.jsonl").write_text(""),
-    "half a line": lambda path: (path / "log.jsonl").write_text('{"kind": "ev'),
-    "a torn line": lambda path: (path / "log.jsonl").write_text('{"kind"\n{}\n'),
-    "a line of nothing": lambda path: (path / "log.jsonl").write_text("{}\n"),
-    "a number as a line": lambda path: (path / "log.jsonl").write_text("3\n"),
+    "an empty log": lambda path: (path / "log.jsonl").write_text("", encoding="utf-8"),
+    "half a line": lambda path: (path / "log.jsonl").write_text('{"kind": "ev', encoding="utf-8"),
+    "a torn line": lambda path: (path / "log.jsonl").write_text('{"kind"\n{}\n', encoding="utf-8"),
+    "a line of nothing": lambda path: (path / "log.jsonl").write_text("{}\n", encoding="utf-8"),
+    "a number as a line": lambda path: (path / "log.jsonl").write_text("3\n", encoding="utf-8"),
     "a log of bytes": lambda path: (path / "log.jsonl").write_bytes(b"\xff\xfe\n"),
     "no settings": lambda path: (path / "config.json").unlink(),
-    "settings that are a list": lambda path: (path / "config.json").write_text("[]"),
-    "a task that nobody knows": lambda path: (path / "config.json").write_text(
-        json.dumps(DEFAULTS | {"tasks": ["abacus"]})
+    "settings that are a list": lambda path: (path / "config.json").write_text(
+        "[]", encoding="utf-8"
     ),
-    "half a result": lambda path: (path / "result.json").write_text('{"tasks": ['),
+    "a task that nobody knows": lambda path: (path / "config.json").write_text(
+        json.dumps(DEFAULTS | {"tasks": ["abacus"]}), encoding="utf-8"
+    ),
+    "half a result": lambda path: (path / "result.json").write_text(
+        '{"tasks": [', encoding="utf-8"
+    ),
 }
 
 
@@ -337,12 +341,12 @@ def test_a_line_cut_anywhere_or_a_byte_changed_is_never_a_traceback(tmp_path, ca
 
 def test_what_a_model_wrote_stays_text(tmp_path):
     path = write_run(tmp_path / "a", how=HOSTILE)
-    with open(path / "samples.txt", "a") as file:
+    with open(path / "samples.txt", "a", encoding="utf-8") as file:
         file.write(f"[step 90] step 90: {HOSTILE}. One of them:\n    {HOSTILE}\n")
-    log = (path / "log.jsonl").read_text()
+    log = (path / "log.jsonl").read_text(encoding="utf-8")
     hostile = json.dumps("red: " + HOSTILE)
     log = log.replace('"red: mirror"', hostile).replace('"reverse', f'"{HOSTILE[:8]}')
-    (path / "log.jsonl").write_text(log)
+    (path / "log.jsonl").write_text(log, encoding="utf-8")
     tame = Reader(page(write_run(tmp_path / "b", how="tame")))
     seen = Reader(page(path))
     assert seen.text.count(HOSTILE) >= 15
@@ -381,9 +385,9 @@ def test_main_writes_the_page_and_says_where(tmp_path, capsys):
     path = write_run(tmp_path / "a", steps=30)
     view.main([str(path)])
     assert capsys.readouterr().out.strip() == str(path / "view.html")
-    assert (path / "view.html").read_text() == page(path)
+    assert (path / "view.html").read_text(encoding="utf-8") == page(path)
     view.main([str(path), "--out", str(tmp_path / "other.html")])
-    assert (tmp_path / "other.html").read_text() == page(path)
+    assert (tmp_path / "other.html").read_text(encoding="utf-8") == page(path)
 
 
 def test_a_run_draws_its_page_at_every_evaluation_and_names_it(start, monkeypatch, capsys):
@@ -393,7 +397,7 @@ def test_a_run_draws_its_page_at_every_evaluation_and_names_it(start, monkeypatc
     out = start(steps=8)
     steps = [re.search(r"Step (\d+) of 8, (not )?finished", text).groups() for text in states]
     assert steps == [("0", "not "), ("4", "not "), ("8", "not "), ("8", None)]
-    assert (out / "view.html").read_text() == states[-1]
+    assert (out / "view.html").read_text(encoding="utf-8") == states[-1]
     assert f"{out}/view.html" in capsys.readouterr().out
 
 
@@ -438,7 +442,7 @@ def browse(path: Path, *flags) -> tuple[str, str]:
 @in_a_browser
 def test_a_browser_shows_the_page_without_complaint_and_runs_nothing(tmp_path):
     path = write_run(tmp_path / "a", how=HOSTILE)
-    (tmp_path / "view.html").write_text(page(path))
+    (tmp_path / "view.html").write_text(page(path), encoding="utf-8")
     dom, console = browse(tmp_path / "view.html", "--dump-dom")
     seen = Reader(dom)
     assert console == ""
@@ -450,7 +454,7 @@ def test_a_browser_shows_the_page_without_complaint_and_runs_nothing(tmp_path):
 
 @in_a_browser
 def test_the_console_is_listened_to(tmp_path):
-    (tmp_path / "bad.html").write_text("<script>throw Error('heard')</script>")
+    (tmp_path / "bad.html").write_text("<script>throw Error('heard')</script>", encoding="utf-8")
     assert "heard" in browse(tmp_path / "bad.html", "--dump-dom")[1]
 
 
@@ -464,6 +468,6 @@ def test_nothing_is_wider_than_the_window(tmp_path, width):
 
     # Looked at by hand when the page changes; here it is only not empty.
     shot = tmp_path / "shot.png"
-    (tmp_path / "view.html").write_text(page(*runs))
+    (tmp_path / "view.html").write_text(page(*runs), encoding="utf-8")
     browse(tmp_path / "view.html", f"--window-size={width},2000", f"--screenshot={shot}")
     assert shot.stat().st_size > 20_000
