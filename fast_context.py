@@ -40,6 +40,7 @@ Prompt = dict[str, str]  # topic -> instruction, e.g. {"red": "reverse raise"}
 
 MINIBATCH = 3  # questions that a parent and its child both answer
 AT_ONCE = 16  # proposals that go through the model together
+SAVED = ("size", "memory", "memory_size", "next_id", "turn")  # of a population, as it is
 SURPRISE_BUDGET = 3  # times the usual budget, in a phase with a surprise
 
 
@@ -59,7 +60,7 @@ class Candidate:
 class Population:
     """The candidates kept between fast phases, best first, and all that evolution goes on with."""
 
-    def __init__(self, size: int, seed: int, start: Prompt, memory_size=4):
+    def __init__(self, size, seed, start: Prompt, memory_size=4):
         """At most `size` candidates; the first is the prompt `start`. See `remember`."""
         self.size = size
         self.memory_size = memory_size
@@ -73,39 +74,38 @@ class Population:
     def best(self) -> Prompt:
         return self.candidates[0].prompt
 
-    def new_candidate(self, prompt: Prompt, scores: list) -> Candidate:
+    def new_candidate(self, prompt: Prompt, scores) -> Candidate:
         """A candidate with the next id. It is kept only if `keep_best` keeps it."""
         candidate = Candidate(self.next_id, prompt, scores)
         self.next_id += 1
         return candidate
 
-    def keep_best(self, scored: list) -> None:
+    def keep_best(self, scored):
         """Keep the best by mean anchor score, older first where equal."""
         best_first = sorted(scored, key=lambda candidate: (-candidate.mean, candidate.id))
         self.candidates = best_first[: self.size]
 
-    def remember(self, prompt: Prompt) -> None:
+    def remember(self, prompt: Prompt):
         """Keep a prompt for the case that its world comes back; the oldest is forgotten first."""
         others = [old for old in self.memory if old != prompt]
         newest_first = [prompt, *others]
         self.memory = newest_first[: self.memory_size]
 
-    def prompts(self, n: int) -> list:
+    def prompts(self, n):
         """n prompts for the slow phase: the population, best first, repeated if it is smaller."""
         prompts = [candidate.prompt for candidate in self.candidates]
         while len(prompts) < n:
             prompts += prompts
         return prompts[:n]
 
-    def state_dict(self) -> dict:
+    def state_dict(self):
         """Everything as plain data."""
         # The generator's state belongs to it: resumed evolution draws what it would have drawn.
+        state = {name: getattr(self, name) for name in SAVED}
         candidates = [[c.id, c.prompt, c.scores] for c in self.candidates]
-        state = {"size": self.size, "candidates": candidates, "next_id": self.next_id}
-        state |= {"memory": self.memory, "memory_size": self.memory_size}
-        return state | {"turn": self.turn, "rng": self.rng.getstate()}
+        return state | {"candidates": candidates, "rng": self.rng.getstate()}
 
-    def load_state_dict(self, state: dict, is_prompt) -> None:
+    def load_state_dict(self, state, is_prompt):
         """Go back to a state as `state_dict` gives it.
 
         Raises ValueError for a prompt that is not well formed (it could smuggle in a line), and
@@ -119,15 +119,10 @@ class Population:
             if not is_prompt(prompt):
                 raise ValueError(f"holds a prompt that is none: {prompt}")
 
-        # Go on from there.
-        self.candidates = candidates
-        self.size = state["size"]
-        self.memory = state["memory"]
-        self.memory_size = state["memory_size"]
-        self.next_id = state["next_id"]
-        self.turn = state["turn"]
-
         # Plain data has lists where random.Random wants a tuple.
+        self.candidates = candidates
+        for name in SAVED:
+            setattr(self, name, state[name])
         version, internal, gauss = state["rng"]
         self.rng.setstate((version, tuple(internal), gauss))
 
@@ -135,7 +130,7 @@ class Population:
 # --- selection: scores is a matrix, candidates x questions ---
 
 
-def pareto_fronts(scores: list) -> list:
+def pareto_fronts(scores):
     """For each question the set of all candidates with the best score on it (GEPA's fronts)."""
     fronts = []
     # A column holds the scores of all candidates on one question.
@@ -145,7 +140,7 @@ def pareto_fronts(scores: list) -> list:
     return fronts
 
 
-def surviving_fronts(scores: list) -> list:
+def surviving_fronts(scores):
     """The fronts without dominated candidates.
 
     A candidate is dominated if every front that it is on holds another one. Candidates are looked
@@ -161,7 +156,7 @@ def surviving_fronts(scores: list) -> list:
         fronts = [front - {dominated} for front in fronts]
 
 
-def first_dominated(fronts: list, order: list) -> int | None:
+def first_dominated(fronts, order):
     """The first candidate in `order` that is on a front, but on none of them alone."""
     for i in order:
         # How many share each front that it is on.
@@ -171,7 +166,7 @@ def first_dominated(fronts: list, order: list) -> int | None:
     return None
 
 
-def select_parents(rng: random.Random, scores: list, n: int) -> list:
+def select_parents(rng: random.Random, scores, n):
     """n candidates, drawn with replacement; the weight of each is how many fronts it is on."""
     # Who is best on many questions is drawn often; who is best on one has a chance, too.
     fronts = surviving_fronts(scores)
@@ -182,7 +177,7 @@ def select_parents(rng: random.Random, scores: list, n: int) -> list:
     return rng.choices(indices, weights=counts, k=n)
 
 
-def beyond_noise(a: float, b: float, n: int) -> bool:
+def beyond_noise(a, b, n):
     """Whether two shares of n questions each differ by more than three standard errors."""
     mean = (a + b) / 2
     error = math.sqrt(2 * mean * (1 - mean) / n)
@@ -203,49 +198,20 @@ class Trial:
     prompt: Prompt | None = None  # the child's
     how: str = ""  # the reflection that wrote it
     gain: float = 0.0  # the child's summed score on the questions, less the parent's
-    child: Candidate | None = None  # where it was accepted
-
-    def as_dict(self) -> dict:
-        """An accepted child, as plain data."""
-        return {
-            "topic": self.topic,
-            "old": self.parent.prompt.get(self.topic, "none"),
-            "new": self.prompt.get(self.topic, "none"),
-            "before": round(self.parent.mean, 4),
-            "after": round(self.child.mean, 4),
-            "how": self.how,
-        }
 
 
 @dataclass
 class Report:
-    """The ledger of a fast phase."""
+    """The ledger of a fast phase: what it cost, and what came of it. It stands in the log."""
 
-    metric_calls: int = 0  # rollouts that were scored
+    calls: int = 0  # rollouts, reflections included
     reflections: int = 0
     proposed: int = 0  # children that were tried
-    accepted: list = field(default_factory=list)  # trials
+    accepted: list = field(default_factory=list)  # of these; a dict for each, see `accept`
+    population: list = field(default_factory=list)  # in the end: prompts with their anchor scores
     surprise: bool = False  # the world has changed
     dropped: list = field(default_factory=list)  # "topic: instruction" that earned nothing then
     recalled: list = field(default_factory=list)  # prompts that came back from memory
-    population: list = field(default_factory=list)  # in the end: prompts with their anchor scores
-
-    @property
-    def calls(self) -> int:
-        return self.metric_calls + self.reflections
-
-    def as_dict(self) -> dict:
-        """The ledger as plain data, for the log; docs/RUNS.md explains the figures."""
-        return {
-            "calls": self.calls,
-            "reflections": self.reflections,
-            "proposed": self.proposed,
-            "accepted": [trial.as_dict() for trial in self.accepted],
-            "population": self.population,
-            "surprise": self.surprise,
-            "dropped": self.dropped,
-            "recalled": self.recalled,
-        }
 
 
 @dataclass
@@ -271,17 +237,17 @@ class FastPhase:
         fewest = min(map(len, self.by_topic.values()))
         self.minibatch = min(MINIBATCH, fewest)
 
-    def left(self) -> int:
+    def left(self):
         """Calls that may still be spent."""
         return self.budget - self.report.calls
 
-    def run(self, jobs: list) -> list:
+    def run(self, jobs):
         """Answer jobs (prompt, questions) -> a list of outcomes for each; all are counted."""
         # Every question is one rollout.
-        self.report.metric_calls += sum(len(questions) for _, questions in jobs)
+        self.report.calls += sum(len(questions) for _, questions in jobs)
         return self.answer(jobs) if jobs else []
 
-    def score(self, prompts: list) -> list:
+    def score(self, prompts):
         """The scores of prompts on all anchor questions, a list for each prompt."""
         # All prompts in one batch: the sampler reads each of them once.
         results = self.run([(prompt, self.anchor) for prompt in prompts])
@@ -290,7 +256,7 @@ class FastPhase:
             scores.append([outcome.score for outcome in outcomes])
         return scores
 
-    def rescore(self) -> None:
+    def rescore(self):
         """Score the carried candidates under today's weights.
 
         Their old scores were made by other weights: the two must never be compared.
@@ -299,12 +265,12 @@ class FastPhase:
         for candidate, scores in zip(self.scored, new_scores, strict=True):
             candidate.scores = scores
 
-    def has_changed(self, before: float) -> bool:
+    def has_changed(self, before):
         """Whether the best carried prompt earns less than half of `before`, beyond noise."""
         now = max(candidate.mean for candidate in self.scored)
         return now < before / 2 and beyond_noise(before, now, len(self.anchor))
 
-    def adapt(self) -> None:
+    def adapt(self):
         """The world has changed: drop what earns nothing, try what is remembered, spend more."""
         self.report.surprise = True
         self.budget *= SURPRISE_BUDGET
@@ -339,20 +305,20 @@ class FastPhase:
                     self.report.dropped.append(line)
         return prompt
 
-    def new_candidates(self, prompts: list) -> list:
+    def new_candidates(self, prompts):
         """Prompts -> candidates, scored on all anchor questions."""
         candidates = []
         for prompt, scores in zip(prompts, self.score(prompts), strict=True):
             candidates.append(self.population.new_candidate(prompt, scores))
         return candidates
 
-    def affordable(self) -> int:
+    def affordable(self):
         """How many proposals can be made now; scoring one child stays in reserve."""
         cost = 2 * self.minibatch + 1  # the parent's answers, the child's, and a reflection
         spendable = self.left() - len(self.anchor)
         return min(AT_ONCE, spendable // cost)
 
-    def propose(self, n: int) -> list:
+    def propose(self, n):
         """n parents answer a few questions each, the model reflects -> trials with a failure."""
         # Draw parents. The topics take turns.
         rng = self.population.rng
@@ -382,6 +348,7 @@ class FastPhase:
 
         # The model writes a new instruction for each; the other topics keep theirs.
         self.report.reflections += len(requests)
+        self.report.calls += len(requests)
         proposals = self.reflect(requests) if requests else []
         for trial, (instruction, how) in zip(failing, proposals, strict=True):
             trial.how = how
@@ -389,7 +356,7 @@ class FastPhase:
                 trial.prompt = trial.parent.prompt | {trial.topic: instruction}
         return failing
 
-    def try_children(self, trials: list) -> list:
+    def try_children(self, trials):
         """Run children on the questions of their parents -> the trials whose children ran."""
         # Only prompts that are well formed and new are worth a rollout.
         known = [candidate.prompt for candidate in self.scored]
@@ -409,7 +376,7 @@ class FastPhase:
             trial.gain = after - before
         return children
 
-    def accept(self, children: list) -> None:
+    def accept(self, children):
         """Take the children that did strictly better, and score them on all anchor questions."""
         # Where not all can be scored, the largest gains come first.
         better = [trial for trial in children if trial.gain > 0]
@@ -418,14 +385,21 @@ class FastPhase:
 
         # From now on they can be parents, too.
         new = self.new_candidates([trial.prompt for trial in accepted])
-        for trial, child in zip(accepted, new, strict=True):
-            trial.child = child
         self.scored += new
-        self.report.accepted += accepted
+        for trial, child in zip(accepted, new, strict=True):
+            change = {
+                "topic": trial.topic,
+                "old": trial.parent.prompt.get(trial.topic, "none"),
+                "new": trial.prompt.get(trial.topic, "none"),
+                "before": round(trial.parent.mean, 4),
+                "after": round(child.mean, 4),
+                "how": trial.how,
+            }
+            self.report.accepted.append(change)
 
 
 def evolve(
-    population: Population, anchor, answer, reflect, is_prompt, budget: int, surprise=True
+    population: Population, anchor, answer, reflect, is_prompt, budget, surprise=True
 ) -> Report:
     """Improve the prompts of a population, spending at most `budget` calls: one fast phase.
 

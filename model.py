@@ -40,7 +40,7 @@ class GPTConfig:
 
 
 class RMSNorm(nn.Module):
-    def __init__(self, width: int):
+    def __init__(self, width):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
 
@@ -218,7 +218,7 @@ class GPT(nn.Module):
             x = block.output(x, heads)
         return self.norm(x)
 
-    def read(self, prompts: list) -> Prefix:
+    def read(self, prompts) -> Prefix:
         """Prompts as token lists -> the prefix that `hidden` continues ("prefill")."""
         tokens, lengths = padded(prompts, self.cos.device)
         cache = []
@@ -235,7 +235,7 @@ class GPT(nn.Module):
         return self.head(self.hidden(tokens))
 
 
-def padded(rows: list, device):
+def padded(rows, device):
     """N token lists -> (N, longest) padded on the right with 0, and their lengths (N,)."""
     lengths = torch.tensor([len(row) for row in rows], device=device)
     rows = [torch.tensor(row, dtype=torch.long) for row in rows]
@@ -270,7 +270,7 @@ def draw_token(logits, noise, temperature):
 
 
 @torch.inference_mode()
-def generate(model, context: list, noise, eos: int, temperature=1.0) -> list:
+def generate(model, context, noise, eos, temperature=1.0):
     """Continue one token list, one token at a time, the plainest way -> the new tokens.
 
     noise (max_new,): a uniform random number for each token that may be written; see `draw_token`.
@@ -301,7 +301,7 @@ def token_logprobs(logits, tokens, temperature=1.0):
     return chosen - logits.logsumexp(-1)
 
 
-def completion_mask(lengths, width: int):
+def completion_mask(lengths, width):
     """Lengths (N,) -> mask (N, width), 1.0 on each completion, its end-of-sequence token included.
 
     It is made from lengths, never from token values: the end-of-sequence token must be learned,
@@ -311,7 +311,7 @@ def completion_mask(lengths, width: int):
     return (places < lengths[:, None]).float()
 
 
-def completion_logits(model, contexts: list, completions: list):
+def completion_logits(model, contexts, completions):
     """M contexts, N completions (token lists; the first N / M continue the first context, ...).
 
     For a few contexts at a time, with all of their n completions, it yields the logits (n, S, V) at
@@ -340,7 +340,7 @@ def completion_logits(model, contexts: list, completions: list):
         yield model.head(hidden), targets[some], mask[some]
 
 
-def completion_logprobs(model, contexts: list, completions: list, temperature):
+def completion_logprobs(model, contexts, completions, temperature):
     """Log-probability of each completion token under a model -> (N, S), 0 beyond a completion.
 
     contexts, completions: as for `completion_logits`.
@@ -352,7 +352,7 @@ def completion_logprobs(model, contexts: list, completions: list, temperature):
     return torch.cat(parts)
 
 
-def vocabulary_logprobs(model, contexts: list, completions: list, temperature):
+def vocabulary_logprobs(model, contexts, completions, temperature):
     """Log-probabilities of all tokens that could stand at each place of a completion -> (N, S, V).
 
     0 beyond a completion. contexts, completions: as for `completion_logits`.

@@ -55,7 +55,7 @@ class Rows:
     own_bias: Tensor  # (R, 1, slots that can ever be used), 0 where a slot is filled, else -inf
     caches: list  # for each layer keys (H, R, D, S) and values (H, R, S, D)
 
-    def keep(self, some) -> None:
+    def keep(self, some):
         """Drop all rows but `some` (indices)."""
         self.index = self.index[some]
         self.token = self.token[some]
@@ -265,7 +265,7 @@ def read_questions(model, prefix, tokens, lengths):
     return torch.cat(last), caches
 
 
-def drop_finished(rows: Rows, K: int, most: int) -> None:
+def drop_finished(rows: Rows, K, most):
     """Keep `most` rows of each of K prompts: all that are not done, filled up with some that are.
 
     `most` is how many the prompt with the most live rows has. So the rows of a prompt stay equally
@@ -283,7 +283,7 @@ def drop_finished(rows: Rows, K: int, most: int) -> None:
     rows.keep(kept.flatten())
 
 
-def grow(rows: Rows, S: int) -> None:
+def grow(rows: Rows, S):
     """Make room for more than S slots in the rows' own caches, in large steps, since all is copied.
 
     One slot is always left over: a compiler takes a whole cache for another case than a part of it.
@@ -301,7 +301,7 @@ def grow(rows: Rows, S: int) -> None:
         rows.caches[i] = (keys, values)
 
 
-def decode_chunk(model, prefix, rows: Rows, slots: range, noise, temperature, decode):
+def decode_chunk(model, prefix, rows: Rows, slots, noise, temperature, decode):
     """Write one token into each of `slots` of every row -> tokens, log-probs (R, steps).
 
     noise (R, steps). Moves the rows' latest token and its position on.
@@ -333,7 +333,7 @@ def decode_chunk(model, prefix, rows: Rows, slots: range, noise, temperature, de
     return torch.stack(tokens, dim=1), torch.stack(logprobs, dim=1)
 
 
-def record(rollouts: Rollouts, rows: Rows, begin: int, tokens, logprobs, eos, pad):
+def record(rollouts: Rollouts, rows: Rows, begin, tokens, logprobs, eos, pad):
     """Put a chunk's tokens and log-probs (R, steps) into the rollouts, and note who is done now."""
     # A row that is done goes on until the chunk's end; what it writes there is not part of it.
     is_end = tokens == eos
@@ -380,7 +380,7 @@ class Sampler:
     decode: Callable = decode_step
     sampled_tokens: int = 0  # so far
 
-    def answer(self, jobs: list, samples=1) -> Answers:
+    def answer(self, jobs, samples=1) -> Answers:
         """Answer jobs (prompt, questions), `samples` times each, all with equally many questions.
 
         Rows are ordered (prompt, question, sample).
@@ -418,7 +418,7 @@ class Sampler:
         contexts = contexts_of(world, jobs)
         return Answers(outcomes, texts, contexts, completions_of(rollouts), rollouts.logprobs)
 
-    def reflect(self, requests: list) -> list:
+    def reflect(self, requests):
         """Reflect on requests (topic, instruction or "", [(question, outcome), ...]).
 
         -> for each the proposed instruction ("" for none) and a summary of what was read and
@@ -449,12 +449,12 @@ class Sampler:
             proposals.append((instruction, world.summary(read + written)))
         return proposals
 
-    def noise(self, rows: int, max_new: int):
+    def noise(self, rows, max_new):
         """A uniform random number for each token that may be sampled (rows, max_new)."""
         return torch.rand(rows, max_new, generator=self.rng, device=self.model.cos.device)
 
 
-def contexts_of(world, jobs: list) -> list:
+def contexts_of(world, jobs):
     """The tokens before each answer to jobs (prompt, questions), ordered as in `Answers`."""
     contexts = []
     # Prompt and question are encoded apart, as for sampling: together they might merge.
@@ -465,14 +465,14 @@ def contexts_of(world, jobs: list) -> list:
     return contexts
 
 
-def completions_of(rollouts: Rollouts) -> list:
+def completions_of(rollouts: Rollouts):
     """Rollouts -> their completions as token lists, the end-of-sequence token included."""
     rows = rollouts.tokens.tolist()
     lengths = rollouts.lengths.tolist()
     return [row[:n] for row, n in zip(rows, lengths, strict=True)]
 
 
-def texts_of(world, rollouts: Rollouts) -> list:
+def texts_of(world, rollouts: Rollouts):
     """Rollouts -> their texts; "" for one that was cut off before its end-of-sequence token."""
     texts = []
     for completion in completions_of(rollouts):
@@ -519,13 +519,13 @@ class CapturedStep:
         return tuple(part.clone() for part in self.outputs)
 
 
-def compiled_step() -> Callable:
+def compiled_step():
     """What --compile makes of decode_step."""
     torch._dynamo.config.suppress_errors = True  # what cannot be compiled runs as it is
     return torch.compile(decode_step, dynamic=True)  # else it is compiled anew for every chunk
 
 
-def decoder(compiled: bool, device: str) -> Callable:
+def decoder(compiled, device):
     """The form of decode_step to use: compiled, or recorded on a CUDA device, or as it is."""
     if compiled:
         return compiled_step()

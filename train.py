@@ -126,7 +126,7 @@ class Config:
     smoke: bool = setting(False, "the whole path at toy size, with pretraining, in under a minute")
 
     @staticmethod
-    def fill_in(given: dict) -> dict:
+    def fill_in(given):
         """The settings that were given, and those that follow from them."""
         # A corpus has all domains. A run that is not told its length gives each task one stage.
         if given.get("pretrain"):
@@ -164,7 +164,7 @@ COUNTERS = ("step", "rollouts", "tokens", "skipped", "shown", "evolved")
 class Learner:
     """All that a run changes (weights, prompts, counters), and what it learns from."""
 
-    def __init__(self, cfg: Config, base, device: str, folder: RunFolder):
+    def __init__(self, cfg: Config, base, device, folder: RunFolder):
         """base: see base.prepare.open_base. Raises ValueError for settings that do not fit it."""
         self.cfg = cfg
         self.folder = folder  # where the run's files are
@@ -279,7 +279,7 @@ class Learner:
 # --- one cycle ---
 
 
-def train(learner: Learner, stop, begun: bool):
+def train(learner: Learner, stop, begun):
     """The loop: look ahead, fast phase, slow steps on the same questions, evaluation, checkpoint.
 
     stop.requested: whether to end after this step. begun: the run goes on from a checkpoint.
@@ -366,7 +366,7 @@ def fast_phase(learner: Learner, questions, bar):
 
     # What the phase cost, and what came of it: for the log, and for people.
     best = learner.population.best
-    phase = report.as_dict() | {"seconds": time.perf_counter() - start}
+    phase = vars(report) | {"seconds": time.perf_counter() - start}
     learner.log("fast", learner.task_at(learner.step), **phase)
     for words in view.news(learner.shown, best, phase):
         learner.say(words)
@@ -591,7 +591,7 @@ def closing_table(learner: Learner):
 # --- the program ---
 
 
-def check_settings(cfg: Config) -> None:
+def check_settings(cfg: Config):
     """Raises ValueError, with what would be right, for settings that do not fit together."""
     prepare.check_tasks(cfg.tasks)
     if cfg.method == "fst" and cfg.group % cfg.population:
