@@ -86,7 +86,9 @@ def load_base(path: Path) -> tuple[GPT, dict]:
     """
     contents = load_checkpoint(path)
     try:
-        cfg = GPTConfig(**contents["model_config"])
+        sizes = contents["model_config"]
+        # In an older base every head has keys and values of its own.
+        cfg = GPTConfig(**{"n_kv_head": sizes["n_head"]} | sizes)
         model = GPT(cfg)
         model.load_state_dict(contents["model"])
     except (KeyError, TypeError, RuntimeError):  # the checkpoint of a run, for example
