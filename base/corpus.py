@@ -309,8 +309,7 @@ def draw_case(rng: random.Random, domain: Domain, short: bool) -> Case:
         rule = draw_rule(rng, domain, REFLECT_LENGTHS)
         example = domain.draw(rng, difficulty)
 
-        # Answers follow the old instruction; where that is none that can be carried out, they follow
-        # some rule.
+        # Answers follow the old instruction; where it cannot be carried out, they follow some rule.
         old = draw_old_instruction(rng, domain, rule)
         followed = old if is_rule(domain, old) else draw_rule(rng, domain, SOLVE_LENGTHS)
 
