@@ -33,6 +33,7 @@ Left out of GEPA: choosing the topic to rewrite by anything but turns, a separat
 import math
 import random
 from dataclasses import dataclass, field
+from itertools import cycle, islice
 from statistics import fmean
 from typing import Any
 
@@ -94,9 +95,7 @@ class Population:
     def prompts(self, n):
         """n prompts for the slow phase: the population, best first, repeated if it is smaller."""
         prompts = [candidate.prompt for candidate in self.candidates]
-        while len(prompts) < n:
-            prompts += prompts
-        return prompts[:n]
+        return list(islice(cycle(prompts), n))
 
     def state_dict(self):
         """Everything as plain data."""

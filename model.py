@@ -1,6 +1,7 @@
 """The language model: a small GPT, how a token is drawn, the log-probabilities of what it wrote.
 
-Read `GPT` first: a Llama-family transformer (pre-RMSNorm, RoPE, SwiGLU, no biases, an untied head).
+Read `GPT` first: a Llama-family transformer (pre-RMSNorm, RoPE, SwiGLU, grouped-query attention, no
+biases).
 Then read `generate`: one text, one token at a time, everything computed anew for every token.
 sampling.py draws the same tokens many times faster.
 
@@ -8,8 +9,8 @@ Training and sampling share one idea: many texts begin with the same prompt. `GP
 prompts through the model once. `GPT.hidden` continues them: each row attends to the stored keys and
 values of its prompt, which its rows share, and to its own tokens.
 
-Shapes: B texts of T tokens, C channels, H heads of D channels, V tokens in the vocabulary;
-K prompts of at most P tokens; N completions of at most S tokens.
+Shapes: B texts of T tokens, C channels, V tokens in the vocabulary; H query heads and J key-value
+heads of D channels; K prompts of at most P tokens; N completions of at most S tokens.
 
 Left out: dropout, top-k and top-p. The policy that is trained must be the policy that sampled.
 """
@@ -30,22 +31,26 @@ class GPTConfig:
     vocab_size: int
     n_layer: int = 4
     n_head: int = 4
+    n_kv_head: int = 1  # heads of keys and values, each for n_head / n_kv_head query heads
     n_embd: int = 128
     n_hidden: int = 256  # inner width of SwiGLU
     block_size: int = 2048  # longest sequence
     rope_base: float = 10000.0
+    norm_eps: float = 1e-6
+    tied_head: bool = False  # whether the head's matrix is that of the embedding
 
 
 # --- attention ---
 
 
 class RMSNorm(nn.Module):
-    def __init__(self, width):
+    def __init__(self, width, eps):
         super().__init__()
+        self.eps = eps
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x):
-        return F.rms_norm(x, x.shape[-1:], self.weight.to(x.dtype), eps=1e-6)
+        return F.rms_norm(x, x.shape[-1:], self.weight.to(x.dtype), self.eps)
 
 
 def rotate(x, cos, sin):
@@ -56,45 +61,54 @@ def rotate(x, cos, sin):
 
 
 def causal_attention(q, k, v):
-    """q, k, v (B, H, T, D) -> (B, H, T, D): each position attends to itself and those before."""
+    """q (B, H, T, D), k, v (B, J, T, D) -> (B, H, T, D): to each position and those before it."""
     if q.is_cuda or q.dtype == torch.float32:
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
 
     # In bfloat16 on a CPU plain products win: the fused backward takes three times as long.
     T, D = q.shape[2:]
     future = q.new_full((T, T), -torch.inf).triu(1)  # (T, T)
-    scores = q @ k.mT * D**-0.5  # (B, H, T, T)
+    grouped = q.unflatten(1, (k.size(1), -1))  # (B, J, H/J, T, D)
+    scores = grouped @ k[:, :, None].mT * D**-0.5  # (B, J, H/J, T, T)
     weights = (scores + future).softmax(-1, dtype=q.dtype)
-    return weights @ v
+    return (weights @ v[:, :, None]).flatten(1, 2)
 
 
 def attend(q, prefix, own, prefix_bias, own_bias):
-    """Attention over a shared prefix and a row's own tokens, under one softmax -> (H, R, T, D).
+    """Attention over a shared prefix and a row's own tokens, under one softmax -> (R, H, T, D).
 
-    q (H, R, T, D). prefix: keys (H, K, D, P) and values (H, K, P, D), each of R / K consecutive
-    rows. own: keys (H, R, D, S) and values (H, R, S, D). A CPU reads both fastest in these layouts.
+    q (R, H, T, D). prefix: keys (J, K, D, P) and values (J, K, P, D), each of R / K consecutive
+    rows. own: keys (J, R, D, S) and values (J, R, S, D). A CPU reads both fastest in these layouts.
     The biases (K, 1, P) and, broadcast, (R, T, S) are 0 where a row attends, -inf elsewhere.
     """
     prefix_keys, prefix_values = prefix
     own_keys, own_values = own
-    H, R, T, D = q.shape
-    _, K, _, P = prefix_keys.shape
+    R, H, T, D = q.shape
+    J, K, _, P = prefix_keys.shape
+
+    # The query heads that share a key-value head become rows of one product.
+    G = H // J
+    q = q.unflatten(1, (J, G)).transpose(0, 1)  # (J, R, G, T, D)
     q = q.contiguous() * D**-0.5
+    q_by_row = q.view(J, R, G * T, D)
 
     # All rows of a prompt share its keys, so they go through one product per prompt.
-    q_by_prompt = q.view(H, K, R // K * T, D)
-    prefix_scores = q_by_prompt @ prefix_keys + prefix_bias  # (H, K, R/K*T, P)
-    prefix_scores = prefix_scores.view(H, R, T, P)
-    own_scores = q @ own_keys + own_bias  # (H, R, T, S)
+    N = R // K * G * T
+    q_by_prompt = q.view(J, K, N, D)
+    prefix_scores = q_by_prompt @ prefix_keys + prefix_bias  # (J, K, N, P)
+    prefix_scores = prefix_scores.view(J, R, G, T, P)
+    own_scores = (q_by_row @ own_keys).unflatten(2, (G, T))  # (J, R, G, T, S)
+    own_scores = own_scores + own_bias[:, None]
 
     # One softmax over both parts: the result is exact, as if every row had a copy of its prompt.
-    scores = torch.cat([prefix_scores, own_scores], dim=-1)  # (H, R, T, P+S)
+    scores = torch.cat([prefix_scores, own_scores], dim=-1)  # (J, R, G, T, P+S)
     weights = scores.softmax(-1)
-    prefix_weights = weights[..., :P].reshape(H, K, R // K * T, P)
-    own_weights = weights[..., P:]
-    from_prefix = (prefix_weights @ prefix_values).view(H, R, T, D)
-    from_own = own_weights @ own_values
-    return from_prefix + from_own
+    prefix_weights = weights[..., :P].reshape(J, K, N, P)
+    own_weights = weights[..., P:].flatten(2, 3)  # (J, R, G*T, S)
+    from_prefix = (prefix_weights @ prefix_values).view(q.shape)
+    from_own = (own_weights @ own_values).view(q.shape)
+    heads = from_prefix + from_own  # (J, R, G, T, D)
+    return heads.transpose(0, 1).flatten(1, 2)
 
 
 def attention_bias(visible):
@@ -108,7 +122,7 @@ class Prefix(NamedTuple):
 
     lengths: Tensor  # (K,) long
     bias: Tensor  # (K, 1, P), 0 on the prompts, -inf on the padding
-    layers: list  # for each layer the keys (H, K, D, P) and the values (H, K, P, D)
+    layers: list  # for each layer the keys (J, K, D, P) and the values (J, K, P, D)
 
     def part(self, some):
         """Only some of the prompts (a slice); nothing is copied."""
@@ -124,23 +138,24 @@ class Block(nn.Module):
 
     def __init__(self, cfg: GPTConfig):
         super().__init__()
-        self.n_head = cfg.n_head
-        self.attention_norm = RMSNorm(cfg.n_embd)
-        self.mlp_norm = RMSNorm(cfg.n_embd)
+        self.head_width = cfg.n_embd // cfg.n_head
+        kv_width = cfg.n_kv_head * self.head_width
+        self.attention_norm = RMSNorm(cfg.n_embd, cfg.norm_eps)
+        self.mlp_norm = RMSNorm(cfg.n_embd, cfg.norm_eps)
         self.q = nn.Linear(cfg.n_embd, cfg.n_embd, bias=False)
-        self.k = nn.Linear(cfg.n_embd, cfg.n_embd, bias=False)
-        self.v = nn.Linear(cfg.n_embd, cfg.n_embd, bias=False)
+        self.k = nn.Linear(cfg.n_embd, kv_width, bias=False)
+        self.v = nn.Linear(cfg.n_embd, kv_width, bias=False)
         self.o = nn.Linear(cfg.n_embd, cfg.n_embd, bias=False)
         self.gate = nn.Linear(cfg.n_embd, cfg.n_hidden, bias=False)
         self.up = nn.Linear(cfg.n_embd, cfg.n_hidden, bias=False)
         self.down = nn.Linear(cfg.n_hidden, cfg.n_embd, bias=False)
 
     def split_heads(self, x):
-        """x (B, T, C) -> (B, H, T, D)."""
-        return x.unflatten(-1, (self.n_head, -1)).transpose(1, 2)
+        """x (B, T, heads * D) -> (B, heads, T, D)."""
+        return x.unflatten(-1, (-1, self.head_width)).transpose(1, 2)
 
     def qkv(self, x, cos, sin):
-        """x (B, T, C) -> queries, keys, values (B, H, T, D); positions are rotated in."""
+        """x (B, T, C) -> queries (B, H, T, D), keys, values (B, J, T, D); positions rotated in."""
         y = self.attention_norm(x)
         q = rotate(self.split_heads(self.q(y)), cos, sin)
         k = rotate(self.split_heads(self.k(y)), cos, sin)
@@ -163,8 +178,10 @@ class GPT(nn.Module):
         self.cfg = cfg
         self.embedding = nn.Embedding(cfg.vocab_size, cfg.n_embd)
         self.blocks = nn.ModuleList(Block(cfg) for _ in range(cfg.n_layer))
-        self.norm = RMSNorm(cfg.n_embd)
+        self.norm = RMSNorm(cfg.n_embd, cfg.norm_eps)
         self.head = nn.Linear(cfg.n_embd, cfg.vocab_size, bias=False)
+        if cfg.tied_head:
+            self.head.weight = self.embedding.weight
 
         # GPT-2's initialisation: matrices that add to the residual stream start smaller.
         for name, p in self.named_parameters():
@@ -186,7 +203,7 @@ class GPT(nn.Module):
         """tokens (B, T) -> what the head reads (B, T, C).
 
         With a prefix each of its K prompts is continued by B / K consecutive rows. A list given as
-        `cache` receives, for each layer, the keys (H, B, D, T) and the values (H, B, T, D).
+        `cache` receives, for each layer, the keys (J, B, D, T) and the values (J, B, T, D).
         """
         # Positions count from the start of each sequence, so a prefix shifts them.
         B, T = tokens.shape
@@ -198,7 +215,7 @@ class GPT(nn.Module):
             positions = start[:, None] + offsets  # (B, T)
             # Padding may run past the last position; what it computes there is never looked at.
             positions = positions.clamp(max=len(self.cos) - 1)
-            causal = attention_bias(offsets <= offsets[:, None])  # (T, T)
+            causal = attention_bias(offsets <= offsets[:, None])[None]  # (1, T, T)
 
         x = self.embedding(tokens)  # (B, T, C)
         cos = self.cos[positions].unsqueeze(-3)  # (1, T, D) or (B, 1, T, D)
@@ -212,9 +229,7 @@ class GPT(nn.Module):
             if prefix is None:
                 heads = causal_attention(q, k, v)
             else:
-                q = q.transpose(0, 1)  # (H, B, T, D)
                 heads = attend(q, prefix.layers[i], own, prefix.bias, causal)
-                heads = heads.transpose(0, 1)
             x = block.output(x, heads)
         return self.norm(x)
 

@@ -53,15 +53,12 @@ class Rows:
     position: Tensor  # (R,) long, that token's place in the sequence
     done: Tensor  # (R,) bool, whether it has written its end-of-sequence token
     own_bias: Tensor  # (R, 1, slots that can ever be used), 0 where a slot is filled, else -inf
-    caches: list  # for each layer keys (H, R, D, S) and values (H, R, S, D)
+    caches: list  # for each layer keys (J, R, D, S) and values (J, R, S, D)
 
     def keep(self, some):
         """Drop all rows but `some` (indices)."""
-        self.index = self.index[some]
-        self.token = self.token[some]
-        self.position = self.position[some]
-        self.done = self.done[some]
-        self.own_bias = self.own_bias[some]
+        for name in ("index", "token", "position", "done", "own_bias"):
+            setattr(self, name, getattr(self, name)[some])
         for i, (keys, values) in enumerate(self.caches):
             self.caches[i] = (keys.index_select(1, some), values.index_select(1, some))
 
@@ -75,7 +72,7 @@ def decode_step(
     """One token for every row: a pure function of tensors with static shapes that writes caches.
 
     tokens (R,) of the step before, at `positions` (R,), go into `slot` (1,) of the caches `own`:
-    for each layer keys (H, R, D, S) and values (H, R, S, D). own_bias (R, 1, S): 0 where filled,
+    for each layer keys (J, R, D, S) and values (J, R, S, D). own_bias (R, 1, S): 0 where filled,
     else -inf. prefix, prefix_bias: as in model.Prefix. noise (R,) -> tokens (R,), log-probs (R,)
     """
     own_bias.index_fill_(2, slot, 0.0)
@@ -83,14 +80,14 @@ def decode_step(
     sin = model.sin[positions][:, None, None]
     x = model.embedding(tokens)[:, None]  # (R, 1, C)
     for block, shared, cache in zip(model.blocks, prefix, own, strict=True):
-        q, k, v = block.qkv(x, cos, sin)  # (R, H, 1, D)
+        q, k, v = block.qkv(x, cos, sin)  # q (R, H, 1, D), k and v (R, J, 1, D)
 
         # The token's key and value go into the cache first: it attends to itself, too.
         keys, values = cache
         keys.index_copy_(3, slot, k.permute(1, 0, 3, 2))
         values.index_copy_(2, slot, v.transpose(0, 1))
-        heads = attend(q.transpose(0, 1), shared, cache, prefix_bias, own_bias)
-        x = block.output(x, heads.transpose(0, 1))
+        heads = attend(q, shared, cache, prefix_bias, own_bias)
+        x = block.output(x, heads)
     x = model.norm(x[:, 0])  # (R, C)
     return draw_token(model.head(x), noise, temperature)
 
@@ -162,8 +159,8 @@ def check_lengths(model, prompts, questions, max_new):
     """Raises ValueError for empty or ragged input, and where a sequence would not fit the model."""
     # How many questions the prompts have: the same number each, and not 0.
     numbers = {len(asked) for asked in questions}
-    ragged = len(prompts) != len(questions) or len(numbers) != 1
-    if ragged or 0 in numbers or not all(chain(prompts, *questions)):
+    even = len(prompts) == len(questions) and len(numbers) == 1 and 0 not in numbers
+    if not even or not all(chain(prompts, *questions)):
         raise ValueError(
             "sample: needs equally many questions for each prompt, one at least, "
             "and a token in each"
@@ -187,8 +184,8 @@ def share_long_questions(prompts, questions, samples, max_new):
     -> prompts, questions
     """
     # It pays where questions are longer than their answers.
-    lengths = [len(question) for asked in questions for question in asked]
-    if samples == 1 or min(lengths) <= max_new:
+    shortest = min(map(len, chain(*questions)))
+    if samples == 1 or shortest <= max_new:
         return prompts, questions
     longer_prompts = []
     last_tokens = []
@@ -209,8 +206,8 @@ def prefill(model, prefix, questions, samples, noise, temperature, eos):
 
     # Every question becomes G rows, each with a copy of its keys and values.
     for i, (keys, values) in enumerate(caches):
-        keys = keys.repeat_interleave(samples, 1)  # (H, R, D, Q)
-        values = values.repeat_interleave(samples, 1)  # (H, R, Q, D)
+        keys = keys.repeat_interleave(samples, 1)  # (J, R, D, Q)
+        values = values.repeat_interleave(samples, 1)  # (J, R, Q, D)
         caches[i] = (keys, values)
 
     # Of all slots those with a question's tokens are filled; the padding of a short one is not.
@@ -237,7 +234,7 @@ def read_questions(model, prefix, tokens, lengths):
     """Read questions (K * B, Q) after their prompts -> what a completion starts from.
 
     That is the model's output at the last token of each question (K * B, C), and for each layer the
-    keys (H, K * B, D, Q) and the values (H, K * B, Q, D).
+    keys (J, K * B, D, Q) and the values (J, K * B, Q, D).
     """
     # A few questions at a time: of several prompts only where all of their questions fit.
     K = len(prefix.lengths)
@@ -288,13 +285,13 @@ def grow(rows: Rows, S):
 
     One slot is always left over: a compiler takes a whole cache for another case than a part of it.
     """
-    H, R, D, room = rows.caches[0][0].shape
+    J, R, D, room = rows.caches[0][0].shape
     if room > S:
         return
 
     # An eighth more at a time: so a long completion is copied only a few times.
     extra = max(S + 1 - room, room // 8)
-    more = rows.caches[0][0].new_zeros(H, R, D, extra)
+    more = rows.caches[0][0].new_zeros(J, R, D, extra)
     for i, (keys, values) in enumerate(rows.caches):
         keys = torch.cat([keys, more], dim=3)
         values = torch.cat([values, more.mT], dim=2)
@@ -519,14 +516,9 @@ class CapturedStep:
         return tuple(part.clone() for part in self.outputs)
 
 
-def compiled_step():
-    """What --compile makes of decode_step."""
-    torch._dynamo.config.suppress_errors = True  # what cannot be compiled runs as it is
-    return torch.compile(decode_step, dynamic=True)  # else it is compiled anew for every chunk
-
-
 def decoder(compiled, device):
     """The form of decode_step to use: compiled, or recorded on a CUDA device, or as it is."""
     if compiled:
-        return compiled_step()
+        torch._dynamo.config.suppress_errors = True  # what cannot be compiled runs as it is
+        return torch.compile(decode_step, dynamic=True)  # else it is compiled anew for every chunk
     return CapturedStep() if device == "cuda" else decode_step

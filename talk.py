@@ -39,7 +39,7 @@ import torch
 
 from base.prepare import SHIPPED, load_base
 from model import completion_logprobs
-from plumbing import command_line
+from plumbing import command_line, console
 from plumbing.command_line import setting
 from sampling import Sampler, contexts_of
 from tasks import TOPICS, Question, Task, formats
@@ -52,6 +52,8 @@ with suppress(ImportError):  # Windows has none
 @dataclasses.dataclass
 class Options:
     """The command line is made of these fields."""
+
+    about = "Talk to a model: set instructions, ask questions, let it reflect."
 
     weights: str = setting(SHIPPED, "weights.pt of a run, or a base")
     ask: str = setting("", "one question, as in 'red: d a c b' or 'red'; then the program ends")
@@ -81,10 +83,10 @@ def read_run(folder, world):
     """
     learned = {}
     try:
-        config = json.loads((folder / "config.json").read_text())
-        result = json.loads((folder / "result.json").read_text())
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
         for i, entry in enumerate(result["tasks"]):
-            task = world.make_task(entry["task"], config["seed"] + i)
+            task = world.make_task(entry["task"], config["seed"])
             prompt = entry["evolved"]
             # A model wrote it, and somebody may have edited the file.
             if not world.is_prompt(prompt):
@@ -141,7 +143,7 @@ class Dialogue:
     def free(self, name):
         """A task without hidden rules, on questions as in pretraining."""
         domain = self.world.make_task(name, seed=0).domain
-        return Task(domain, {}, domain.seen_difficulties)
+        return Task(domain, {}, domain.seen_difficulties, domain.name)
 
     def begin(self, task, prompt):
         """Begin anew, with a task and a prompt."""
@@ -369,9 +371,7 @@ def talk(dialogue):
 
 
 def main(argv=None):
-    # What --help and errors name.
-    command_line.PROGRAM = "talk.py"
-    command_line.ABOUT = "Talk to a model: set instructions, ask questions, let it reflect."
+    console.PROGRAM = Path(__file__)  # what --help and errors name
     with command_line.failures_in_one_line("stopped"):
         # Open the model, and set the instructions that were given.
         cfg = command_line.start(Options, argv, {})

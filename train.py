@@ -25,12 +25,10 @@ if __name__ == "__main__":
 import copy
 import dataclasses
 import itertools
-import json
 import math
 import random
 import time
 from dataclasses import dataclass
-from textwrap import indent
 
 import torch
 
@@ -42,8 +40,8 @@ from model import completion_logprobs
 from plumbing import command_line
 from plumbing.command_line import setting
 from plumbing.console import STARTING, resume_command
-from plumbing.devices import has_compiler, pick_device
-from plumbing.folder import RunFolder, for_json
+from plumbing.devices import pick_device
+from plumbing.folder import RunFolder
 from sampling import Sampler, contexts_of, decoder
 
 METHODS = ("fst", "rl", "gepa", "distill")
@@ -54,8 +52,10 @@ PATIENCE = 5  # steps in a row with numbers that are not finite, until a run giv
 
 
 @dataclass
-class Config:
-    """Every setting of a run; the command line is made of these fields."""
+class Config(prepare.BaseSettings):
+    """Every setting of a run, with those of its base; the command line is made of these fields."""
+
+    about = "Fast-slow training: a tiny GPT learns a hidden task in its weights and in its prompt."
 
     # What to train, on which tasks, for how long.
     method: str = setting(
@@ -77,12 +77,7 @@ class Config:
     resume: str = setting(
         "",
         "folder of a run to go on with; of its settings may change: "
-        "steps, base, device, compile, lr, eval_every",
-    )
-    base: str = setting(
-        prepare.SHIPPED,
-        "checkpoint of the base; the default one is made if it is missing",
-        may_change=True,
+        "base, steps, device, compile, lr, eval_every",
     )
     prompt: str = setting(
         "",
@@ -119,21 +114,7 @@ class Config:
     )
     eval_questions: int = setting(256, "validation questions, never trained on", low=1)
     skills: bool = setting(False, "also measure at every evaluation what the base could do before")
-    # Making the base: see base/pretrain.py.
-    pretrain: bool = setting(False, "train the base and stop; goes on where it was interrupted")
-    minutes: float = setting(110.0, "length of pretraining", low=0.01)
-    documents: int = setting(48, "documents per step of pretraining", low=1)
     smoke: bool = setting(False, "the whole path at toy size, with pretraining, in under a minute")
-
-    @staticmethod
-    def fill_in(given):
-        """The settings that were given, and those that follow from them."""
-        # A corpus has all domains. A run that is not told its length gives each task one stage.
-        if given.get("pretrain"):
-            given = {"tasks": prepare.corpus_domains()} | given
-        stage = given.get("stage", Config.stage)
-        tasks = given.get("tasks", Config.tasks)
-        return {"steps": stage * len(tasks)} | given
 
 
 # What --smoke stands for: everything happens at least once, and nothing takes long.
@@ -257,8 +238,8 @@ class Learner:
 
     def seed_of(self, *purpose):
         """A seed that is a function of the run's seed, the step and the purpose."""
-        rng = random.Random(repr((self.cfg.seed, self.step, *purpose)))
-        return rng.getrandbits(63)
+        words = repr((self.cfg.seed, self.step, *purpose))
+        return random.Random(words).getrandbits(63)
 
     def log(self, kind, task, **figures):
         """Append a line to log.jsonl; docs/RUNS.md explains the figures."""
@@ -269,7 +250,7 @@ class Learner:
 
     def draw(self):
         """Write the page on which people look at the run."""
-        self.folder.draw(lambda path: view.page([path], vars(Config())))
+        self.folder.draw(view.page, vars(Config()))
 
     def say(self, words):
         """Print above the progress bar, and append to samples.txt."""
@@ -317,7 +298,7 @@ def train(learner: Learner, stop, begun):
                 learner.save()
             # What the bar shows.
             figures = {"reward": reward, "validation": accuracy, "rollouts": learner.rollouts}
-            bar.set_postfix(figures, refresh=False)
+            bar.set_postfix(figures)
             bar.update()
 
             # Weights that have diverged do not come back.
@@ -433,9 +414,9 @@ def update_weights(learner: Learner, questions, answers, rewards, groups):
     cfg = learner.cfg
     distills = cfg.method == "distill"
     # A number that is not finite would spoil the weights: this step is not taken.
+    kl_name = "kl_teacher" if distills else "kl_base"
     if not (rewards.isfinite().all() and answers.logprobs.isfinite().all()):
-        towards = "kl_teacher" if distills else "kl_base"
-        return {towards: None, "grad_norm": math.nan, "dropped_groups": 0}
+        return {kl_name: None, "grad_norm": math.nan, "dropped_groups": 0}
     # The teacher reads the same questions under the best prompt.
     if distills:
         jobs = [(learner.population.best, questions)]
@@ -473,7 +454,7 @@ class Evaluation:
 
     accuracy: float
     kl: float  # to the base, k3, nats per token
-    transcript: str  # the first question and its answer
+    sample: tuple  # the first question with its answer, the score, and what is right
 
 
 @torch.no_grad()
@@ -506,13 +487,10 @@ def evaluate(learner: Learner, model, index, prompt) -> Evaluation:
         kl = token_kl.sum().item() / answers.n_tokens
 
     # One question and answer, for people.
-    verdict = "right"
     question = questions[0]
-    if not answers.outcomes[0].score:
-        verdict = f"wrong, {question.want} is right"
     given = world.prompt_text(prompt) + world.question_text(question)
-    transcript = f"{given}{answers.texts[0]}   [{verdict}]"
-    learner.measured[key] = Evaluation(accuracy, kl, transcript)
+    sample = (given + answers.texts[0], answers.outcomes[0].score, question.want)
+    learner.measured[key] = Evaluation(accuracy, kl, sample)
     return learner.measured[key]
 
 
@@ -541,16 +519,20 @@ def evaluate_stream(learner: Learner):
     for i in indices:
         evaluation = evaluate(learner, learner.policy, i, prompt)
         neutral = evaluate(learner, learner.policy, i, learner.seed_prompt)
-        figures = {"val_acc": evaluation.accuracy, "kl_base": evaluation.kl}
-        figures |= {"neutral_acc": neutral.accuracy, "neutral_kl": neutral.kl, "prompt": prompt}
-        learner.log("eval", i, **figures)
+        learner.log(
+            "eval",
+            i,
+            val_acc=evaluation.accuracy,
+            kl_base=evaluation.kl,
+            neutral_acc=neutral.accuracy,
+            neutral_kl=neutral.kl,
+            prompt=prompt,
+        )
 
     # For people: this one, with a sample. `evaluate` remembers it.
     shown = evaluate(learner, learner.policy, current, prompt)
     name = learner.tasks[current].name
-    about = f"step {learner.step}: {name}, validation {shown.accuracy:.2f}, "
-    about += f"{learner.rollouts} rollouts. One of them:\n"
-    learner.say(about + indent(shown.transcript, "    "))
+    learner.say(view.evaluated(learner.step, name, learner.rollouts, shown))
     learner.draw()
     return shown.accuracy
 
@@ -566,14 +548,12 @@ def closing_table(learner: Learner):
         # Four cells: the base's and the trained weights, with and without what the prompt learned.
         evolved = learner.evolved[i]
         prompts = (learner.seed_prompt, evolved)
-        base = [evaluate(learner, learner.base, i, prompt) for prompt in prompts]
-        trained = [evaluate(learner, learner.policy, i, prompt) for prompt in prompts]
-        accuracy = {
-            "base weights": [evaluation.accuracy for evaluation in base],
-            "trained weights": [evaluation.accuracy for evaluation in trained],
-        }
+        accuracy = {}
+        for name, model in (("base weights", learner.base), ("trained weights", learner.policy)):
+            cells = [evaluate(learner, model, i, prompt) for prompt in prompts]
+            accuracy[name] = [cell.accuracy for cell in cells]
         result = {"task": task.name, "hidden": task.instructions, "evolved": evolved}
-        result |= {"accuracy": accuracy, "kl_base": [evaluation.kl for evaluation in trained]}
+        result |= {"accuracy": accuracy, "kl_base": [cell.kl for cell in cells]}  # the trained
         results.append(result)
         view.show_result(learner.folder, result)
 
@@ -581,11 +561,12 @@ def closing_table(learner: Learner):
     weights = learner.policy.state_dict()
     learner.folder.save_weights(learner.origin.about | {"model": weights})
     summary = {"rollouts": learner.rollouts, "tasks": results}
-    learner.folder.write("result.json", json.dumps(for_json(summary), indent=1).encode())
-    counted = f"{learner.rollouts} rollouts, all counted"
+    learner.folder.write_json("result.json", summary)
     learner.draw()
     path = learner.folder.path
-    learner.folder.show(f"\n{counted}. The run is in {path}; look at it in {path}/view.html")
+    learner.folder.show(
+        f"\n{learner.rollouts} rollouts, all counted. Look at the run in {path}/view.html"
+    )
 
 
 # --- the program ---
@@ -599,8 +580,6 @@ def check_settings(cfg: Config):
             f"population ({cfg.population}) must divide group ({cfg.group}): "
             "each prompt gets its share of rollouts"
         )
-    if cfg.compile and not has_compiler():
-        raise ValueError("--compile needs a C++ compiler: install g++, or name another in CXX")
 
 
 def main(argv=None):
@@ -608,7 +587,7 @@ def main(argv=None):
         # What to do, on what.
         cfg = command_line.start(Config, argv, {"smoke": SMOKE}, MOVED)
         check_settings(cfg)
-        device = pick_device(cfg.device)
+        device = pick_device(cfg.device, cfg.compile)
         if cfg.pretrain:
             return prepare.prepare_base(cfg)
 
@@ -619,7 +598,7 @@ def main(argv=None):
         learner = Learner(cfg, prepare.open_base(cfg), device, folder)
         begun = folder.restore(learner)
         saved = dataclasses.asdict(cfg) | {"resume": "", "smoke": False, "out": str(folder.path)}
-        folder.write("config.json", json.dumps(saved, indent=1).encode())
+        folder.write_json("config.json", saved)
 
     # From here on all is saved now and then, and can be gone on with.
     go_on = f"go on from the last checkpoint with: {resume_command(folder.path)}"

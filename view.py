@@ -529,6 +529,14 @@ def news(old: dict, new: dict, phase: dict) -> list[str]:
     return said
 
 
+def evaluated(step: int, name: str, rollouts: int, evaluation) -> str:
+    """What an evaluation has shown, for the terminal, with one question and its answer."""
+    text, score, want = evaluation.sample
+    verdict = "right" if score else f"wrong, {want} is right"
+    about = f"step {step}: {name}, validation {evaluation.accuracy:.2f}, {rollouts} rollouts"
+    return f"{about}. One of them:\n" + indent(f"{text}   [{verdict}]", "    ")
+
+
 def show_result(folder, result: dict) -> None:
     """Print the closing table of one task, as it stands in result.json."""
     # What weights and prompt are worth.

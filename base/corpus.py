@@ -14,15 +14,20 @@ then comes one block for every state that one operation leads to. So rules of on
 are always found. A third operation takes luck: the search goes two operations deep, but only from
 one guessed first operation. Sampling a reflection again may make another guess.
 
+When a task changes, the old instruction may be one of another domain. What cannot be carried out
+leads nowhere: such a search begins from the question, as if there were no instruction.
+
 Held-out rules never occur, under any spelling: not as instructions, not as what a reflection looks
 for or writes down, and no search goes on from one.
 """
 
 import random
+import string
 from dataclasses import dataclass
 from typing import Any
 
-from tasks import TOPICS, Domain, Rule
+import tasks
+from tasks import KEYWORDS, TOPICS, Domain, Rule
 from tasks.formats import (
     encode,
     failure_text,
@@ -40,6 +45,13 @@ EASY = {"solve": 0.5, "recite": 0.25, "spot": 0.25}
 # Shares of rules with one, two and three operations.
 SOLVE_LENGTHS = {1: 0.3, 2: 0.35, 3: 0.35}
 REFLECT_LENGTHS = {1: 0.25, 2: 0.6, 3: 0.15}
+
+# Where the old instructions of reflections come from.
+OLD_INSTRUCTIONS = {"none": 0.4, "wrong": 0.15, "prefix": 0.25, "strange": 0.2}
+STRANGE = {"other domain": 0.7, "unknown words": 0.2, "too long": 0.1}
+
+# The share of reflections whose failures, but for the first, are as long as those of tasks.
+LONG_FAILURES = 0.25
 
 # A document is a list of pieces of text, each with whether the model learns to write it.
 Document = list[tuple[str, bool]]
@@ -232,20 +244,62 @@ class Case:
     rule: Rule  # what the reflection should find
     old: Rule  # the old instruction, () for none
     followed: Rule  # the rule that the wrong answers follow
-    difficulty: int  # of all failures
+    difficulty: int  # of the example
     example: Any  # the state of the first failure
     searched: Document
     found: Rule  # a spelling of `rule`
 
 
 def draw_old_instruction(rng: random.Random, domain: Domain, rule: Rule) -> Rule:
-    """None (half), another rule, or the right rule without its last operation."""
-    kind = pick(rng, {"none": 0.5, "wrong": 0.2, "prefix": 0.3})
+    """None, another rule, the right one without its last operation, or one that makes no sense."""
+    kind = pick(rng, OLD_INSTRUCTIONS)
     if kind == "none":
         return ()
+    if kind == "strange":
+        return draw_strange_instruction(rng, domain, pick(rng, STRANGE))
     if kind == "prefix" and rule[:-1] in domain.rules(len(rule) - 1):
         return rule[:-1]
     return draw_rule(rng, domain, SOLVE_LENGTHS)
+
+
+def draw_strange_instruction(rng: random.Random, domain: Domain, kind: str) -> Rule:
+    """An instruction that cannot be carried out in this domain. kind: see STRANGE."""
+    others = [other for other in tasks.domains().values() if other.name != domain.name]
+    while True:
+        if kind == "other domain" and others:
+            words = draw_rule(rng, rng.choice(others), SOLVE_LENGTHS)
+        elif kind == "too long":
+            words = draw_rule(rng, domain, {3: 1}) + draw_rule(rng, domain, SOLVE_LENGTHS)
+        else:
+            words = tuple(draw_word(rng) for _ in range(rng.randint(1, 3)))
+
+        # Domains share some names of operations. And two rules in a row must not spell a held-out
+        # one.
+        if not is_rule(domain, words) and not spells_held_out(words):
+            return words
+
+
+def draw_word(rng: random.Random) -> str:
+    """Some random letters."""
+    letters = rng.choices(string.ascii_lowercase, k=rng.randint(2, 7))
+    word = "".join(letters)
+    return word if word not in KEYWORDS else draw_word(rng)
+
+
+def is_rule(domain: Domain, words: Rule) -> bool:
+    """Whether these words can be carried out: one to three operations of the domain."""
+    return 1 <= len(words) <= 3 and all(word in domain.operations for word in words)
+
+
+def spells_held_out(words: Rule) -> bool:
+    """Whether two or three of these words in a row are a held-out rule of any domain."""
+    for domain in tasks.domains().values():
+        for length in (2, 3):
+            held_out = domain.rules(length, held_out=True)
+            starts = range(len(words) - length + 1)
+            if any(words[i : i + length] in held_out for i in starts):
+                return True
+    return False
 
 
 def draw_case(rng: random.Random, domain: Domain, short: bool) -> Case:
@@ -255,12 +309,12 @@ def draw_case(rng: random.Random, domain: Domain, short: bool) -> Case:
         rule = draw_rule(rng, domain, REFLECT_LENGTHS)
         example = domain.draw(rng, difficulty)
 
-        # Answers follow the old instruction; where there is none, they follow some rule.
+        # Answers follow the old instruction; where it cannot be carried out, they follow some rule.
         old = draw_old_instruction(rng, domain, rule)
-        followed = old or draw_rule(rng, domain, SOLVE_LENGTHS)
+        followed = old if is_rule(domain, old) else draw_rule(rng, domain, SOLVE_LENGTHS)
 
         # A rule has at most three operations, so there is no going on from three.
-        searched_from = old if len(old) < 3 else ()
+        searched_from = old if is_rule(domain, old) and len(old) < 3 else ()
         searched, found = search(rng, domain, rule, example, searched_from, short)
 
         # The wrong rule must not be right on the example by chance. And a longer spelling of the
@@ -270,10 +324,10 @@ def draw_case(rng: random.Random, domain: Domain, short: bool) -> Case:
             return Case(rule, old, followed, difficulty, example, searched, found)
 
 
-def draw_failing_state(rng: random.Random, domain: Domain, case: Case) -> Any:
+def draw_failing_state(rng: random.Random, domain: Domain, case: Case, difficulty: int) -> Any:
     """A random state on which the followed rule is wrong."""
     while True:
-        state = domain.draw(rng, case.difficulty)
+        state = domain.draw(rng, difficulty)
         if domain.apply(case.followed, state) != domain.apply(case.rule, state):
             return state
 
@@ -287,15 +341,27 @@ def reflection_document(rng: random.Random, domain: Domain, short: bool = False)
     case = draw_case(rng, domain, short)
     document = [(reflection_text(topic, " ".join(case.old), []), GIVEN)]
 
+    # In a task the questions are longer than those that the base learns to answer. So that it finds
+    # the first failure in a long text, too, the others are sometimes as long as there.
+    others_difficulty = case.difficulty
+    if rng.random() < LONG_FAILURES:
+        others_difficulty = rng.choice(domain.task_difficulties)
+
+    # Real models slip, too, or do not answer: in one failure of ten, and in half of them where the
+    # old instruction means nothing here.
+    understood = is_rule(domain, case.old)
+    slips = 0.5 if case.old and not understood else 0.1
+
     count = 1 if short else pick(rng, {3: 0.6, 2: 0.1, 1: 0.3})
     for i in range(count):
-        state = case.example if i == 0 else draw_failing_state(rng, domain, case)
+        state = case.example
+        if i > 0:
+            state = draw_failing_state(rng, domain, case, others_difficulty)
         got = domain.show(domain.apply(case.followed, state))
         want = domain.show(domain.apply(case.rule, state))
 
-        # One answer in ten is a slip or missing, as with a real model. But a search that starts
-        # from the old instruction needs an example that follows it.
-        if rng.random() < 0.1 and (i > 0 or not case.old):
+        # But a search that starts from the old instruction needs an example that follows it.
+        if rng.random() < slips and (i > 0 or not understood):
             slip = domain.show(domain.draw(rng, case.difficulty))
             got = slip if slip != want and rng.random() < 0.5 else "none"
         document.append((failure_text(domain.ask(state), got, want), GIVEN))

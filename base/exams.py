@@ -102,21 +102,26 @@ def reflecting(
     difficulty: int,
     length: int,
     held_out: bool,
-    old: int = 0,
+    old: str = "none",
 ) -> Item:
     """A reflection on three failures. It passes with any instruction that does what the rule does.
 
-    length, held_out: of the rule. old: how many of its operations the instruction already has; with
-    0 there is no instruction yet.
+    length, held_out: of the rule. old: the instruction so far, "none", "one missing" for the rule
+    without its last operation, or one that means nothing here (a kind of corpus.STRANGE).
     """
     rule = rng.choice(domain.rules(length, held_out))
     topic = rng.choice(TOPICS)
+    instruction: Rule = ()
+    if old == "one missing":
+        instruction = rule[:-1]
+    elif old != "none":
+        instruction = corpus.draw_strange_instruction(rng, domain, old)
 
-    # Wrong answers follow the old instruction; where there is none, each follows some rule.
+    # Wrong answers follow the old instruction; where that cannot be, each follows some rule.
     failures = []
     while len(failures) < 3:
         state = domain.draw(rng, difficulty)
-        followed = rule[:old] or known_rule(rng, domain)
+        followed = instruction if old == "one missing" else known_rule(rng, domain)
         got = domain.show(domain.apply(followed, state))
         want = domain.show(domain.apply(rule, state))
         if got != want:
@@ -130,7 +135,7 @@ def reflecting(
         return domain.same(found, rule)
 
     # The first line is the prompt, the failures are the question.
-    reflection = reflection_text(topic, " ".join(rule[:old]), failures)
+    reflection = reflection_text(topic, " ".join(instruction), failures)
     prompt, question = reflection.split("\n", 1)
     return Item(prompt + "\n", question, passes)
 

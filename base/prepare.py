@@ -11,7 +11,7 @@ from base.exams import base_skills
 from base.pretrain import LOOK_EVERY, pretrain
 from model import GPT, GPTConfig
 from plumbing import processes
-from plumbing.command_line import failures_in_one_line
+from plumbing.command_line import failures_in_one_line, setting
 from plumbing.devices import pick_device
 from plumbing.files import beside, load_checkpoint, lock
 from tasks import domain_of, domains, formats
@@ -22,6 +22,28 @@ QUICK_MINUTES = 12  # of pretraining for each domain, when a run finds no base
 
 # The order in which domains join pretraining; others follow these.
 CORPUS = ("strings", "numbers", "star_graph", "facts")
+
+
+@dataclass
+class BaseSettings:
+    """The settings of a base, and of how it is made."""
+
+    base: str = setting(
+        SHIPPED, "checkpoint of the base; the default one is made if it is missing", may_change=True
+    )
+    pretrain: bool = setting(False, "train the base and stop; goes on where it was interrupted")
+    minutes: float = setting(110.0, "length of pretraining", low=0.01)
+    documents: int = setting(48, "documents per step of pretraining", low=1)
+
+    @classmethod
+    def fill_in(cls, given: dict) -> dict:
+        """The settings that were given, and those that follow from them."""
+        # A corpus has all domains. A run that is not told its length gives each task one stage.
+        if given.get("pretrain"):
+            given = {"tasks": corpus_domains()} | given
+        stage = given.get("stage", cls.stage)
+        tasks = given.get("tasks", cls.tasks)
+        return {"steps": stage * len(tasks)} | given
 
 
 @dataclass
@@ -88,7 +110,9 @@ def load_base(path: Path) -> tuple[GPT, dict]:
     """
     contents = load_checkpoint(path)
     try:
-        cfg = GPTConfig(**contents["model_config"])
+        sizes = contents["model_config"]
+        # In an older base every head has keys and values of its own.
+        cfg = GPTConfig(**{"n_kv_head": sizes["n_head"]} | sizes)
         model = GPT(cfg)
         model.load_state_dict(contents["model"])
     except (KeyError, TypeError, RuntimeError):  # the checkpoint of a run, for example

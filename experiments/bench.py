@@ -37,7 +37,7 @@ from model import GPT, GPTConfig  # noqa: E402
 from plumbing.command_line import StopOnCtrlC, parse  # noqa: E402
 from plumbing.devices import has_compiler  # noqa: E402
 from plumbing.folder import RunFolder  # noqa: E402
-from sampling import CHUNK, compiled_step, sample  # noqa: E402
+from sampling import CHUNK, decoder, sample  # noqa: E402
 from tasks import make_task  # noqa: E402
 from tasks.world import ToyWorld  # noqa: E402
 from tests.naive import sample_naive  # noqa: E402
@@ -86,10 +86,10 @@ def llama_of(model: GPT):
             intermediate_size=cfg.n_hidden,
             num_hidden_layers=cfg.n_layer,
             num_attention_heads=cfg.n_head,
-            num_key_value_heads=cfg.n_head,
+            num_key_value_heads=cfg.n_kv_head,
             max_position_embeddings=cfg.block_size,
-            rms_norm_eps=1e-6,
-            tie_word_embeddings=False,
+            rms_norm_eps=cfg.norm_eps,
+            tie_word_embeddings=cfg.tied_head,
             rope_parameters={"rope_type": "default", "rope_theta": cfg.rope_base},
             bos_token_id=WORLD.encode_start("")[0],
             eos_token_id=EOS,
@@ -133,7 +133,7 @@ def one_pass(model: GPT, tokens) -> None:
 def compiled():
     """The sampler's step as --compile has it; None without a compiler."""
     if has_compiler():
-        return compiled_step()
+        return decoder(True, "cpu")
     print("there is no C++ compiler: the lines of --compile are left out")
 
 
@@ -179,30 +179,30 @@ def decode_products(cfg: GPTConfig):
     """The matrix products of the decode steps of `batch()`, and nothing else -> a function that
     carries them out.
     """
-    R, C, H, D, V = (
+    R, C, J, D, V = (
         QUESTIONS * GROUP,
         cfg.n_embd,
-        cfg.n_head,
+        cfg.n_kv_head,
         cfg.n_embd // cfg.n_head,
         cfg.vocab_size,
     )
-    caches = lambda rows, slots: (torch.randn(H * rows, D, slots), torch.randn(H * rows, slots, D))  # noqa: E731
+    G = cfg.n_head // J  # query heads that share a head of keys and values
+    caches = lambda rows, slots: (torch.randn(J * rows, D, slots), torch.randn(J * rows, slots, D))  # noqa: E731
     x, wide = torch.randn(R, C), torch.randn(R, cfg.n_hidden)
-    square, up, down, head = (
-        torch.randn(s) / 16 for s in ((C, C), (C, cfg.n_hidden), (cfg.n_hidden, C), (C, V))
-    )
-    q, shared = torch.randn(H * PROMPTS, R // PROMPTS, D), caches(PROMPTS, PROMPT)
+    shapes = ((C, C), (C, J * D), (C, cfg.n_hidden), (cfg.n_hidden, C), (C, V))
+    square, narrow, up, down, head = (torch.randn(s) / 16 for s in shapes)
+    q, shared = torch.randn(J * PROMPTS, G * R // PROMPTS, D), caches(PROMPTS, PROMPT)
     chunks = [QUESTION + end for end in range(CHUNK, ANSWER + CHUNK, CHUNK)]
     own = {width: [caches(R, width) for _ in range(cfg.n_layer)] for width in chunks}
 
     def run():
         for t in range(ANSWER - 1):
             for keys, values in own[chunks[t // CHUNK]]:
-                for w in (square, square, square, square):
+                for w in (square, square, narrow, narrow):
                     torch.mm(x, w)
                 torch.mm(x, up), torch.mm(x, up), torch.mm(wide, down)
                 torch.bmm(torch.bmm(q, shared[0]), shared[1])
-                torch.bmm(torch.bmm(q.view(H * R, 1, D), keys), values)
+                torch.bmm(torch.bmm(q.view(J * R, G, D), keys), values)
             torch.mm(x, head)
 
     return run

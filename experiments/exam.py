@@ -41,7 +41,7 @@ def measure(path: Path, name: str, n: int, place: int) -> dict[str, float]:
     figures = {}
     domain = domains()[name]
     levels = {"seen": domain.seen_difficulties, "task": domain.task_difficulties}
-    bar = tqdm(total=6 + 21 + 8 + 2, desc=f"examining {name}", unit="exam", position=place)
+    bar = tqdm(total=6 + 21 + 12 + 2, desc=f"examining {name}", unit="exam", position=place)
 
     # draw: a random generator -> an exam's item
     def share(name: str, draw, max_new: int = ANSWER_TOKENS) -> None:
@@ -58,7 +58,7 @@ def measure(path: Path, name: str, n: int, place: int) -> dict[str, float]:
             rng, domain, rng.choice(levels[level]), length, level == "task" and length > 1
         )
 
-    def reflecting(rng, level, length, old=0):
+    def reflecting(rng, level, length, old="none"):
         return exams.reflecting(rng, domain, rng.choice(levels[level]), length, length > 1, old)
 
     for level in levels:
@@ -67,10 +67,11 @@ def measure(path: Path, name: str, n: int, place: int) -> dict[str, float]:
             share_long(
                 f"{name}/{level}/reflect/{length}", partial(reflecting, level=level, length=length)
             )
-        share_long(
-            f"{name}/{level}/reflect/2, one missing",
-            partial(reflecting, level=level, length=2, old=1),
-        )
+        for length, old in ((2, "one missing"), (1, "other domain"), (2, "other domain")):
+            share_long(
+                f"{name}/{level}/reflect/{length}, {old}",
+                partial(reflecting, level=level, length=length, old=old),
+            )
     for lines in range(1, 7):
         for position in range(lines):
             key = f"{name}/look up/line {position + 1} of {lines}"

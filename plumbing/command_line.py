@@ -18,7 +18,6 @@ from pathlib import Path
 
 from plumbing import console, processes
 
-ABOUT = "Fast-slow training: a tiny GPT learns a hidden task in its weights and in its prompt."
 PATHS = ("out", "base", "resume")  # settings that are paths
 FILE_BYTES = 10_000  # a file that is larger is no prompt: a task has four topics
 
@@ -117,7 +116,7 @@ def make_parser(Config: type) -> argparse.ArgumentParser:
     layout = functools.partial(argparse.HelpFormatter, max_help_position=34, width=180)
     parser = argparse.ArgumentParser(
         console.PROGRAM.name,
-        description=ABOUT,
+        description=getattr(Config, "about", None),
         formatter_class=layout,
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,  # --step must not be taken for --steps

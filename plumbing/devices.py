@@ -8,11 +8,14 @@ import torch
 from plumbing import processes
 
 
-def pick_device(name: str) -> str:
+def pick_device(name: str, compiles: bool = False) -> str:
     """The device to run on: "cuda", "mps" or "cpu"; "auto" takes the first of these that is there.
 
-    Raises ValueError for a device that is not there, or not there for every process.
+    Raises ValueError for a device that is not there, or not there for every process; and where
+    torch is to compile, but there is no C++ compiler.
     """
+    if compiles and not has_compiler():
+        raise ValueError("--compile needs a C++ compiler: install g++, or name another in CXX")
     count = processes.local_size()
 
     # Processes on Apple's GPU could not talk to each other, so there it is one process at most.

@@ -7,6 +7,7 @@ first process writes.
 
 import itertools
 import json
+import math
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -115,16 +116,16 @@ class RunFolder:
             return
 
         # A line is appended in one go, so at most the last one can be torn.
-        words = json.dumps(for_json(line))
+        words = json.dumps(for_json(line, digits=6))
         with open(self.path / "log.jsonl", "a", encoding="utf-8") as file:
             file.write(words + "\n")
 
-    def draw(self, page) -> None:
-        """Write view.html: page(path) is its text. A page that fails never fails the run."""
+    def draw(self, page, defaults: dict) -> None:
+        """Write view.html: page(paths, defaults) is its text. If it fails, the run goes on."""
         if not self.writes:
             return
         try:
-            self.write("view.html", page(self.path).encode())
+            self.write("view.html", page([self.path], defaults).encode())
         except Exception as error:
             self.show(f"view.html could not be written: {error!r}")
 
@@ -134,6 +135,10 @@ class RunFolder:
         """Write a file of the folder, whole or not at all."""
         if self.writes:
             write_file(self.path / name, data)
+
+    def write_json(self, name: str, contents: dict) -> None:
+        """Write a JSON file of the folder, whole or not at all."""
+        self.write(name, json.dumps(for_json(contents), indent=1).encode())
 
     def save_weights(self, contents: dict) -> None:
         """Save weights and what is to know of them in weights.pt: another run can begin with it."""
@@ -207,16 +212,17 @@ def new_folder(stem: str) -> Path:
             return path
 
 
-def for_json(value):
-    """A value as it is written: of numbers six digits are enough, and JSON knows no NaN."""
-    # Python writes NaN and Infinity all the same, and asks what to make of them when it reads.
-    words = json.dumps(value)
-    return json.loads(words, parse_float=six_digits, parse_constant=lambda _: None)
-
-
-def six_digits(words: str) -> float:
-    """A number, rounded to six digits after the point."""
-    return round(float(words), 6)
+def for_json(value, digits: int | None = None):
+    """A value as it is written: JSON knows no NaN. digits: to round to, if to any."""
+    if isinstance(value, dict):
+        return {name: for_json(part, digits) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [for_json(part, digits) for part in value]
+    if not isinstance(value, float):
+        return value
+    if not math.isfinite(value):
+        return None
+    return value if digits is None else round(value, digits)
 
 
 def load_state(learner, saved: dict, path: Path) -> dict[str, int]:

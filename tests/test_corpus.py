@@ -154,15 +154,24 @@ def test_a_recitation_of_facts_learns_how_each_ends_and_of_those_that_begin_the_
 @REFLECTIONS
 def test_a_new_instruction_explains_every_failure_that_is_shown(name, kind):
     read = reader(name)
+    draw = random.Random(0)
+    easiest_of_tasks = read.domain.task_difficulties[0]
+    long_ask = min(
+        len(read.domain.ask(read.domain.draw(draw, easiest_of_tasks))) for _ in range(50)
+    )
+    long = 0
     for document in read.of_kind(kind):
         topic = re.match("reflect (.*?): ", document)[1]
         rule = tuple(formats.parse_instruction(document, topic).split())
         failures = re.findall(r"^ask (.*) got (.*) want (.*)$", document, re.MULTILINE)
         assert rule and 1 <= len(failures) <= 3
+        long += any(len(ask) >= long_ask for ask, _, _ in failures[1:])
         for ask, got, want in failures:
             assert read.apply(rule, ask) == want != got
             # It is written as the feedback on a real question is.
             assert formats.failure_text(ask, got, want) in document
+    # Now and then the failures after the first are as long as those of a task.
+    assert long > 0.1 * len(read.of_kind(kind)) or kind == "spot"
 
 
 def check_line(line: str, step: str, operation: str, want: str) -> None:
@@ -176,8 +185,9 @@ def check_line(line: str, step: str, operation: str, want: str) -> None:
 
 def plans_of_search(domain: Domain, old: tuple) -> list[list[tuple]]:
     """All orders in which a search may go through its starts."""
-    # First where the old instruction led, then the question.
-    begin = [old, ()] if old != ("none",) and len(old) < 3 else [()]
+    # First where the old instruction led, if it can be carried out, then the question.
+    known = {*old} <= {*domain.operations}
+    begin = [old, ()] if known and len(old) < 3 else [()]
     names = list(domain.operations)
     singles = [(name,) for name in names if (name,) != old]
     plans = [[*begin, *singles]]
@@ -234,6 +244,51 @@ def test_a_search_carries_operations_out_until_one_arrives_at_what_the_first_fai
     assert lengths == {1, 2, 3}
 
 
+STRANGE = pytest.mark.parametrize("kind", corpus.STRANGE)
+
+
+@DOMAINS
+@STRANGE
+def test_what_cannot_be_carried_out_is_no_rule_of_the_domain_and_none_that_is_held_out(name, kind):
+    domain = domains()[name]
+    rng = random.Random(0)
+    lengths = set()
+    for _ in range(300):
+        old = corpus.draw_strange_instruction(rng, domain, kind)
+        lengths.add(len(old))
+        known = [word for word in old if word in domain.operations]
+        if kind == "other domain":
+            assert formats.clean_instruction(" ".join(old)) and len(known) < len(old)
+            homes = [other for other in domains().values() if {*old} <= {*other.operations}]
+            assert homes and not [other for other in homes if held_out(other, old)]
+        elif kind == "unknown words":
+            assert formats.clean_instruction(" ".join(old)) and not known
+        else:
+            assert known == list(old)
+            pieces = [old[i : i + n] for n in (2, 3) for i in range(len(old) - n + 1)]
+            held_out_rules = domain.rules(2, held_out=True) + domain.rules(3, held_out=True)
+            assert not [piece for piece in pieces if piece in held_out_rules]
+    assert lengths == ({4, 5, 6} if kind == "too long" else {1, 2, 3})
+
+
+@DOMAINS
+@REFLECTIONS
+def test_what_cannot_be_carried_out_is_searched_from_as_none_is(name, kind):
+    read = reader(name)
+    documents = read.of_kind(kind)
+    strange = 0
+    for document in documents:
+        old = tuple(re.match("reflect .*?: (.*)\n", document)[1].split())
+        if old == ("none",) or corpus.is_rule(read.domain, old):
+            continue
+        strange += 1
+        if kind == "reflect":  # a short one may begin anywhere
+            ask, want = re.search("^ask (.*) got .* want (.*)$", document, re.MULTILINE).groups()
+            start = f"\ntry {read.domain.show(read.states[ask])} want {want}\n"
+            assert document.index("\ntry ") == document.index(start)
+    assert 0.1 * len(documents) < strange < 0.3 * len(documents)
+
+
 @DOMAINS
 def test_a_short_reflection_is_not_asked_where_it_begins_but_goes_on_by_itself(name):
     # Where an old instruction is given, its block comes first, and that can be known. A block from
@@ -264,13 +319,17 @@ def test_held_out_rules_never_occur(name):
         instructions |= set(form.findall(document))
 
     found = [tuple(words.split()) for words in instructions]
-    rules = [rule for rule in found if {*rule} <= {*domain.operations}]
-    assert {len(rule) for rule in rules} == {1, 2, 3}
-    assert not [rule for rule in rules if held_out(domain, rule)]
+    for home in domains().values():  # old instructions of reflections may be of another domain
+        named = [rule for rule in found if {*rule} <= {*home.operations}]
+        if home is not domain:
+            named = [rule for rule in named if not {*rule} <= {*domain.operations}]
+        rules = [rule for rule in named if len(rule) <= 3]
+        assert {len(rule) for rule in rules} == {1, 2, 3}
+        assert not [rule for rule in rules if held_out(home, rule)]
 
-    # Nor within a longer one that does something else, or what a shorter one does.
-    pairs = {pair for rule in rules for pair in (rule[:2], rule[1:]) if len(pair) == 2}
-    assert not [pair for pair in pairs if held_out(domain, pair)]
+        # Nor within a longer one that does something else, or what a shorter one does.
+        pairs = {rule[i : i + 2] for rule in named for i in range(len(rule) - 1)}
+        assert not [pair for pair in pairs if held_out(home, pair)]
 
 
 @DOMAINS

@@ -10,15 +10,16 @@ import sampling
 import train
 from sampling import decode_step, decoder, sample
 from tests import test_rl, toy
-from tests.test_model import SETTINGS, make_batch, make_model, step_arguments
+from tests.test_model import HEADS, SETTINGS, make_batch, make_model, step_arguments
 
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="needs a CUDA device, this machine has none"
 )
 
 
-def test_a_decode_step_never_waits_for_the_device():
-    arguments = step_arguments(make_model().cuda(), device="cuda")(0)
+@HEADS
+def test_a_decode_step_never_waits_for_the_device(cfg):
+    arguments = step_arguments(make_model(cfg).cuda(), device="cuda")(0)
     with torch.no_grad():
         decode_step(*arguments)  # the first use of a kernel may wait
         torch.cuda.set_sync_debug_mode("error")
@@ -28,8 +29,9 @@ def test_a_decode_step_never_waits_for_the_device():
             torch.cuda.set_sync_debug_mode("default")
 
 
-def test_a_decode_step_can_be_captured_and_replayed():
-    arguments = step_arguments(make_model().cuda(), device="cuda")(0)
+@HEADS
+def test_a_decode_step_can_be_captured_and_replayed(cfg):
+    arguments = step_arguments(make_model(cfg).cuda(), device="cuda")(0)
     stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
     with torch.no_grad():
         stream.wait_stream(torch.cuda.current_stream())
@@ -44,8 +46,9 @@ def test_a_decode_step_can_be_captured_and_replayed():
     torch.testing.assert_close(logprob, expected[1])
 
 
-def test_tokens_are_those_of_the_cpu_and_tokens_per_second_are_shown(capsys):
-    gpt, (prompts, questions) = make_model(), make_batch(B=32)
+@HEADS
+def test_tokens_are_those_of_the_cpu_and_tokens_per_second_are_shown(cfg, capsys):
+    gpt, (prompts, questions) = make_model(cfg), make_batch(B=32)
     noise = torch.rand(3 * 32 * 2, 80, generator=torch.Generator().manual_seed(0))
     settings = SETTINGS | {"max_new": 80}
     expected = sample(gpt, prompts, questions, 2, noise=noise, **settings)
@@ -64,9 +67,10 @@ def test_tokens_are_those_of_the_cpu_and_tokens_per_second_are_shown(capsys):
     assert same > 0.95
 
 
-def test_captured_steps_draw_the_tokens_of_plain_ones():
+@HEADS
+def test_captured_steps_draw_the_tokens_of_plain_ones(cfg):
     gpt, (prompts, questions), captured = (
-        make_model().cuda(),
+        make_model(cfg).cuda(),
         make_batch(B=32),
         decoder(False, "cuda"),
     )

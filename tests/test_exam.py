@@ -27,12 +27,12 @@ def test_all_figures_are_measured_on_the_bases_domains(tmp_path, monkeypatch, ca
     )
     exam.main()
     result = json.loads(out.read_text(encoding="utf-8"))
-    assert len(result["figures"]) == 37 and all(
+    assert len(result["figures"]) == 41 and all(
         0 <= share <= 1 for share in result["figures"].values()
     )
     assert {name.split("/")[0] for name in result["figures"]} == {"numbers"}
     assert "3 steps in 1 minutes" in report.base_table(result)
-    assert capsys.readouterr().out.count("\n") == 37
+    assert capsys.readouterr().out.count("\n") == 41
 
 
 def test_other_vocabularies_and_no_questions_are_refused_in_one_line(tmp_path, monkeypatch):

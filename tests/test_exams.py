@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from base import exams
+from base import corpus, exams
 from model import GPT, GPTConfig
 from sampling import Rollouts
 from tasks import domains, formats
@@ -90,10 +90,29 @@ def test_reflecting_passes_with_any_spelling_of_the_rule_alone(domain, length, h
 def test_reflecting_on_a_started_rule_shows_what_the_start_got_wrong(domain):
     hardest = domain.task_difficulties[-1]
     for seed in range(20):
-        item = exams.reflecting(random.Random(seed), domain, hardest, 2, True, old=1)
+        item = exams.reflecting(random.Random(seed), domain, hardest, 2, True, old="one missing")
         topic, old = re.match("reflect (.*?): (.*)\n", item.prompt).groups()
         assert any(item.passes(f"{topic}: {old} {name}") for name in domain.operations)
         assert not item.passes(f"{topic}: {old}")
+
+
+@DOMAINS
+@pytest.mark.parametrize("old", corpus.STRANGE)
+def test_reflecting_on_what_means_nothing_here_shows_that_instruction_and_wrong_answers(
+    domain, old
+):
+    hardest = domain.task_difficulties[-1]
+    for seed in range(20):
+        item = exams.reflecting(random.Random(seed), domain, hardest, 2, True, old=old)
+        topic, instruction = re.match("reflect (.*?): (.*)\n", item.prompt).groups()
+        words = tuple(instruction.split())
+        assert words != ("none",) and not corpus.is_rule(domain, words)
+        assert not item.passes(f"{topic}: {instruction}")
+        failures = re.findall(r"^ask (.*) got (.*) want (.*)$", item.question, re.MULTILINE)
+        assert len(failures) == 3 and all(got != want for _, got, want in failures)
+        assert any(
+            item.passes(f"{topic}: {' '.join(rule)}") for rule in domain.rules(2, held_out=True)
+        )
 
 
 @DOMAINS

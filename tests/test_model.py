@@ -1,5 +1,6 @@
 """model.py: the numerics of the GPT, how tokens are drawn, and the log-probabilities of texts."""
 
+import dataclasses
 import random
 
 import pytest
@@ -11,7 +12,13 @@ from sampling import sample
 from tests.naive import sample_naive
 
 V, EOS, PAD = 40, 1, 0
-TINY = GPTConfig(vocab_size=V, n_layer=2, n_head=2, n_embd=16, n_hidden=24, block_size=96)
+TINY = GPTConfig(
+    vocab_size=V, n_layer=2, n_head=2, n_kv_head=2, n_embd=16, n_hidden=24, block_size=96
+)
+# Four query heads for two heads of keys and values, and all four for one.
+GROUPED = dataclasses.replace(TINY, n_head=4)
+ONE_GROUP = dataclasses.replace(TINY, n_head=4, n_kv_head=1)
+HEADS = pytest.mark.parametrize("cfg", [TINY, GROUPED, ONE_GROUP], ids=["2/2", "4/2", "4/1"])
 SETTINGS = {"max_new": 30, "eos": EOS, "pad": PAD}
 
 # Each context is continued in two ways.
@@ -53,10 +60,10 @@ def make_noise(rows: int, max_new: int = 30, seed: int = 0) -> torch.Tensor:
 def step_arguments(gpt, K=2, R=6, S=8, device="cpu"):
     """Arguments of decode_step at one chunk's shapes."""
     D = gpt.cfg.n_embd // gpt.cfg.n_head
-    H = gpt.cfg.n_head
+    J = gpt.cfg.n_kv_head
 
     def caches(rows, slots):
-        shapes = [(H, rows, D, slots), (H, rows, slots, D)]
+        shapes = [(J, rows, D, slots), (J, rows, slots, D)]
         layers = range(gpt.cfg.n_layer)
         return [tuple(torch.randn(shape, device=device) for shape in shapes) for _ in layers]
 
@@ -78,22 +85,24 @@ def step_arguments(gpt, K=2, R=6, S=8, device="cpu"):
 # --- the transformer ---
 
 
-def test_logits_equal_llama_of_transformers():
+@HEADS
+@pytest.mark.parametrize("tied, eps", [(False, 1e-6), (True, 0.1)])
+def test_logits_equal_llama_of_transformers(cfg, tied, eps):
     transformers = pytest.importorskip("transformers")
-    gpt = make_model()
-    cfg = transformers.LlamaConfig(
+    gpt = make_model(dataclasses.replace(cfg, tied_head=tied, norm_eps=eps))
+    llama_cfg = transformers.LlamaConfig(
         vocab_size=V,
         hidden_size=16,
         intermediate_size=24,
         num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
+        num_attention_heads=cfg.n_head,
+        num_key_value_heads=cfg.n_kv_head,
         max_position_embeddings=96,
-        rms_norm_eps=1e-6,
-        tie_word_embeddings=False,
+        rms_norm_eps=eps,
+        tie_word_embeddings=tied,
         rope_parameters={"rope_type": "default", "rope_theta": TINY.rope_base},
     )
-    llama = transformers.LlamaForCausalLM(cfg)
+    llama = transformers.LlamaForCausalLM(llama_cfg)
 
     # Its parameters have other names.
     starts = {
@@ -117,6 +126,24 @@ def test_logits_equal_llama_of_transformers():
     tokens = torch.randint(0, V, (3, 50))
     with torch.no_grad():
         torch.testing.assert_close(gpt(tokens), llama(tokens).logits, atol=1e-5, rtol=0)
+
+
+@HEADS
+def test_in_bfloat16_attention_is_the_same_up_to_rounding(cfg):
+    q = torch.randn(3, cfg.n_head, 7, 4)
+    k = torch.randn(3, cfg.n_kv_head, 7, 4)
+    v = torch.randn(3, cfg.n_kv_head, 7, 4)
+    exact = model.causal_attention(q, k, v)
+    rounded = model.causal_attention(q.bfloat16(), k.bfloat16(), v.bfloat16())
+    torch.testing.assert_close(rounded.float(), exact, atol=0.05, rtol=0)
+
+
+def test_a_tied_head_is_the_embedding_and_stays_so():
+    gpt = GPT(dataclasses.replace(TINY, tied_head=True))
+    gpt.load_state_dict(make_model(gpt.cfg).state_dict())
+    assert gpt.head.weight is gpt.embedding.weight
+    untied = sum(p.numel() for p in make_model().parameters())
+    assert sum(p.numel() for p in gpt.parameters()) == untied - gpt.head.weight.numel()
 
 
 def test_logits_of_fixed_weights_have_not_changed():
@@ -245,10 +272,11 @@ def test_the_end_of_sequence_token_is_in_the_mask():
     assert mask.tolist() == [[1, 0, 0, 0], [1, 1, 1, 0]]
 
 
+@HEADS
 @pytest.mark.parametrize("rows", [1, 4, 64])  # one context at a time, two, all
-def test_scores_do_not_depend_on_padding_or_on_what_is_scored_together(rows, monkeypatch):
+def test_scores_do_not_depend_on_padding_or_on_what_is_scored_together(rows, cfg, monkeypatch):
     monkeypatch.setattr(model, "ROWS_AT_ONCE", rows)
-    gpt = make_model()
+    gpt = make_model(cfg)
     together = completion_logprobs(gpt, CONTEXTS, COMPLETIONS, 0.8)
     for i, (context, completion) in enumerate(PAIRS):
         logits = gpt(torch.tensor([context + completion]))[0, len(context) - 1 : -1] / 0.8

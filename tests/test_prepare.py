@@ -148,6 +148,18 @@ def test_the_shipped_base_comes_with_the_code_and_knows_its_words():
     assert model.cfg.vocab_size == formats.encoding().n_vocab
 
 
+def test_an_older_base_has_keys_and_values_for_every_head(tmp_path):
+    path = tmp_path / "base.pt"
+    toy.make_base(path, n_kv_head=2)
+    contents = load_checkpoint(path)
+    for name in ("n_kv_head", "norm_eps", "tied_head"):
+        del contents["model_config"][name]
+    save_checkpoint(path, contents)
+    model, _ = load_base(path)
+    assert model.cfg.n_head == model.cfg.n_kv_head == 2
+    assert model.cfg.norm_eps == 1e-6 and not model.cfg.tied_head
+
+
 def test_all_domains_join_pretraining_the_new_ones_last():
     names = corpus_domains()
     assert names[:4] == ("strings", "numbers", "star_graph", "facts")

@@ -19,6 +19,8 @@ from tests import toy
 from tests.naive import sample_naive
 from tests.test_model import (
     EOS,
+    GROUPED,
+    HEADS,
     PAD,
     SETTINGS,
     TINY,
@@ -51,8 +53,9 @@ def spy_on_attention(monkeypatch, note) -> None:
 # --- the rollouts ---
 
 
-def test_shared_copied_and_naive_give_the_same_tokens_from_the_same_noise():
-    gpt = make_model()
+@HEADS
+def test_shared_copied_and_naive_give_the_same_tokens_from_the_same_noise(cfg):
+    gpt = make_model(cfg)
     prompts, questions = make_batch()
     G = 2
     noise = make_noise(3 * 4 * G)
@@ -82,7 +85,7 @@ def test_questions_read_a_few_at_a_time_give_the_same_rollouts(monkeypatch, few)
     whole = sample(gpt, prompts, questions, 2, noise=noise, **SETTINGS)
 
     passes = []
-    spy_on_attention(monkeypatch, lambda q, prefix, own: passes.append(q.shape[1:3]))
+    spy_on_attention(monkeypatch, lambda q, prefix, own: passes.append((len(q), q.size(2))))
     monkeypatch.setattr(sampling, "AT_ONCE", few * width + 1)
     parts = sample(gpt, prompts, questions, 2, noise=noise, **SETTINGS)
     sizes = {1: 12 * [1], 2: 6 * [2], 3: 3 * [3, 1], 4: 3 * [4], 8: [8, 4]}[few]
@@ -91,8 +94,9 @@ def test_questions_read_a_few_at_a_time_give_the_same_rollouts(monkeypatch, few)
     assert_same(whole, parts)
 
 
-def test_long_questions_are_read_once_for_all_samples_as_prompts_are(monkeypatch):
-    gpt = make_model()
+@HEADS
+def test_long_questions_are_read_once_for_all_samples_as_prompts_are(monkeypatch, cfg):
+    gpt = make_model(cfg)
     prompts, questions = make_batch()
     questions = [[question * 6 for question in asked] for asked in questions]  # 6 to 42 tokens
     noise = make_noise(3 * 4 * 2, 5)
@@ -100,6 +104,8 @@ def test_long_questions_are_read_once_for_all_samples_as_prompts_are(monkeypatch
 
     def note(q, prefix, own):
         shapes.append((prefix[0].size(1), own[0].size(3)))
+        # Nothing is repeated for the query heads.
+        assert len(prefix[0]) == len(own[0]) == cfg.n_kv_head
 
     spy_on_attention(monkeypatch, note)
     shared = sample(gpt, prompts, questions, 2, noise=noise, **SETTINGS | {"max_new": 5})
@@ -110,9 +116,10 @@ def test_long_questions_are_read_once_for_all_samples_as_prompts_are(monkeypatch
     assert_same(shared, naive)
 
 
+@HEADS
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_sampled_logprob_is_the_scored_logprob(temperature):
-    gpt = make_model()
+def test_sampled_logprob_is_the_scored_logprob(temperature, cfg):
+    gpt = make_model(cfg)
     prompts, questions = make_batch()
     rollouts = sample(gpt, prompts, questions, 1, temperature=temperature, **SETTINGS)
     contexts = []
@@ -278,8 +285,9 @@ class Trace(TorchDispatchMode):
         return sum(any(name in call for name in names) for call, _ in self.calls)
 
 
-def test_decode_steps_run_the_same_operations_on_the_same_shapes_and_never_sync():
-    arguments = step_arguments(make_model())
+@HEADS
+def test_decode_steps_run_the_same_operations_on_the_same_shapes_and_never_sync(cfg):
+    arguments = step_arguments(make_model(cfg))
     traces = []
     for t in (0, 1):
         with torch.no_grad(), Trace() as trace:
@@ -288,8 +296,9 @@ def test_decode_steps_run_the_same_operations_on_the_same_shapes_and_never_sync(
     assert traces[0].calls == traces[1].calls and traces[0].waits() == 0
 
 
-def test_decode_step_writes_into_the_cache_in_place():
-    arguments = step_arguments(make_model())
+@HEADS
+def test_decode_step_writes_into_the_cache_in_place(cfg):
+    arguments = step_arguments(make_model(cfg))
     own = arguments(0)[6]
     pointers = [cache.data_ptr() for layer in own for cache in layer]
     old_keys, old_values = [cache.clone() for cache in own[0]]
@@ -313,7 +322,7 @@ def test_decode_step_runs_on_the_meta_device():
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_decode_step_compiles_as_one_graph_and_does_not_recompile(dynamic):
     torch._dynamo.reset()
-    gpt = make_model(dataclasses.replace(TINY, n_layer=1))
+    gpt = make_model(dataclasses.replace(GROUPED, n_layer=1))
     compiles = []
 
     def backend(graph, inputs):

@@ -411,7 +411,7 @@ def test_a_page_that_fails_never_fails_the_run(start, monkeypatch, capsys):
 def test_only_the_first_process_draws(tmp_path):
     folder = RunFolder(str(tmp_path / "run"), "", "")
     folder.writes = False
-    folder.draw(lambda path: 1 / 0)
+    folder.draw(lambda paths, defaults: 1 / 0, {})
     assert not (folder.path / "view.html").exists()
 
 
