@@ -354,15 +354,17 @@ def reflection_document(rng: random.Random, domain: Domain, short: bool = False)
 
     count = 1 if short else pick(rng, {3: 0.6, 2: 0.1, 1: 0.3})
     for i in range(count):
+        difficulty = case.difficulty
         state = case.example
         if i > 0:
-            state = draw_failing_state(rng, domain, case, others_difficulty)
+            difficulty = others_difficulty
+            state = draw_failing_state(rng, domain, case, difficulty)
         got = domain.show(domain.apply(case.followed, state))
         want = domain.show(domain.apply(case.rule, state))
 
         # But a search that starts from the old instruction needs an example that follows it.
         if rng.random() < slips and (i > 0 or not understood):
-            slip = domain.show(domain.draw(rng, case.difficulty))
+            slip = domain.show(domain.draw(rng, difficulty))
             got = slip if slip != want and rng.random() < 0.5 else "none"
         document.append((failure_text(domain.ask(state), got, want), GIVEN))
 
