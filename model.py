@@ -69,9 +69,11 @@ def causal_attention(q, k, v):
     T, D = q.shape[2:]
     future = q.new_full((T, T), -torch.inf).triu(1)  # (T, T)
     grouped = q.unflatten(1, (k.size(1), -1))  # (B, J, H/J, T, D)
-    scores = grouped @ k[:, :, None].mT * D**-0.5  # (B, J, H/J, T, T)
+    scores = grouped @ k[:, :, None].mT  # (B, J, H/J, T, T)
+    scores = scores * D**-0.5
     weights = (scores + future).softmax(-1, dtype=q.dtype)
-    return (weights @ v[:, :, None]).flatten(1, 2)
+    heads = weights @ v[:, :, None]  # (B, J, H/J, T, D)
+    return heads.flatten(1, 2)
 
 
 def attend(q, prefix, own, prefix_bias, own_bias):
@@ -86,18 +88,20 @@ def attend(q, prefix, own, prefix_bias, own_bias):
     R, H, T, D = q.shape
     J, K, _, P = prefix_keys.shape
 
-    # The query heads that share a key-value head become rows of one product.
+    # The G query heads that share a key-value head become rows of one product.
     G = H // J
-    q = q.unflatten(1, (J, G)).transpose(0, 1)  # (J, R, G, T, D)
-    q = q.contiguous() * D**-0.5
-    q_by_row = q.view(J, R, G * T, D)
+    q = q.unflatten(1, (J, G))  # (R, J, G, T, D)
+    q = q.transpose(0, 1).contiguous()  # (J, R, G, T, D)
+    q = q * D**-0.5
+    q_by_row = q.flatten(2, 3)  # (J, R, G*T, D)
 
     # All rows of a prompt share its keys, so they go through one product per prompt.
     N = R // K * G * T
     q_by_prompt = q.view(J, K, N, D)
     prefix_scores = q_by_prompt @ prefix_keys + prefix_bias  # (J, K, N, P)
     prefix_scores = prefix_scores.view(J, R, G, T, P)
-    own_scores = (q_by_row @ own_keys).unflatten(2, (G, T))  # (J, R, G, T, S)
+    own_scores = q_by_row @ own_keys  # (J, R, G*T, S)
+    own_scores = own_scores.unflatten(2, (G, T))
     own_scores = own_scores + own_bias[:, None]
 
     # One softmax over both parts: the result is exact, as if every row had a copy of its prompt.
@@ -105,9 +109,9 @@ def attend(q, prefix, own, prefix_bias, own_bias):
     weights = scores.softmax(-1)
     prefix_weights = weights[..., :P].reshape(J, K, N, P)
     own_weights = weights[..., P:].flatten(2, 3)  # (J, R, G*T, S)
-    from_prefix = (prefix_weights @ prefix_values).view(q.shape)
-    from_own = (own_weights @ own_values).view(q.shape)
-    heads = from_prefix + from_own  # (J, R, G, T, D)
+    from_prefix = prefix_weights @ prefix_values  # (J, K, N, D)
+    from_own = own_weights @ own_values  # (J, R, G*T, D)
+    heads = from_prefix.view(q.shape) + from_own.view(q.shape)
     return heads.transpose(0, 1).flatten(1, 2)
 
 
@@ -215,7 +219,8 @@ class GPT(nn.Module):
             positions = start[:, None] + offsets  # (B, T)
             # Padding may run past the last position; what it computes there is never looked at.
             positions = positions.clamp(max=len(self.cos) - 1)
-            causal = attention_bias(offsets <= offsets[:, None])[None]  # (1, T, T)
+            causal = attention_bias(offsets <= offsets[:, None])
+            causal = causal[None]  # (1, T, T)
 
         x = self.embedding(tokens)  # (B, T, C)
         cos = self.cos[positions].unsqueeze(-3)  # (1, T, D) or (B, 1, T, D)
