@@ -297,8 +297,7 @@ def train(learner: Learner, stop, begun):
                 accuracy = evaluate_stream(learner)
                 learner.save()
             # What the bar shows.
-            figures = {"reward": reward, "validation": accuracy, "rollouts": learner.rollouts}
-            bar.set_postfix(figures)
+            bar.set_postfix(reward=reward, validation=accuracy, rollouts=learner.rollouts)
             bar.update()
 
             # Weights that have diverged do not come back.
