@@ -149,11 +149,11 @@ def best_of(phase: dict) -> dict[str, str]:
 def read_run(path: Path) -> Run:
     """Read the files of a run. Raises OSError or ValueError where they are missing or damaged."""
     # Only the closing table may be missing: a run writes it at its end.
-    config = json.loads((path / "config.json").read_text())
-    log = (path / "log.jsonl").read_text()
-    samples = (path / "samples.txt").read_text()
+    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    log = (path / "log.jsonl").read_text(encoding="utf-8")
+    samples = (path / "samples.txt").read_text(encoding="utf-8")
     file = path / "result.json"
-    result = json.loads(file.read_text()) if file.exists() else {}
+    result = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
     # What comes after the last line end is nothing, or a line that is being written just now.
     lines = [json.loads(words) for words in log.split("\n")[:-1]]

@@ -150,7 +150,7 @@ def test_from_a_wrong_answer_to_a_right_one_in_a_terminal():
 
 def test_the_dialogue_in_the_readme(run):
     """What the README shows is what the screen shows."""
-    text = (ROOT / "README.md").read_text()
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
     found = re.search(r"(?:^    > .*\n(?:    .*\n)*)", text, re.M)
     if not found:
         pytest.skip("the README shows no dialogue")
@@ -384,7 +384,7 @@ def test_weights_of_a_run(start, run, base, monkeypatch):
     monkeypatch.setattr(talk.Dialogue, "likeliest", likeliest)
     out = start("run", "--tasks", "strings", "numbers")
     weights = out / "weights.pt"
-    tasks = json.loads((out / "result.json").read_text())["tasks"]
+    tasks = json.loads((out / "result.json").read_text(encoding="utf-8"))["tasks"]
 
     # It begins with the last task and its prompt; the others have numbers.
     screen = run("--weights", weights, lines=["ask red", "compare", "task 1", "prompt", "task 3"])
@@ -422,9 +422,11 @@ def test_weights_of_a_run(start, run, base, monkeypatch):
 def saved_run(base, tmp_path):
     """The folder of a run that has learned one instruction, and nothing in its weights."""
     save_checkpoint(tmp_path / "weights.pt", load_checkpoint(base))
-    (tmp_path / "config.json").write_text(json.dumps({"seed": 0, "base": str(base)}))
+    (tmp_path / "config.json").write_text(
+        json.dumps({"seed": 0, "base": str(base)}), encoding="utf-8"
+    )
     result = {"tasks": [{"task": "strings", "evolved": {"red": "sort"}}]}
-    (tmp_path / "result.json").write_text(json.dumps(result))
+    (tmp_path / "result.json").write_text(json.dumps(result), encoding="utf-8")
     return tmp_path
 
 
@@ -451,7 +453,7 @@ def test_a_run_whose_files_are_damaged(run, capsys, saved_run, evolved):
     tasks = ([3], 3, [{"task": "\x1b", "evolved": {}}])
     texts = [json.dumps({"tasks": wrong}) for wrong in tasks]
     for text in (json.dumps(result), "", "[", "[]", *texts):
-        (saved_run / "result.json").write_text(text)
+        (saved_run / "result.json").write_text(text, encoding="utf-8")
         with pytest.raises(SystemExit) as ended:
             run("--weights", saved_run / "weights.pt")
         [line] = capsys.readouterr().err.splitlines()

@@ -76,7 +76,8 @@ def write_run(path, method="fst", steps=90, ended=True, **options) -> Path:
     tasks = TASKS[: 1 + max(line["task"] for line in lines)]
     config = DEFAULTS | {"method": method, "tasks": tasks, "steps": steps, "lr": 0.00123}
     (path / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    (path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    log = "".join(json.dumps(line) + "\n" for line in lines)
+    (path / "log.jsonl").write_text(log, encoding="utf-8")
     said = "[step 0] red: none  ->  sort\n    reflect red: none\n"
     for line in lines:
         if line["kind"] == "eval":
@@ -462,7 +463,8 @@ def test_the_console_is_listened_to(tmp_path):
 @pytest.mark.parametrize("width", [400, 1400])
 def test_nothing_is_wider_than_the_window(tmp_path, width):
     runs = [write_run(tmp_path / name, name, how="x " * 200) for name in ("fst", "rl", "gepa")]
-    (tmp_path / "frame.html").write_text(FRAME.format(html.escape(page(*runs)), width))
+    frame = FRAME.format(html.escape(page(*runs)), width)
+    (tmp_path / "frame.html").write_text(frame, encoding="utf-8")
     dom, _ = browse(tmp_path / "frame.html", "--dump-dom")
     assert Reader(dom).titles[0] == f"0 of {width}"
 
