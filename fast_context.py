@@ -24,7 +24,7 @@ The model and its texts are not known here. They come as three functions:
     is_prompt(prompt)    whether a prompt with a proposal in it is well formed
 
 A question is opaque, except for `.topic`. Every rollout is a call; a phase never spends more than
-its budget.
+its budget, which a surprise multiplies.
 
 Left out of GEPA: choosing the topic to rewrite by anything but turns, a separate validation set
 (the anchor questions are both), and merging two prompts (docs/LOG.md: here it did not help).
@@ -258,14 +258,17 @@ class FastPhase:
     def rescore(self):
         """Score the carried candidates under today's weights.
 
-        Their old scores were made by other weights: the two must never be compared.
+        Their old scores were made by other weights: no prompt may be preferred by comparing the two.
         """
         new_scores = self.score([candidate.prompt for candidate in self.scored])
         for candidate, scores in zip(self.scored, new_scores, strict=True):
             candidate.scores = scores
 
     def has_changed(self, before):
-        """Whether the best carried prompt earns less than half of `before`, beyond noise."""
+        """Whether the best carried prompt earns less than half of `before`, beyond noise.
+
+        before: what the best one earned when the last phase ended, on other questions.
+        """
         now = max(candidate.mean for candidate in self.scored)
         return now < before / 2 and beyond_noise(before, now, len(self.anchor))
 
@@ -290,6 +293,7 @@ class FastPhase:
             if candidate.mean > best and beyond_noise(candidate.mean, best, len(self.anchor)):
                 self.scored.append(candidate)
                 self.report.recalled.append(candidate.prompt)
+        # Its world may come back.
         self.population.remember(was_best)
 
     def without_dead_lines(self, candidate: Candidate) -> Prompt:
