@@ -258,7 +258,7 @@ class FastPhase:
     def rescore(self):
         """Score the carried candidates under today's weights.
 
-        Their old scores were made by other weights: no prompt may be preferred by comparing the two.
+        Their old scores were made by other weights: no prompt may be preferred by comparing them.
         """
         new_scores = self.score([candidate.prompt for candidate in self.scored])
         for candidate, scores in zip(self.scored, new_scores, strict=True):
