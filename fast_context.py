@@ -10,9 +10,10 @@ is spent:
     try_children  run each new prompt on the same few questions
     accept        keep the children that did strictly better; score them on all anchor questions
 
-The world may change without a word. Then what used to earn earns nothing, which is a surprise, and
-the phase does three things before it goes on (`adapt`): it drops the lines that earn nothing any
-more, it tries the prompts that were best before earlier surprises (the memory), and it spends more.
+The world may change without a word. If the best prompt earns less than half of what the best one
+earned before, by more than chance, that is a surprise. Then the phase does three things before it
+goes on (`adapt`): it drops the lines that earn nothing any more, it tries the prompts that were
+best before earlier surprises (the memory), and it spends more.
 
 The model and its texts are not known here. They come as three functions:
 
@@ -226,7 +227,7 @@ class FastPhase:
 
     def __post_init__(self):
         self.report = Report()  # what was spent, and what came of it
-        self.scored = list(self.population.candidates)  # all candidates of this phase
+        self.scored = list(self.population.candidates)  # the possible parents of this phase
 
         # The anchor questions of each topic; each trial draws a minibatch from one of the topics.
         # All minibatches are equally large, so that they can be answered in one batch.
@@ -279,21 +280,21 @@ class FastPhase:
         was_best = self.population.best
 
         # What is left of the carried prompts; several of them may become the same.
-        left = []
+        stripped = []
         for candidate in self.scored:
             prompt = self.without_dead_lines(candidate)
-            if prompt not in left:
-                left.append(prompt)
-        self.scored = self.new_candidates(left)
+            if prompt not in stripped:
+                stripped.append(prompt)
+        self.scored = self.new_candidates(stripped)
         best = max(candidate.mean for candidate in self.scored)
 
-        # A remembered prompt comes back if it earns clearly more. What earns nothing stays out.
-        affordable = self.left() // len(self.anchor)
-        for candidate in self.new_candidates(self.population.memory[:affordable]):
+        # A remembered prompt comes back, whole, if it earns clearly more than all of these.
+        n = self.left() // len(self.anchor)  # so many can be scored
+        for candidate in self.new_candidates(self.population.memory[:n]):
             if candidate.mean > best and beyond_noise(candidate.mean, best, len(self.anchor)):
                 self.scored.append(candidate)
                 self.report.recalled.append(candidate.prompt)
-        # Its world may come back.
+        # The world in which the old prompt was best may come back.
         self.population.remember(was_best)
 
     def without_dead_lines(self, candidate: Candidate) -> Prompt:
@@ -343,7 +344,7 @@ class FastPhase:
             failures = [(question, outcome) for question, outcome in pairs if outcome.score < 1]
             if failures:
                 old = trial.parent.prompt.get(trial.topic, "")
-                # An instruction that earned nothing may lead nowhere: every other time begin anew.
+                # An instruction that earned nothing may lead nowhere: half of the time begin anew.
                 if len(failures) == self.minibatch and rng.random() < 0.5:
                     old = ""
                 failing.append(trial)

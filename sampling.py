@@ -4,10 +4,13 @@ All rollouts of a training step share one of K prompts, then one of B questions,
 each. `sample` therefore runs each prompt through the model once, then each question once after its
 prompt, and only then splits into R = K * B * G rows that are written token by token:
 
-    prefill          prompts, then questions -> stored keys and values, the first token of every row
+    GPT.read         the prompts -> stored keys and values, which all rows of a prompt share
+    prefill          the questions -> their keys and values, the first token of every row
     decode_chunk     a few tokens for every row: `decode_step` again and again, with static shapes
     drop_finished    between chunks: rows that have ended leave the batch
     grow             between chunks: the rows' own caches get room for the next chunk
+
+(Where questions are longer than their answers, they are shared as a part of the prompts.)
 
 A row attends to two segments under one softmax (model.attend): the keys and values of its prompt,
 which its rows share and nobody copies, and its own, of its question and its completion. The tokens
@@ -69,7 +72,7 @@ class Rows:
 def decode_step(
     model, tokens, positions, slot, prefix, prefix_bias, own, own_bias, noise, temperature
 ):
-    """One token for every row: a pure function of tensors with static shapes that writes caches.
+    """One token for every row, with static shapes; it writes into `own` and `own_bias` in place.
 
     tokens (R,) of the step before, at `positions` (R,), go into `slot` (1,) of the caches `own`:
     for each layer keys (J, R, D, S) and values (J, R, S, D). own_bias (R, 1, S): 0 where filled,
@@ -350,7 +353,7 @@ def record(rollouts: Rollouts, rows: Rows, begin, tokens, logprobs, eos, pad):
 
 @dataclass
 class Answers:
-    """R answers, for people (texts, outcomes) and for the gradient (the rest).
+    """R answers: their rewards, their texts for people, and their tokens for the gradient.
 
     Rows are ordered (prompt, question, sample). A context is there once for all of its samples.
     """

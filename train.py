@@ -117,7 +117,7 @@ class Config(prepare.BaseSettings):
     smoke: bool = setting(False, "the whole path at toy size, with pretraining, in under a minute")
 
 
-# What --smoke stands for: everything happens at least once, and nothing takes long.
+# What --smoke stands for: pretraining, both phases and the closing table, and nothing takes long.
 SMOKE = {
     "steps": 4,
     "cycle": 2,
@@ -138,7 +138,7 @@ MOVED = {"checkpoints/base.pt": prepare.SHIPPED}
 
 # --- the learner's state ---
 
-# What a checkpoint holds as it is, beside weights and prompts.
+# What a checkpoint holds as it is, beside the states of policy, optimizer and population.
 COUNTERS = ("step", "rollouts", "tokens", "skipped", "shown", "evolved")
 
 
@@ -496,8 +496,8 @@ def evaluate(learner: Learner, model, index, prompt) -> Evaluation:
 def evaluate_stream(learner: Learner):
     """Log the validation accuracy on the task trained on -> that accuracy.
 
-    Measured under the best prompt (`distill`: the seed prompt) and under the seed prompt. Where a
-    stage ends just now all tasks of the stream are measured.
+    Measured under the best prompt (`distill`: the seed prompt) and under the seed prompt. At the
+    start, and where a stage ends just now, all tasks of the stream are measured.
     """
     # Which tasks?
     cfg = learner.cfg
@@ -606,7 +606,7 @@ def main(argv=None):
     with folder, failures, command_line.StopOnCtrlC() as stop:
         train(learner, stop, begun)
         if learner.step >= cfg.steps:
-            stop.done()  # all is saved
+            stop.done()  # nothing is left to be saved
             closing_table(learner)
         else:
             folder.show(f"stopped after step {learner.step}; {go_on}")

@@ -25,7 +25,7 @@ class Outcome(NamedTuple):
 
 
 class World(Protocol):
-    """All that the learner knows of its world. The toy world below has examples of each text."""
+    """All that the learner knows of its world. Examples of each text are in tasks/formats.py."""
 
     answer_tokens: int  # the longest answer that is sampled
     reflection_tokens: int  # the longest reflection
