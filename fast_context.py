@@ -41,7 +41,7 @@ from typing import Any
 Prompt = dict[str, str]  # topic -> instruction, e.g. {"red": "reverse raise"}
 
 MINIBATCH = 3  # questions that a parent and its child both answer
-AT_ONCE = 16  # proposals that go through the model together
+PROPOSALS_AT_ONCE = 16  # proposals that go through the model together
 SAVED = ("size", "memory", "memory_size", "next_id", "turn")  # of a population, as it is
 SURPRISE_BUDGET = 3  # times the usual budget, in a phase with a surprise
 
@@ -320,7 +320,7 @@ class FastPhase:
         """How many proposals can be made now; scoring one child stays in reserve."""
         cost = 2 * self.minibatch + 1  # the parent's answers, the child's, and a reflection
         spendable = self.left() - len(self.anchor)
-        return min(AT_ONCE, spendable // cost)
+        return min(PROPOSALS_AT_ONCE, spendable // cost)
 
     def propose(self, n):
         """n parents answer a few questions each, the model reflects -> trials with a failure."""

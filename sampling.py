@@ -35,7 +35,7 @@ from plumbing import processes
 from tasks.world import World
 
 CHUNK = 8  # decode steps between looks at which rows are done; on a GPU 4 times as many
-AT_ONCE = 4096  # tokens of questions read together: more no longer fit a CPU's caches
+TOKENS_AT_ONCE = 4096  # tokens of questions read together: more no longer fit a CPU's caches
 
 
 @dataclass
@@ -242,7 +242,7 @@ def read_questions(model, prefix, tokens, lengths):
     # A few questions at a time: of several prompts only where all of their questions fit.
     K = len(prefix.lengths)
     pairs = torch.arange(len(tokens), device=tokens.device).view(K, -1)  # (K, B)
-    few = max(AT_ONCE // tokens.size(1), 1)
+    few = max(TOKENS_AT_ONCE // tokens.size(1), 1)
     few_prompts = max(few // pairs.size(1), 1)
     last = []
     parts = []

@@ -22,7 +22,7 @@ import torch.distributed as dist
 import torch.distributed.nn.functional  # noqa: F401 (imported later it would keep the group alive)
 from torch import Tensor
 
-AT_ONCE = 1024  # rollouts that one process samples together
+ROLLOUTS_AT_ONCE = 1024  # rollouts that one process samples together
 
 # --- who takes part ---
 
@@ -137,14 +137,14 @@ def split_questions(sample: Callable) -> Callable:
 
     Question b of every prompt goes to process b % size. All processes get all rollouts, in the
     order in which one process would give them. For that they need the same `noise` (R, max_new),
-    which may not be None then. With one process and at most AT_ONCE rollouts nothing changes.
+    which may not be None then. With one process and at most ROLLOUTS_AT_ONCE rollouts nothing changes.
     """
     # A process without a share never sees what `sample` returns: the class is in its annotation.
     Rollouts = sample.__annotations__["return"]
 
     @functools.wraps(sample)
     def split(model, prompts, questions, samples, *, noise=None, **settings):
-        if size() == 1 and (noise is None or len(noise) <= AT_ONCE):
+        if size() == 1 and (noise is None or len(noise) <= ROLLOUTS_AT_ONCE):
             return sample(model, prompts, questions, samples, noise=noise, **settings)
 
         # K prompts, B questions for each, G samples of each, R = K * B * G rollouts.
@@ -161,7 +161,7 @@ def split_questions(sample: Callable) -> Callable:
         logprobs = torch.zeros_like(noise)  # (K, B, G, max_new)
 
         # Sample this process's share, under its share of the noise. Memory has an end.
-        few = max(AT_ONCE // (K * G), 1)
+        few = max(ROLLOUTS_AT_ONCE // (K * G), 1)
         for i in range(0, len(mine), few):
             some = mine[i : i + few]
             asked = [[row[b] for b in some] for row in questions]

@@ -25,7 +25,7 @@ def toy_world(monkeypatch):
     monkeypatch.setattr(formats, "verify", toy.verify)
     monkeypatch.setattr(formats, "parse_instruction", toy.parse_instruction)
     monkeypatch.setattr(train, "WARMUP", toy.WARMUP)
-    monkeypatch.setattr(fast_context, "AT_ONCE", toy.AT_ONCE)
+    monkeypatch.setattr(fast_context, "PROPOSALS_AT_ONCE", toy.PROPOSALS_AT_ONCE)
 
 
 @pytest.fixture

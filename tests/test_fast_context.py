@@ -177,7 +177,7 @@ def test_what_is_unreadable_or_known_costs_no_rollout():
 def test_a_change_comes_with_the_reflection_that_made_it(monkeypatch):
     # with half the skill a right proposal often fails: it is accepted in a later round,
     # and for another reflection
-    monkeypatch.setattr(fast_context, "AT_ONCE", 1)
+    monkeypatch.setattr(fast_context, "PROPOSALS_AT_ONCE", 1)
     population = Population(4, seed=0, start={})
     world = World(skill=0.5, insight=1.0)
     written = {}

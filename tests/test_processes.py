@@ -195,7 +195,7 @@ def test_split_questions_give_the_rollouts_of_one_process(two, B):
 
 @pytest.mark.parametrize("at_once", [1, 6, 13, 1000])  # each question has 6 rollouts
 def test_many_questions_are_sampled_in_parts(monkeypatch, at_once):
-    monkeypatch.setattr(processes, "AT_ONCE", at_once)
+    monkeypatch.setattr(processes, "ROLLOUTS_AT_ONCE", at_once)
     prompts = [1000, 2000]
     questions = [[100, 200, 300], [10, 20, 30]]
     noise = torch.rand(18, 4, generator=torch.Generator().manual_seed(0))

@@ -86,7 +86,7 @@ def test_questions_read_a_few_at_a_time_give_the_same_rollouts(monkeypatch, few)
 
     passes = []
     spy_on_attention(monkeypatch, lambda q, prefix, own: passes.append((len(q), q.size(2))))
-    monkeypatch.setattr(sampling, "AT_ONCE", few * width + 1)
+    monkeypatch.setattr(sampling, "TOKENS_AT_ONCE", few * width + 1)
     parts = sample(gpt, prompts, questions, 2, noise=noise, **SETTINGS)
     sizes = {1: 12 * [1], 2: 6 * [2], 3: 3 * [3, 1], 4: 3 * [4], 8: [8, 4]}[few]
     expected = [(n, width) for n in sizes for _ in range(TINY.n_layer)]

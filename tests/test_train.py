@@ -178,7 +178,7 @@ def test_entropy_and_kl_are_per_token(start, monkeypatch):
 
 def test_an_evaluation_in_parts_has_the_same_figures(start, monkeypatch):
     whole = start("whole", steps=4)
-    monkeypatch.setattr(processes, "AT_ONCE", 3)  # of 4 questions
+    monkeypatch.setattr(processes, "ROLLOUTS_AT_ONCE", 3)  # of 4 questions
     monkeypatch.setattr(model, "ROWS_AT_ONCE", 3)
     parts = toy.kinds(start("parts", steps=4), "eval")
     for one, other in zip(toy.kinds(whole, "eval"), parts, strict=True):
@@ -471,7 +471,7 @@ def test_equal_rewards_teach_nothing_and_are_no_fault(start, base, monkeypatch):
 def test_the_smallest_sizes(start, monkeypatch):
     sizes = {"batch": 1, "group": 2, "population": 1, "cycle": 1, "anchor": 1, "eval_questions": 1}
     with monkeypatch.context() as patch:
-        patch.setattr(fast_context, "AT_ONCE", 1)
+        patch.setattr(fast_context, "PROPOSALS_AT_ONCE", 1)
         out = start("one", steps=3, **sizes)
     assert len(toy.kinds(out, "slow")) == len(toy.kinds(out, "fast")) == 3
     out = start("large", anchor=999, passes=1, cycle=1, steps=1)  # all questions there are

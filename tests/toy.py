@@ -25,7 +25,7 @@ SIZES = SIZES.split()
 
 # Constants of the program at toy size.
 WARMUP = 2  # train.WARMUP
-AT_ONCE = 2  # fast_context.AT_ONCE
+PROPOSALS_AT_ONCE = 2  # fast_context.PROPOSALS_AT_ONCE
 
 
 def make_base(
@@ -63,7 +63,7 @@ def take_over() -> None:
     formats.verify = verify
     formats.parse_instruction = parse_instruction
     train.WARMUP = WARMUP
-    fast_context.AT_ONCE = AT_ONCE
+    fast_context.PROPOSALS_AT_ONCE = PROPOSALS_AT_ONCE
 
 
 def log_of(out: Path) -> list[dict]:
