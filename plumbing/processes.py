@@ -137,7 +137,7 @@ def split_questions(sample: Callable) -> Callable:
 
     Question b of every prompt goes to process b % size. All processes get all rollouts, in the
     order in which one process would give them. For that they need the same `noise` (R, max_new),
-    which may not be None then. With one process and at most ROLLOUTS_AT_ONCE rollouts nothing changes.
+    which may not be None then. With one process and few rollouts nothing changes.
     """
     # A process without a share never sees what `sample` returns: the class is in its annotation.
     Rollouts = sample.__annotations__["return"]
