@@ -250,7 +250,7 @@ class Learner:
 
     def draw(self):
         """Write the page on which people look at the run."""
-        self.folder.draw(view.page, vars(Config()))
+        self.folder.draw(view.page)
 
     def say(self, words):
         """Print above the progress bar, and append to samples.txt."""

@@ -314,7 +314,7 @@ def legend(names: list[str]) -> list[Html]:
 # --- the other parts of the page ---
 
 
-def about(run: Run, defaults: dict) -> dict:
+def about(run: Run) -> dict:
     """What run this is and how it stands: for the head of the page."""
     # How every stage ended.
     tiles = []
@@ -323,12 +323,12 @@ def about(run: Run, defaults: dict) -> dict:
         named = stage.named if stage.phases else "no prompt learned"
         tiles.append(fill("<li>{} <b>{}</b> {}</li>", stage.name, accuracy, named))
 
-    # What was chosen. Older runs have settings that no longer exist: they are left out.
+    # What was chosen.
     cfg = run.config
-    changed = []
+    settings = []
     for name, value in cfg.items():
-        if name not in TOLD and value != defaults.get(name, value):
-            changed.append(fill("<code>{} = {}</code> ", name, value))
+        if name not in TOLD:
+            settings.append(fill("<code>{} = {}</code> ", name, value))
 
     # The template takes what it needs from the settings and from the last line of the log.
     return {
@@ -337,7 +337,7 @@ def about(run: Run, defaults: dict) -> dict:
         "last": run.lines[-1],
         "state": "finished" if run.result else "not finished: reload this page to see more",
         "tiles": tiles,
-        "settings": changed or "none",
+        "settings": settings,
     }
 
 
@@ -553,8 +553,8 @@ def show_result(folder, result: dict) -> None:
     folder.show_table(rows)
 
 
-def page(paths: list[Path], defaults: dict) -> str:
-    """The page of one run or several. defaults: of all settings.
+def page(paths: list[Path]) -> str:
+    """The page of one run or several; of the first one everything is shown.
 
     Raises OSError, ValueError, LookupError, TypeError or AttributeError for damaged files.
     """
@@ -576,7 +576,7 @@ def page(paths: list[Path], defaults: dict) -> str:
     return fill(
         PAGE,
         style=Html(STYLE),
-        **about(first, defaults),
+        **about(first),
         compared=legend(compared),
         accuracy=chart("Validation accuracy over rollouts", curves, 1, right, marks),
         evaluations=[evaluations(run) for run in runs],
@@ -597,13 +597,10 @@ def main(argv=None):
     parser.add_argument("--out", type=Path, help="default: view.html in the first folder")
     args = parser.parse_args(argv)
 
-    # Not at the top: train.py imports this file.
-    from train import Config
-
     # Damaged files fail in many ways; for people it is one.
     out = args.out or args.runs[0] / "view.html"
     try:
-        write_file(out, page(args.runs, vars(Config())).encode())
+        write_file(out, page(args.runs).encode())
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         names = " ".join(map(str, args.runs))
         parser.exit(2, f"view.py: {names}: damaged, or not the folder of a run: {error}\n")
@@ -634,7 +631,7 @@ tokens. Seed {cfg[seed]}.</p>
 prompts only; distill moves what the prompt says into the weights.</p>
 <p class="note">Validation accuracy at the end of each stage so far:</p>
 <ul class="tiles">{tiles}</ul>
-<p class="note">Settings that differ from the defaults: {settings}</p>
+<details><summary>All settings</summary><p class="note">{settings}</p></details>
 </header>
 <main>
 <section>

@@ -120,12 +120,12 @@ class RunFolder:
         with open(self.path / "log.jsonl", "a", encoding="utf-8") as file:
             file.write(words + "\n")
 
-    def draw(self, page, defaults: dict) -> None:
-        """Write view.html: page(paths, defaults) is its text. If it fails, the run goes on."""
+    def draw(self, page) -> None:
+        """Write view.html: page(paths) is its text. If it fails, the run goes on."""
         if not self.writes:
             return
         try:
-            self.write("view.html", page([self.path], defaults).encode())
+            self.write("view.html", page([self.path]).encode())
         except Exception as error:
             self.show(f"view.html could not be written: {error!r}")
 
