@@ -104,8 +104,7 @@ def read_run(folder, world):
 
 def show(text, margin=""):
     """Print text. What a model wrote must not steer the terminal: only plain ASCII is printed."""
-    printable = re.sub(r"[^\n -~]", "?", text)
-    print(indent(printable, margin))
+    print(indent(console.printable(text), margin))
 
 
 def read(words):

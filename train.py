@@ -297,7 +297,9 @@ def train(learner: Learner, stop, begun):
                 accuracy = evaluate_stream(learner)
                 learner.save()
             # What the bar shows.
-            bar.set_postfix(reward=reward, validation=accuracy, rollouts=learner.rollouts)
+            bar.set_postfix(
+                reward=reward, validation=accuracy, rollouts=learner.rollouts, refresh=False
+            )
             bar.update()
 
             # Weights that have diverged do not come back.

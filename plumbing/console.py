@@ -5,6 +5,7 @@ It imports nothing large: train.py calls `prepare` before its own imports, which
 
 import io
 import os
+import re
 import shlex
 import signal
 import sys
@@ -56,6 +57,11 @@ def say(words: str) -> None:
     """Print a line to stderr from a signal handler: the program may be inside of a print()."""
     with suppress(OSError):
         os.write(2, f"{words}\n".encode())
+
+
+def printable(words: str) -> str:
+    """Words that cannot steer a terminal: all but plain ASCII and line ends becomes "?"."""
+    return re.sub(r"[^\n -~]", "?", words)
 
 
 def resume_command(folder: Path) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from plumbing import processes
-from plumbing.console import resume_command
+from plumbing.console import printable, resume_command
 from plumbing.files import (
     beside,
     load_checkpoint,
@@ -104,8 +104,7 @@ class RunFolder:
         """
         if not self.writes:
             return
-        # Only printable ASCII characters and line ends are left.
-        words = "".join(c if c == "\n" or " " <= c <= "~" else "?" for c in words)
+        words = printable(words)
         self.show(words)
         with open(self.path / "samples.txt", "a", encoding="utf-8") as file:
             file.write(f"[step {step}] {words}\n")
