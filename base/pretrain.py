@@ -47,7 +47,6 @@ def pretrain(
     training = new_training(worlds, device, minutes, batch, seed)
     if partial.exists():
         training.load(partial)
-    dtype = processes.tell(faster_dtype(device))
     progress = Progress(training)
 
     last = time.perf_counter()
@@ -55,7 +54,7 @@ def pretrain(
         # The loss on the documents of this step, and its gradients.
         training.set_learning_rates()
         joined, documents = draw_documents(training, worlds, batch, seed)
-        loss = add_gradients(training.model, documents, device, dtype)
+        loss = add_gradients(training.model, documents, device)
         processes.sum_gradients(list(training.model.parameters()))
 
         # The processes agree on the loss, and on how long the step took.
@@ -236,7 +235,7 @@ def check_fit(documents: list, room: int) -> None:
         )
 
 
-def add_gradients(model: GPT, documents: list, device: str, dtype: torch.dtype) -> float:
+def add_gradients(model: GPT, documents: list, device: str) -> float:
     """Add the gradients of this process's share of the documents -> its part of their loss.
 
     A document weighs as the square root of its length. If all tokens weighed the same, reflections,
@@ -250,8 +249,9 @@ def add_gradients(model: GPT, documents: list, device: str, dtype: torch.dtype) 
     # One batch after the other, each of documents of about the same length.
     loss_sum = 0.0
     for tokens, targets in length_batches(share, device):
+        # bfloat16 pays on GPUs. On CPUs, even on those with units for it, it is slower here.
         kind = torch.device(device).type
-        with torch.autocast(kind, dtype, enabled=dtype != torch.float32):
+        with torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda"):
             losses = document_losses(model, tokens, targets)  # (N,), each over all of its tokens
             lengths = (targets != -100).sum(1)  # (N,), of learned tokens
             loss = (losses * lengths**-0.5).sum() / total
@@ -266,26 +266,6 @@ def agree(loss: float, seconds: float, device: str) -> tuple[float, float]:
     figures = torch.tensor([loss, seconds], device=device)
     processes.sum_over_processes(figures)
     return figures[0].item(), figures[1].item() / processes.size()
-
-
-def faster_dtype(device: str) -> torch.dtype:
-    """bfloat16 where this machine multiplies faster in it, else float32.
-
-    CPUs without bfloat16 units are 30 times slower in it.
-    """
-    seconds = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        a = torch.ones(2048, 256, dtype=dtype, device=device)
-        b = torch.ones(256, 256, dtype=dtype, device=device)
-
-        # The best of five: the first one warms up, and the machine may be busy.
-        times = []
-        for _ in range(5):
-            start = time.perf_counter()
-            (a @ b).sum().item()
-            times.append(time.perf_counter() - start)
-        seconds[dtype] = min(times)
-    return min(seconds, key=seconds.get)
 
 
 class Progress:

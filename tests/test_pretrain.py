@@ -12,7 +12,7 @@ import base.pretrain as module
 from base import batches, corpus
 from base.batches import length_batches
 from base.exams import base_rates
-from base.pretrain import faster_dtype, pretrain
+from base.pretrain import pretrain
 from model import GPT, GPTConfig
 from plumbing.files import beside, load_checkpoint
 from tasks import domains, formats
@@ -26,7 +26,6 @@ def tiny(monkeypatch):
     """A model that trains at once, and a clock of its own: each look at it is 0.1 seconds later."""
     looks = itertools.count()
     monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: next(looks) / 10))
-    monkeypatch.setattr(module, "faster_dtype", lambda device: torch.float32)
     monkeypatch.setattr(module, "GPTConfig", lambda vocab_size: GPTConfig(vocab_size, **TINY))
     monkeypatch.setattr(module, "base_rates", lambda model, domain: "rates")
 
@@ -72,7 +71,6 @@ def test_domains_join_in_one_by_one_while_documents_are_easy(tiny, tmp_path, mon
         return documents(worlds, seed, step, n, easy)
 
     monkeypatch.setattr(corpus, "documents", spy)
-    monkeypatch.setattr(module, "faster_dtype", lambda device: torch.float32)
     # A second for every look.
     monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     pretrain(tmp_path / "base.pt", "cpu", [*domains()], minutes=1, batch=2, seed=0)
@@ -212,10 +210,6 @@ def test_a_loss_that_is_not_finite_skips_the_step_and_in_the_end_stops(
         saved = load_checkpoint(tmp_path / "base.pt.partial")
         assert saved["step"] == 2  # the last good one
     assert all(weight.isfinite().all() for weight in saved["model"].values())
-
-
-def test_the_faster_dtype_is_one_of_two():
-    assert faster_dtype("cpu") in (torch.float32, torch.bfloat16)
 
 
 def test_learning_rates_lower_the_loss_on_a_few_documents():
