@@ -51,29 +51,41 @@ def run(name: str, options: list[str], seed: int) -> Path:
     return out
 
 
-def figures_of(out: Path) -> dict[str, float]:
-    """What the log of a run says at its end; docs/RUNS.md explains the figures."""
+def lines_of(out: Path, kind: str) -> list[dict]:
+    """The lines of one kind in the log of a run."""
     text = (out / "log.jsonl").read_text(encoding="utf-8")
     lines = [json.loads(line) for line in text.splitlines()]
-    last = [line for line in lines if line["kind"] == "eval"][-1]
-    slow = [line for line in lines if line["kind"] == "slow"]
-    fast = [line for line in lines if line["kind"] == "fast"]
+    return [line for line in lines if line["kind"] == kind]
+
+
+def figures_of(out: Path) -> dict[str, float]:
+    """What came out of a run; docs/RUNS.md explains the figures."""
+    last = lines_of(out, "eval")[-1]
     figures = {"validation accuracy": last["val_acc"], "KL to the base": last["kl_base"]}
 
     # Of the gradient steps.
-    if len(slow) > 1:
-        first, *later = slow[-LAST - 1 :]
+    steps = lines_of(out, "slow")
+    if len(steps) > 1:
+        first, *later = steps[-LAST - 1 :]
         tokens = later[-1]["tokens"] - first["tokens"]
         rollouts = later[-1]["rollouts"] - first["rollouts"]
-        figures["entropy per token"] = fmean(line["entropy"] for line in later)
+        figures["entropy per token"] = fmean(step["entropy"] for step in later)
         figures["tokens per rollout"] = tokens / rollouts
-        figures["largest gradient norm"] = max(line["grad_norm"] or 0 for line in slow)
+        figures["largest gradient norm"] = max(step["grad_norm"] or 0 for step in steps)
+
     # Of the fast phases.
-    if fast:
-        changes = [change for line in fast for change in line["accepted"]]
-        figures["prompts accepted"] = len(changes)
-        figures["of these, a line deleted"] = sum(change["new"] == "none" for change in changes)
-    return figures | {"rollouts": lines[-1]["rollouts"]}
+    accepted = []
+    for phase in lines_of(out, "fast"):
+        accepted += phase["accepted"]
+    figures["prompts accepted"] = len(accepted)
+    figures["of these, a line deleted"] = sum(change["new"] == "none" for change in accepted)
+
+    result = json.loads((out / "result.json").read_text(encoding="utf-8"))
+    return figures | {"rollouts": result["rollouts"]}
+
+
+def print_row(name: str, cells: list[str]) -> None:
+    print(f"{name:26}" + "".join(cell.rjust(10) for cell in cells))
 
 
 def main(argv: list[str]) -> None:
@@ -84,12 +96,11 @@ def main(argv: list[str]) -> None:
     runs = [figures_of(run(name, options, seed)) for seed in SEEDS]
 
     # A row for each figure: every seed, their mean and their standard deviation.
-    columns = [f"seed {seed}" for seed in SEEDS] + ["mean", "std"]
-    print(f"{name:26}" + "".join(f"{column:>10}" for column in columns))
+    print_row(name, [f"seed {seed}" for seed in SEEDS] + ["mean", "std"])
     for figure in runs[0]:
         values = [figures[figure] for figures in runs]
         values += [fmean(values), stdev(values)]
-        print(f"{figure:26}" + "".join(f"{value:10.3f}" for value in values))
+        print_row(figure, [f"{value:.3f}" for value in values])
 
 
 if __name__ == "__main__":
