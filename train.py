@@ -1,6 +1,6 @@
 """Fast-slow training, start to end: two channels learn a hidden task.
 
-    python train.py                       fst: both channels, on three tasks in turn
+    python train.py                       fst: both channels; three tasks, then the first again
     python train.py --method rl           slow weights only: policy gradient under the seed prompt
     python train.py --method gepa         fast weights only: prompt evolution under frozen weights
     python train.py --method distill      fast weights as teacher: the prompt moves into the weights
@@ -23,7 +23,6 @@ if __name__ == "__main__":
     console.prepare()  # first of all: the imports below take seconds
 
 import copy
-import dataclasses
 import itertools
 import math
 import random
@@ -64,12 +63,12 @@ class Config(prepare.BaseSettings):
         METHODS,
     )
     tasks: tuple = setting(
-        ("strings", "numbers", "facts"),
+        ("strings", "numbers", "facts", "strings"),
         "tasks, one after the other; with --pretrain: of the corpus",
     )
     stage: int = setting(30, "gradient steps before the stream moves on to its next task", low=1)
     steps: int = setting(
-        90, "gradient steps in all; if not given, a stage for each task", low=0, may_change=True
+        120, "gradient steps in all; if not given, a stage for each task", low=0, may_change=True
     )
     seed: int = setting(0, "of the tasks' hidden rules, the questions and all sampling", low=0)
     # Where the run's files are, what it begins with, and what it runs on.
@@ -117,29 +116,10 @@ class Config(prepare.BaseSettings):
     smoke: bool = setting(False, "the whole path at toy size, with pretraining, in under a minute")
 
 
-# What --smoke stands for: pretraining, both phases and the closing table, and nothing takes long.
-SMOKE = {
-    "steps": 4,
-    "cycle": 2,
-    "batch": 8,
-    "group": 4,
-    "population": 2,
-    "anchor": 8,
-    "passes": 3,
-    "eval_every": 2,
-    "eval_questions": 16,
-    "minutes": 0.1,
-    "documents": 32,
-}
-
-# Where the shipped base is now, for runs that began when it was elsewhere.
-MOVED = {"checkpoints/base.pt": prepare.SHIPPED}
-
-
 # --- the learner's state ---
 
 # What a checkpoint holds as it is, beside the states of policy, optimizer and population.
-COUNTERS = ("step", "rollouts", "tokens", "skipped", "shown", "evolved")
+COUNTERS = ("step", "rollouts", "tokens", "skipped", "shown", "evolved", "at_end")
 
 
 class Learner:
@@ -185,9 +165,8 @@ class Learner:
 
         # What people are shown.
         self.shown = self.seed_prompt  # the prompt that was printed last
-        self.evolved = [
-            self.seed_prompt for _ in self.tasks
-        ]  # the prompt that each task was left with
+        self.evolved = [self.seed_prompt for _ in self.tasks]  # the prompt each was left with
+        self.at_end = [math.nan for _ in self.tasks]  # the accuracy last measured in its stage
         self.measured = {}  # evaluations, see `evaluate`
 
     def state_dict(self):
@@ -223,6 +202,10 @@ class Learner:
         # After its last task a stream stays there.
         return min(step // self.cfg.stage, len(self.tasks) - 1)
 
+    def stage_ends(self):
+        """Whether the step just made was the last of a stage. It is so at the start, too."""
+        return self.step % self.cfg.stage == 0
+
     def questions_of(self, step):
         """The questions that a step trains on: a function of (seed, step), known ahead."""
         # Nothing of it depends on how the run has gone so far.
@@ -247,14 +230,6 @@ class Learner:
         line = {"kind": kind, "step": self.step, "task": task}
         line |= {"rollouts": self.rollouts, "tokens": self.tokens}
         self.folder.log(line | figures)
-
-    def draw(self):
-        """Write the page on which people look at the run."""
-        self.folder.draw(view.page)
-
-    def say(self, words):
-        """Print above the progress bar, and append to samples.txt."""
-        self.folder.say(self.step, words)
 
 
 # --- one cycle ---
@@ -283,8 +258,7 @@ def train(learner: Learner, stop, begun):
                         break
                 fast_phase(learner, ahead, bar)
             # The prompt that this task is left with, if it ends here: for the closing table.
-            index = learner.task_at(learner.step)
-            learner.evolved[index] = learner.population.best
+            learner.evolved[learner.task_at(learner.step)] = learner.population.best
 
             # Slow phase: one gradient step on a batch of questions.
             if cfg.method == "gepa":
@@ -292,8 +266,9 @@ def train(learner: Learner, stop, begun):
             else:
                 reward = slow_step(learner, learner.questions_of(learner.step))
 
-            # Now and then: how good is it on questions that it never trains on?
-            if learner.step % cfg.eval_every == 0:
+            # Now and then, and where a stage ends: how good is it on questions that it never
+            # trains on?
+            if learner.step % cfg.eval_every == 0 or learner.stage_ends():
                 accuracy = evaluate_stream(learner)
                 learner.save()
             # What the bar shows.
@@ -351,7 +326,7 @@ def fast_phase(learner: Learner, questions, bar):
     phase = vars(report) | {"seconds": time.perf_counter() - start}
     learner.log("fast", learner.task_at(learner.step), **phase)
     for words in view.news(learner.shown, best, phase):
-        learner.say(words)
+        learner.folder.say(learner.step, words)
     learner.shown = best
 
 
@@ -465,9 +440,10 @@ def evaluate(learner: Learner, model, index, prompt) -> Evaluation:
     cfg = learner.cfg
     world = learner.world
     questions = learner.validation[index]
+    name = learner.tasks[index].name  # a task that comes back is the same one
     is_base = model is learner.base or cfg.method == "gepa"
     version = 0 if is_base else learner.step  # of the weights; at step 0 they are the base's
-    key = (index, version, world.prompt_text(prompt))
+    key = (name, version, world.prompt_text(prompt))
     if key in learner.measured:
         return learner.measured[key]
 
@@ -506,7 +482,7 @@ def evaluate_stream(learner: Learner):
     last_step = max(learner.step - 1, 0)
     current = learner.task_at(last_step)
     indices = [current]
-    if learner.step % cfg.stage == 0:
+    if learner.stage_ends():
         indices = range(len(learner.tasks))
 
     # What is left of what the base could do: forgetting shows here.
@@ -532,9 +508,11 @@ def evaluate_stream(learner: Learner):
 
     # For people: this one, with a sample. `evaluate` remembers it.
     shown = evaluate(learner, learner.policy, current, prompt)
+    learner.at_end[current] = shown.accuracy
     name = learner.tasks[current].name
-    learner.say(view.evaluated(learner.step, name, learner.rollouts, shown))
-    learner.draw()
+    words = view.evaluated(learner.step, name, learner.rollouts, shown)
+    learner.folder.say(learner.step, words)
+    learner.folder.draw(view.page)
     return shown.accuracy
 
 
@@ -550,20 +528,28 @@ def closing_table(learner: Learner):
         evolved = learner.evolved[i]
         prompts = (learner.seed_prompt, evolved)
         accuracy = {}
-        for name, model in (("base weights", learner.base), ("trained weights", learner.policy)):
+        for name, model in (("base weights", learner.base), ("final weights", learner.policy)):
             cells = [evaluate(learner, model, i, prompt) for prompt in prompts]
             accuracy[name] = [cell.accuracy for cell in cells]
-        result = {"task": task.name, "hidden": task.instructions, "evolved": evolved}
-        result |= {"accuracy": accuracy, "kl_base": [cell.kl for cell in cells]}  # the trained
+        result = {
+            "task": task.name,
+            "hidden": task.instructions,
+            "evolved": evolved,
+            "at_end": learner.at_end[i],
+            "accuracy": accuracy,
+            "kl_base": [cell.kl for cell in cells],  # of the final weights
+        }
         results.append(result)
         view.show_result(learner.folder, result)
 
     # What is left when the run is over.
     weights = learner.policy.state_dict()
     learner.folder.save_weights(learner.origin.about | {"model": weights})
-    summary = {"rollouts": learner.rollouts, "tasks": results}
+    memory = learner.population.memory
+    summary = {"rollouts": learner.rollouts, "tasks": results, "memory": memory}
     learner.folder.write_json("result.json", summary)
-    learner.draw()
+    view.show_memory(learner.folder, memory)
+    learner.folder.draw(view.page)
     path = learner.folder.path
     learner.folder.show(
         f"\n{learner.rollouts} rollouts, all counted. Look at the run in {path}/view.html"
@@ -586,20 +572,18 @@ def check_settings(cfg: Config):
 def main(argv=None):
     with command_line.failures_in_one_line(STARTING):
         # What to do, on what.
-        cfg = command_line.start(Config, argv, {"smoke": SMOKE}, MOVED)
+        cfg = command_line.start(Config, argv, {"smoke": prepare.SMOKE})
         check_settings(cfg)
         device = pick_device(cfg.device, cfg.compile)
         if cfg.pretrain:
             return prepare.prepare_base(cfg)
 
         # A new learner in a new folder, or one that goes on from its last checkpoint.
-        names = "-".join(cfg.tasks)
-        name = f"out/{cfg.method}-{names}-seed{cfg.seed}"
-        folder = RunFolder(cfg.out, name, cfg.resume)
+        name = "-".join([cfg.method, *cfg.tasks, f"seed{cfg.seed}"])
+        folder = RunFolder(cfg.out, f"out/{name}", cfg.resume)
         learner = Learner(cfg, prepare.open_base(cfg), device, folder)
         begun = folder.restore(learner)
-        saved = dataclasses.asdict(cfg) | {"resume": "", "smoke": False, "out": str(folder.path)}
-        folder.write_json("config.json", saved)
+        folder.save_settings(cfg)
 
     # From here on all is saved now and then, and can be gone on with.
     go_on = f"go on from the last checkpoint with: {resume_command(folder.path)}"

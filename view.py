@@ -278,7 +278,7 @@ def stage_marks(run: Run, right: float) -> list[Html]:
         marks.append(fill(STAGE, 100 * stage.start / right, stage.name))
         for phase in stage.phases:
             # A surprise is the first thing that happens in a fast phase.
-            if phase.get("surprise"):
+            if phase["surprise"]:
                 before = phase["rollouts"] - phase["calls"]
                 marks.append(fill(SURPRISE, 100 * before / right))
     return marks
@@ -376,10 +376,9 @@ def prompts(run: Run) -> list[Html]:
         before = stage.prompt
         changes = {topic: [change(stage, topic, before, "at first")] for topic in stage.hidden}
         for phase in stage.phases:
-            # What was found? Logs of older runs have only a number here.
+            # What was found?
             news.append(surprise(phase))
-            accepted = phase["accepted"]
-            for child in accepted if isinstance(accepted, list) else []:
+            for child in phase["accepted"]:
                 found[child["topic"], child["new"]] = child | {"step": phase["step"]}
 
             # What is new in the best prompt?
@@ -425,7 +424,7 @@ it had earned. Dropped: {}. Prompts back from memory: {}.</p>
 
 def surprise(phase: dict) -> Html:
     """What happened where a fast phase noticed that the world had changed."""
-    if not phase.get("surprise"):
+    if not phase["surprise"]:
         return Html()
     # Recalled prompts show in the table, as changes.
     dropped = ", ".join(phase["dropped"]) or "nothing"
@@ -482,8 +481,8 @@ def answers(run: Run) -> list[Html]:
     return parts
 
 
-# A task at the end: its name, the run, and six numbers.
-CLOSING = """<tr><th scope="row">{}, {}</th><td>{:.3f}</td><td>{:.3f}</td>
+# A stage when the run is over: its task, the run, and seven numbers.
+CLOSING = """<tr><th scope="row">{}, {}</th><td>{:.3f}</td><td>{:.3f}</td><td>{:.3f}</td>
 <td>{:.3f}</td><td>{:.3f}</td><td>{:.3f}</td><td>{:.3f}</td></tr>
 """
 
@@ -493,8 +492,9 @@ def closing(run: Run) -> list[Html]:
     rows = []
     for task in run.result.get("tasks", []):
         # Two sets of weights, each with the seed prompt and with the evolved one.
-        base, trained = task["accuracy"].values()
-        rows.append(fill(CLOSING, task["task"], run.name, *base, *trained, *task["kl_base"]))
+        base, final = task["accuracy"].values()
+        figures = (task["at_end"], *base, *final, *task["kl_base"])
+        rows.append(fill(CLOSING, task["task"], run.name, *figures))
     return rows
 
 
@@ -538,9 +538,10 @@ def evaluated(step: int, name: str, rollouts: int, evaluation) -> str:
 
 
 def show_result(folder, result: dict) -> None:
-    """Print the closing table of one task, as it stands in result.json."""
+    """Print what the closing table says of one stage, as it stands in result.json."""
     # What weights and prompt are worth.
     rows = [[f"{result['task']}, validation", "seed prompt", "evolved prompt"]]
+    rows.append(["when its stage ended", "", f"{result['at_end']:.3f}"])
     for name, accuracies in result["accuracy"].items():
         rows.append([name, *(f"{accuracy:.3f}" for accuracy in accuracies)])
     rows.append(["KL to the base", *(f"{kl:.4f}" for kl in result["kl_base"]), "nats per token"])
@@ -551,6 +552,12 @@ def show_result(folder, result: dict) -> None:
     for topic, rule in result["hidden"].items():
         rows.append([topic, rule, result["evolved"].get(topic, "none")])
     folder.show_table(rows)
+
+
+def show_memory(folder, memory: list[dict]) -> None:
+    """Print the prompts that are remembered, the newest first."""
+    for prompt in memory:
+        folder.show(f"remembered: {prompt}")
 
 
 def page(paths: list[Path]) -> str:
@@ -675,13 +682,14 @@ and in brackets whether it is right.</p>
 </section>
 <section>
 <h2>At the end</h2>
-<p>Validation accuracy on every task, with the base's and with the trained weights, under the seed
-prompt and under the prompt that the task had found. KL is from the base to the trained weights, in
-nats per token. The table stays empty until a run has ended.</p>
+<p>Validation accuracy of every stage: when it ended; then with the base's and with the final
+weights, under the seed prompt and under the prompt that the stage had found. KL is from the base to
+the final weights, in nats per token. The table stays empty until a run has ended.</p>
 <div class="wide" role="group" tabindex="0" aria-label="Closing table">
 <table><caption>Closing table</caption>
-<tr><th scope="col">task, run</th><th scope="col">base</th><th scope="col">base, prompt</th>
-<th scope="col">trained</th><th scope="col">trained, prompt</th>
+<tr><th scope="col">task, run</th><th scope="col">when it ended</th>
+<th scope="col">base</th><th scope="col">base, prompt</th>
+<th scope="col">final</th><th scope="col">final, prompt</th>
 <th scope="col">KL</th><th scope="col">KL, prompt</th></tr>
 {closing}</table></div>
 </section>

@@ -151,7 +151,6 @@ def pass_rate(
     rng: torch.Generator | None = None,
 ) -> float:
     """The share of an exam's items that a model passes. max_new: tokens that it may write."""
-    # Every item is a prompt with one question, which is answered once.
     # Every item has a prompt of its own, with one question.
     world = ToyWorld()
     prompts = [world.encode_start(item.prompt) for item in items]

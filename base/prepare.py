@@ -24,6 +24,22 @@ QUICK_MINUTES = 12  # of pretraining for each domain, when a run finds no base
 CORPUS = ("strings", "numbers", "star_graph", "facts")
 
 
+# What --smoke stands for: pretraining, both phases and the closing table, and nothing takes long.
+SMOKE = {
+    "steps": 4,
+    "cycle": 2,
+    "batch": 8,
+    "group": 4,
+    "population": 2,
+    "anchor": 8,
+    "passes": 3,
+    "eval_every": 2,
+    "eval_questions": 16,
+    "minutes": 0.1,
+    "documents": 32,
+}
+
+
 @dataclass
 class BaseSettings:
     """The settings of a base, and of how it is made."""

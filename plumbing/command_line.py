@@ -21,9 +21,6 @@ from plumbing import console, processes
 PATHS = ("out", "base", "resume")  # settings that are paths
 FILE_BYTES = 10_000  # a file that is larger is no prompt: a task has four topics
 
-# Settings of older runs that are constants now.
-RETIRED = {"prune": True, "width": 16, "warmup": 10}
-
 
 def setting(
     default,
@@ -57,32 +54,21 @@ def setting(
 # --- from words to settings ---
 
 
-def start(
-    Config: type,
-    argv: list[str] | None,
-    presets: dict[str, dict],
-    moved: dict[str, str] | None = None,
-):
+def start(Config: type, argv: list[str] | None, presets: dict[str, dict]):
     """Meet the other processes, and read the command line -> the settings. Raises ValueError.
 
     Config: the settings class. argv: the words of the command line, None for those of the program.
     presets: values that a switch of that name stands for, for example {"smoke": {"steps": 4}}.
-    moved: where the base of an older run is now, old path -> new path.
     """
     # From here on Ctrl-C raises KeyboardInterrupt.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     processes.join()
-    cfg = parse(Config, argv, presets, moved)
+    cfg = parse(Config, argv, presets)
     check(cfg)
     return cfg
 
 
-def parse(
-    Config: type,
-    argv: list[str] | None,
-    presets: dict[str, dict],
-    moved: dict[str, str] | None = None,
-):
+def parse(Config: type, argv: list[str] | None, presets: dict[str, dict]):
     """Read the command line -> the settings, see `start`. Raises ValueError, or OSError for a file.
 
     What is not given comes from the run that is resumed, else from a preset, else from defaults.
@@ -98,7 +84,7 @@ def parse(
 
     # Below them are those of the run that is resumed, or those of a preset.
     if given.get("resume"):
-        saved = saved_settings(Config, given["resume"], moved or {})
+        saved = saved_settings(Config, given["resume"])
         check_changes(Config, given, saved)
         given = saved | given
     else:
@@ -197,39 +183,18 @@ def apply_preset(values: dict, given: dict) -> dict:
 # --- resuming ---
 
 
-def saved_settings(Config: type, folder: str, moved: dict[str, str]) -> dict:
+def saved_settings(Config: type, folder: str) -> dict:
     """All settings of the run in a folder. Raises ValueError where there is no run."""
     # The settings of a run are saved in its folder, as the fields of the settings class.
     try:
         saved = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
         saved = saved | {"out": folder, "resume": folder}  # the folder may have been moved
-        retired = take_retired(Config, saved)
-        saved = dataclasses.asdict(Config(**saved))
+        return dataclasses.asdict(Config(**saved))
     except (OSError, ValueError, TypeError):
         raise ValueError(
-            f"--resume {folder}: no run to go on with (config.json is missing or damaged)"
+            f"--resume {folder}: no run of this version to go on with "
+            "(config.json is missing, damaged or of another version)"
         ) from None
-
-    # A setting that is a constant now must have had its value.
-    for name, value in retired.items():
-        if value != RETIRED[name]:
-            raise ValueError(
-                f"{name} is {value!r} in the run in {folder}, and always {RETIRED[name]!r} in this "
-                "version: go on with the version that began it, or start another run"
-            )
-
-    # The base may lie elsewhere by now.
-    for old, new in moved.items():
-        if saved.get("base") == old:
-            saved["base"] = new
-    return saved
-
-
-def take_retired(Config: type, saved: dict) -> dict:
-    """Take out of `saved` the settings that are constants now -> these settings."""
-    # What the settings class still has is no constant.
-    names = {field.name for field in dataclasses.fields(Config)}
-    return {name: saved.pop(name) for name in RETIRED if name in saved and name not in names}
 
 
 def check_changes(Config: type, given: dict, saved: dict) -> None:

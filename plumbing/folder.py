@@ -5,6 +5,7 @@ written whole or not at all; what a log holds beyond the checkpoint is cut off o
 first process writes.
 """
 
+import dataclasses
 import itertools
 import json
 import math
@@ -138,6 +139,11 @@ class RunFolder:
     def write_json(self, name: str, contents: dict) -> None:
         """Write a JSON file of the folder, whole or not at all."""
         self.write(name, json.dumps(for_json(contents), indent=1).encode())
+
+    def save_settings(self, cfg) -> None:
+        """Write config.json: all settings of the run, as it could be begun with them."""
+        saved = dataclasses.asdict(cfg) | {"resume": "", "smoke": False, "out": str(self.path)}
+        self.write_json("config.json", saved)
 
     def save_weights(self, contents: dict) -> None:
         """Save weights and what is to know of them in weights.pt: another run can begin with it."""

@@ -6,13 +6,13 @@ import json
 import os
 import re
 import signal
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import train
+from base.prepare import SMOKE
 from plumbing import command_line
 from plumbing.command_line import StopOnCtrlC, failures_in_one_line
 from plumbing.console import resume_command
@@ -20,12 +20,12 @@ from plumbing.devices import pick_device
 from plumbing.files import load_checkpoint
 from tasks import domains, formats
 from tests import toy
-from train import MOVED, SMOKE, Config
+from train import Config
 
 
 def parse_config(argv: list[str]) -> Config:
     """The settings that train.py makes of its command line, not checked yet."""
-    return command_line.parse(Config, argv, {"smoke": SMOKE}, MOVED)
+    return command_line.parse(Config, argv, {"smoke": SMOKE})
 
 
 def check_config(cfg: Config) -> None:
@@ -58,7 +58,7 @@ def test_help_explains_every_setting_in_one_line(capsys):
 
 def test_defaults_and_given_values():
     assert parse_config([]) == Config()
-    assert Config.steps == 90  # a stage for each of the three tasks
+    assert Config.steps == 120  # a stage for each of the four tasks
     assert set(parse_config(["--pretrain"]).tasks) == set(domains())  # a base is for all of them
     argv = "--method rl --tasks strings strings --lr 0.1 --eval-every 3 --skills"
     cfg = parse_config(argv.split())
@@ -177,7 +177,7 @@ def test_what_cannot_change_when_resuming(saved, argv):
 def test_a_folder_that_is_no_run_cannot_be_resumed(tmp_path, damage):
     if damage is not None:
         (tmp_path / "config.json").write_bytes(damage.encode("latin-1"))
-    with pytest.raises(ValueError, match="no run to go on with"):
+    with pytest.raises(ValueError, match="no run of this version to go on with"):
         parse_config(["--resume", str(tmp_path)])
 
 
@@ -185,36 +185,6 @@ def test_a_config_of_wrong_types_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"steps": "many"}', encoding="utf-8")
     with pytest.raises(ValueError, match="steps must be a number from 0 on, not many"):
         check_config(parse_config(["--resume", str(tmp_path)]))
-
-
-# --- runs of older versions ---
-
-
-def save_as_older(folder: Path, **settings) -> list[str]:
-    """Save settings as an older version did -> the words that resume the run."""
-    older = {"method": "rl", "prune": True, "width": 16, "warmup": 10} | settings
-    (folder / "config.json").write_text(json.dumps(older), encoding="utf-8")
-    return ["--resume", str(folder)]
-
-
-def test_settings_that_are_constants_now_do_not_matter_where_they_had_this_value(tmp_path):
-    cfg = parse_config(save_as_older(tmp_path))
-    assert cfg.method == "rl" and not hasattr(cfg, "prune")
-
-
-@pytest.mark.parametrize("name, value", [("prune", False), ("width", 4), ("warmup", 2)])
-def test_other_values_of_what_is_constant_now_are_refused(tmp_path, name, value):
-    argv = save_as_older(tmp_path, **{name: value})
-    always = {"prune": True, "width": 16, "warmup": 10}[name]
-    right = f"^{name} is {value} in the run in .*always {always}"
-    with pytest.raises(ValueError, match=right) as error:
-        parse_config(argv)
-    assert "\n" not in str(error.value)
-
-
-def test_the_shipped_base_is_found_where_it_is_now(tmp_path):
-    assert parse_config(save_as_older(tmp_path, base="checkpoints/base.pt")).base == Config.base
-    assert parse_config(save_as_older(tmp_path, base="mine.pt")).base == "mine.pt"
 
 
 # --- prompts that people write ---

@@ -20,7 +20,7 @@ import rl
 import sampling
 import tasks
 import train
-from base import corpus, exams
+from base import corpus, exams, prepare
 from base.prepare import open_base
 from fast_context import Population
 from model import completion_logprobs
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.usefixtures("toy_world")
 def learner_of(out) -> Learner:
     """The learner of the run in a folder, as it was at the last checkpoint."""
     argv = ["--resume", str(out)]
-    cfg = command_line.start(train.Config, argv, {"smoke": train.SMOKE}, train.MOVED)
+    cfg = command_line.start(train.Config, argv, {"smoke": prepare.SMOKE})
     folder = RunFolder(cfg.out, "", cfg.resume)
     learner = Learner(cfg, open_base(cfg), cfg.device, folder)
     folder.restore(learner)
@@ -226,7 +226,7 @@ def test_evaluations_also_tell_of_the_prompt_that_the_run_began_with(start, monk
     last = toy.kinds(out, "eval")[-1]
     task = result_of(out)["tasks"][0]
     assert last["prompt"] == {"red": "sort"} and last["neutral_kl"] != last["kl_base"]
-    assert last["neutral_acc"] == round(task["accuracy"]["trained weights"][0], 6)
+    assert last["neutral_acc"] == round(task["accuracy"]["final weights"][0], 6)
     assert last["neutral_kl"] == round(task["kl_base"][0], 6)
 
 
@@ -490,7 +490,7 @@ def test_the_closing_table(start, capsys):
     out = start()
     said = capsys.readouterr().out
     result = result_of(out)
-    for words in ("base weights", "trained weights", "seed prompt", "evolved prompt"):
+    for words in ("base weights", "final weights", "seed prompt", "evolved prompt"):
         assert words in said
     assert "KL to the base" in said and str(out) in said
     [task] = result["tasks"]
@@ -508,6 +508,46 @@ def test_each_task_of_a_stream_closes_with_the_prompt_that_it_had(start):
     prompts = [line["population"][0][0] for line in toy.kinds(out, "fast")]
     assert [task["task"] for task in results] == ["strings", "numbers"] and len(prompts) == 2
     assert [task["evolved"] for task in results] == prompts
+
+
+def test_the_closing_table_tells_how_each_stage_ended(start):
+    # Stages end between the evaluations.
+    argv = ["--tasks", "strings", "numbers", "strings"]
+    out = start("stream", *argv, steps=9, stage=3, eval_every=2)
+    at_end = [task["at_end"] for task in result_of(out)["tasks"]]
+    found = {(line["step"], line["task"]): line["val_acc"] for line in toy.kinds(out, "eval")}
+    places = [(3, 0), (6, 1), (9, 2)]
+    assert [round(accuracy, 6) for accuracy in at_end] == [found[place] for place in places]
+
+
+def test_a_task_that_comes_back_is_measured_once(start, monkeypatch):
+    samples = []
+    answer = Sampler.answer
+
+    def watched(sampler, jobs, samples_of_each=1):
+        samples.append(samples_of_each)
+        return answer(sampler, jobs, samples_of_each)
+
+    monkeypatch.setattr(Sampler, "answer", watched)
+    start("once", "--tasks", "strings", method="rl", steps=0)
+    n = len(samples)
+    start("twice", "--tasks", "strings", "strings", method="rl", steps=0)
+    assert len(samples) == 2 * n
+
+
+def test_the_memory_is_shown_and_written_at_the_end(start, monkeypatch, capsys):
+    prompts = [{"red": "sort"}, {"blue": "left raise"}]
+    init = Population.__init__
+
+    def with_memory(population, *args):
+        init(population, *args)
+        population.memory = prompts
+
+    monkeypatch.setattr(Population, "__init__", with_memory)
+    out = start(method="rl", steps=0)
+    assert result_of(out)["memory"] == prompts
+    said = capsys.readouterr().out
+    assert all(str(prompt) in said for prompt in prompts)
 
 
 def test_distillation_learns_without_rewards_what_the_best_prompt_says(start, monkeypatch):
@@ -619,5 +659,5 @@ def test_changes_of_the_prompt_are_shown_with_the_reflection_that_made_them(star
 def test_what_a_model_wrote_cannot_steer_the_terminal(start, capsys):
     finished = learner_of(start(steps=0))
     capsys.readouterr()
-    finished.say("a\x1b[2J\r\x07é\nb")
+    finished.folder.say(0, "a\x1b[2J\r\x07é\nb")
     assert capsys.readouterr().out == "a?[2J???\nb\n"
