@@ -23,7 +23,7 @@ class Finished:
     seed: int
     length: int  # of a stage, in gradient steps
     log: list[dict]
-    stages: list[dict]  # of the closing table, one for each task of the stream
+    stages: list[dict]  # the closing table, see result.json
 
     @property
     def last(self) -> int:
@@ -45,7 +45,10 @@ def load(folder: Path = KEPT) -> Runs:
     """All finished runs. Each log line also gets `time`: the seconds of learning until then."""
     runs: Runs = {}
     for path in sorted(folder.glob("*/result.json")):
-        stages = json.loads(path.read_text(encoding="utf-8"))["stages"]
+        stages = json.loads(path.read_text(encoding="utf-8"))["tasks"]
+        for done in stages:
+            done["neither"], done["prompt"] = done["accuracy"]["base weights"]
+            done["weights"], done["both"] = done["accuracy"]["final weights"]
         config = path.with_name("config.json").read_text(encoding="utf-8")
         lines = path.with_name("log.jsonl").read_text(encoding="utf-8").splitlines()
         log = [json.loads(line) for line in lines]
@@ -74,11 +77,6 @@ def end(one: Finished) -> float:
 def last(one: Finished, key: str) -> float:
     """A figure of the last evaluation (docs/RUNS.md explains them)."""
     return one.lines("eval", one.last)[-1][key]
-
-
-def first(one: Finished, key: str) -> float:
-    """A figure of the first evaluation, before training: of the base."""
-    return one.lines("eval")[0][key]
 
 
 def skills(one: Finished) -> float:
@@ -145,21 +143,23 @@ def earlier(fst: Finished, rl: Finished, unit: str) -> float:
 
 
 def stage(one: Finished, number: str, key: str) -> float:
-    """A figure of a stage (1, 2, ...) in the closing table, under the prompt that it ended with.
+    """An accuracy of a stage (1, 2, ...) in the closing table.
 
-    key: "accuracy" at its end, "final" for the final weights, "base" for the base's weights.
+    key: "at_end", when the stage ended; for the end of the run "both", of the final weights under
+    the prompt that the stage was left with; "prompt", of the base's weights under it; "weights", of
+    the final weights under the seed prompt; "neither".
     """
     return one.stages[int(number) - 1][key]
 
 
 def stage_ends(one: Finished) -> float:
     """The mean accuracy at the ends of all stages."""
-    return mean(done["accuracy"] for done in one.stages)
+    return mean(done["at_end"] for done in one.stages)
 
 
 def sound(one: Finished) -> float:
     """1 if all stages end above 0.45, else 0."""
-    return float(min(done["accuracy"] for done in one.stages) > 0.45)
+    return float(min(done["at_end"] for done in one.stages) > 0.45)
 
 
 def named(one: Finished) -> float:
@@ -172,7 +172,7 @@ def named(one: Finished) -> float:
         task = make_task(done["task"], one.seed)
         results = task.domain.results
         for topic, rule in task.rules.items():
-            instruction = tuple(done["prompt"].get(topic, "").split())
+            instruction = tuple(done["evolved"].get(topic, "").split())
             if len(rule) < 3:
                 found.append(results.get(instruction) == results[rule])
     return mean(found)
@@ -183,7 +183,7 @@ def own_lines(one: Finished) -> float:
     own = [True]  # a prompt without lines has no wrong one
     for done in one.stages:
         operations = make_task(done["task"], one.seed).domain.operations
-        for instruction in done["prompt"].values():
+        for instruction in done["evolved"].values():
             own.append(set(instruction.split()) <= set(operations))
     return mean(own[1:] or own)
 

@@ -54,7 +54,7 @@ def draw(kept: Path, folder: Path):
         for axes, (name, stage, title) in zip(row, panels, strict=True):
             panel(axes, runs, name, stage, x, title)
         row[0].set_ylabel("validation accuracy")
-        row[0].legend(frameon=False)
+        figure.legend(*row[0].get_legend_handles_labels(), frameon=False, loc="upper left")
         figure.tight_layout()
         figure.savefig(folder / f"{file}.png", dpi=110)
         plt.close(figure)

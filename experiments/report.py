@@ -38,48 +38,48 @@ time saved there | saved:time fst-DOMAIN rl-DOMAIN | |
 KL to the base saved there | saved:kl_base fst-DOMAIN rl-DOMAIN | 0.70 | 0
 where it ends, above `rl` | end fst-DOMAIN | end rl-DOMAIN + 0.10 | end rl-DOMAIN
 where it ends, above `gepa` | end fst-DOMAIN | end gepa-DOMAIN |
-both channels, above the prompt alone | stage:1:final fst-DOMAIN | stage:1:base fst-DOMAIN |
-both, above the weights alone | stage:1:final fst-DOMAIN | last:neutral_acc fst-DOMAIN |
-the prompt alone, above neither | stage:1:base fst-DOMAIN | first:val_acc fst-DOMAIN |
-the weights alone, above neither | last:neutral_acc fst-DOMAIN | first:val_acc fst-DOMAIN |
-skills lost, a third of rl's | skills fst-DOMAIN | 0.333 * skills rl-DOMAIN | skills rl-DOMAIN
-skills lost, mean of the domains | skills fst-* | 0.333 * skills rl-* | skills rl-*
+both channels, above the prompt alone | stage:1:both fst-DOMAIN | stage:1:prompt fst-DOMAIN |
+both, above the weights alone | stage:1:both fst-DOMAIN | stage:1:weights fst-DOMAIN |
+the prompt alone, above neither | stage:1:prompt fst-DOMAIN | stage:1:neither fst-DOMAIN |
+the weights alone, above neither | stage:1:weights fst-DOMAIN | stage:1:neither fst-DOMAIN |
+skills lost, a third of rl's | skills fst-DOMAIN | 0.333 of skills rl-DOMAIN | skills rl-DOMAIN
+skills lost, mean of the domains | skills fst-* | 0.333 of skills rl-* | skills rl-*
 steps saved until rewards come in | earlier:step fst-star_graph rl-star_graph | 0.80 | 0
 rollouts saved until then | earlier:rollouts fst-star_graph rl-star_graph | |
 fast phases without a surprise | calm fst-* | 0.99 |
 where there was one, it did no harm | end fst-DOMAIN | end still-DOMAIN + -0.02 |
 """
 CLAIMS["The stream"] = """
-at the end of stage 1 | stage:1:accuracy stream-fst | 0.70 | stage:1:accuracy stream-rl
-at the end of stage 2 | stage:2:accuracy stream-fst | 0.72 | stage:2:accuracy stream-rl
-at the end of stage 3 | stage:3:accuracy stream-fst | 0.85 | stage:3:accuracy stream-rl
-at the end of stage 4 | stage:4:accuracy stream-fst | 0.70 | stage:4:accuracy stream-rl
+at the end of stage 1 | stage:1:at_end stream-fst | 0.70 | stage:1:at_end stream-rl
+at the end of stage 2 | stage:2:at_end stream-fst | 0.72 | stage:2:at_end stream-rl
+at the end of stage 3 | stage:3:at_end stream-fst | 0.85 | stage:3:at_end stream-rl
+at the end of stage 4 | stage:4:at_end stream-fst | 0.70 | stage:4:at_end stream-rl
 seeds with all stages above 0.45 | sound stream-fst | 0.90 | 0
 rules of one and two operations named | named stream-fst | 0.90 |
 lines without operations of other domains | own_lines stream-fst | 0.98 |
-learned in stage STAGE | stage:STAGE:accuracy stream-fst | stage:STAGE:base stream-fst |
-kept of stage STAGE | stage:STAGE:final stream-fst | 0.95 * stage:STAGE:base stream-fst | \
-stage:STAGE:final stream-rl
-back: after the first fast phase | first_phase stream-fst | 0.95 * stage:1:base stream-fst | \
+learned in stage STAGE | stage:STAGE:at_end stream-fst | stage:STAGE:prompt stream-fst |
+kept of stage STAGE | stage:STAGE:both stream-fst | 0.95 of stage:STAGE:prompt stream-fst | \
+stage:STAGE:both stream-rl
+back: after the first fast phase | first_phase stream-fst | 0.95 of stage:1:prompt stream-fst | \
 first_phase stream-no-memory
-back: within a third of the rollouts | within_third:4 stream-fst | stage:1:accuracy stream-fst | \
+back: within a third of the rollouts | within_third:4 stream-fst | stage:1:at_end stream-fst | \
 within_third:1 stream-fst
 the same without memory | within_third:4 stream-no-memory | |
 the same, `rl` | within_third:4 stream-rl | |
-stage STAGE without memory | stage:STAGE:accuracy stream-no-memory | |
-stage STAGE without surprise | stage:STAGE:accuracy stream-no-surprise | |
-kept of stage STAGE without surprise | stage:STAGE:final stream-no-surprise | |
-stage STAGE, of 33 steps | stage:STAGE:accuracy stream-stage-33 | |
-numbers, first or second | stage:1:accuracy numbers-facts-METHOD | | \
-stage:2:accuracy facts-numbers-METHOD
-facts, first or second | stage:1:accuracy facts-numbers-METHOD | | \
-stage:2:accuracy numbers-facts-METHOD
+stage STAGE without memory | stage:STAGE:at_end stream-no-memory | |
+stage STAGE without surprise | stage:STAGE:at_end stream-no-surprise | |
+kept of stage STAGE without surprise | stage:STAGE:both stream-no-surprise | |
+stage STAGE, of 33 steps | stage:STAGE:at_end stream-stage-33 | |
+numbers, first or second | stage:1:at_end numbers-facts-METHOD | | \
+stage:2:at_end facts-numbers-METHOD
+facts, first or second | stage:1:at_end facts-numbers-METHOD | | \
+stage:2:at_end numbers-facts-METHOD
 """
 CLAIMS["After training, and with help"] = """
-plasticity | end numbers-after-fst | 0.95 * end rl-numbers | end numbers-after-rl
-plasticity | end strings-after-fst | 0.95 * end rl-strings | end strings-after-rl
-plasticity | end others-after-fst | 0.95 * end others-after-base | end others-after-rl
-plasticity, mean | end *-after-fst | 0.95 * end rl-numbers,rl-strings,others-after-base | \
+plasticity | end numbers-after-fst | 0.95 of end rl-numbers | end numbers-after-rl
+plasticity | end strings-after-fst | 0.95 of end rl-strings | end strings-after-rl
+plasticity | end others-after-fst | 0.95 of end others-after-base | end others-after-rl
+plasticity, mean | end *-after-fst | 0.95 of end rl-numbers,rl-strings,others-after-base | \
 end *-after-rl
 turns, above prompts evolved on rl's weights | end fst-DOMAIN | end catch-up-DOMAIN |
 `rl` under the right prompt | end ceiling-DOMAIN | | end fst-DOMAIN
@@ -87,9 +87,9 @@ distillation | end distill-CHEAP | | end fst-CHEAP
 the base reflects | end reflector-CHEAP | | end fst-CHEAP
 """
 README = """
-DOMAIN | first:val_acc fst-DOMAIN | end rl-DOMAIN | end gepa-DOMAIN | end fst-DOMAIN | \
+DOMAIN | stage:1:neither fst-DOMAIN | end rl-DOMAIN | end gepa-DOMAIN | end fst-DOMAIN | \
 saved:rollouts fst-DOMAIN rl-DOMAIN
-stream, stage STAGE | | stage:STAGE:accuracy stream-rl | | stage:STAGE:accuracy stream-fst |
+stream, stage STAGE | | stage:STAGE:at_end stream-rl | | stage:STAGE:at_end stream-fst |
 """
 STANDS_FOR = {
     "DOMAIN": run.DOMAINS,
@@ -147,7 +147,7 @@ def value(words, runs: Runs, seeds) -> np.ndarray:
     """A sum of figures, each maybe times a number -> one for each seed."""
     total = np.zeros(len(seeds))
     for term in words.split(" + "):
-        share, _, figure = term.rpartition(" * ")
+        share, _, figure = term.rpartition(" of ")
         total = total + float(share or 1) * figures(figure, runs, seeds)
     return total
 
@@ -170,7 +170,7 @@ def spread(words, runs: Runs, seeds) -> str:
 
 def beyond_chance(differences: np.ndarray) -> bool:
     """Whether the mean of paired differences is above 0: a one-sided t-test, p < 0.05."""
-    if np.ptp(differences) == 0:  # where nothing varies, scipy has no answer
+    if np.ptp(differences) < 1e-9:  # where nothing varies, scipy has no answer
         return differences[0] > 0
     return ttest_1samp(differences, 0.0, alternative="greater").pvalue < 0.05
 
