@@ -30,7 +30,7 @@ class Finished:
         """The number of the last stage, from 0 on."""
         return len(self.stages) - 1
 
-    def lines(self, kind: str, stage: int = 0) -> list[dict]:
+    def lines(self, kind, stage: int = 0) -> list[dict]:
         """The log lines of a kind within a stage; evaluations from its beginning to its end."""
         begin = stage * self.length
         steps = range(begin, begin + self.length + 1)
@@ -65,7 +65,7 @@ def load(folder: Path = KEPT) -> Runs:
 # --- at the end of a run ---
 
 
-def end(one: Finished) -> float:
+def end(one: Finished):
     """The mean accuracy of the last three evaluations after training began, in the last stage.
 
     Under the evolved prompt; of `rl` and `distill` under the prompt that they began with.
@@ -74,18 +74,18 @@ def end(one: Finished) -> float:
     return mean(accuracies[-3:])
 
 
-def last(one: Finished, key: str) -> float:
+def last(one: Finished, key):
     """A figure of the last evaluation (docs/RUNS.md explains them)."""
     return one.lines("eval", one.last)[-1][key]
 
 
-def skills(one: Finished) -> float:
+def skills(one: Finished):
     """What is gained of the base's skills, a share right, averaged over domains: mostly below 0."""
     shares = [mean(line["skills"].values()) for line in one.lines("skills")]
     return shares[-1] - shares[0]
 
 
-def calm(one: Finished) -> float:
+def calm(one: Finished):
     """The share of fast phases without a surprise."""
     return mean(not line["surprise"] for line in one.lines("fast"))
 
@@ -101,13 +101,13 @@ class Reached:
     really: bool
 
 
-def running_means(lines: list[dict], key: str) -> list[float]:
+def running_means(lines: list[dict], key) -> list[float]:
     """A figure of each line, averaged with those of the two lines before."""
     figures = [line[key] for line in lines]
     return [mean(figures[max(i - 2, 0) : i + 1]) for i in range(len(figures))]
 
 
-def first_at(lines: list[dict], key: str, level: float) -> Reached:
+def first_at(lines: list[dict], key, level) -> Reached:
     """The first line whose running mean is at a level."""
     for line, figure in zip(lines, running_means(lines, key), strict=True):
         if figure >= level:
@@ -115,25 +115,29 @@ def first_at(lines: list[dict], key: str, level: float) -> Reached:
     return Reached(lines[-1], False)
 
 
-def less(ours: Reached, theirs: Reached, unit: str) -> float:
+def less(ours: Reached, theirs: Reached, unit):
     """1 - ours / theirs: 0.80 is five times less. At most 0 where we did not get there."""
     share = 1 - ours.line[unit] / theirs.line[unit]
     return share if ours.really else min(share, 0.0)
 
 
-def saved(fst: Finished, rl: Finished, unit: str) -> float:
+def saved(fst: Finished, rl: Finished, unit):
     """How much less `fst` has taken of something when it first reaches the best accuracy of `rl`.
 
-    An `rl` that gains less than LEAST_GAIN never reaches it, and counts with all that it took.
+    An `rl` that gains less than LEAST_GAIN never reaches it, and counts with all that it took; but
+    there is no KL to compare then, and none is saved.
     """
     before, *evals = rl.lines("eval")
     best = max(running_means(evals, "val_acc"))
     level = max(best, before["val_acc"] + LEAST_GAIN)
     ours = first_at(fst.lines("eval")[1:], "val_acc", level)
-    return less(ours, first_at(evals, "val_acc", level), unit)
+    theirs = first_at(evals, "val_acc", level)
+    if unit == "kl_base" and not theirs.really:
+        return 0.0
+    return less(ours, theirs, unit)
 
 
-def earlier(fst: Finished, rl: Finished, unit: str) -> float:
+def earlier(fst: Finished, rl: Finished, unit):
     """How much less `fst` has taken of something when rewards come in."""
     ours = first_at(fst.lines("slow"), "reward", LEAST_GAIN)
     return less(ours, first_at(rl.lines("slow"), "reward", LEAST_GAIN), unit)
@@ -142,7 +146,7 @@ def earlier(fst: Finished, rl: Finished, unit: str) -> float:
 # --- the stages of a stream ---
 
 
-def stage(one: Finished, number: str, key: str) -> float:
+def stage(one: Finished, number, key):
     """An accuracy of a stage (1, 2, ...) in the closing table.
 
     key: "at_end", when the stage ended; for the end of the run "both", of the final weights under
@@ -152,17 +156,17 @@ def stage(one: Finished, number: str, key: str) -> float:
     return one.stages[int(number) - 1][key]
 
 
-def stage_ends(one: Finished) -> float:
+def stage_ends(one: Finished):
     """The mean accuracy at the ends of all stages."""
     return mean(done["at_end"] for done in one.stages)
 
 
-def sound(one: Finished) -> float:
+def sound(one: Finished):
     """1 if all stages end above 0.45, else 0."""
     return float(min(done["at_end"] for done in one.stages) > 0.45)
 
 
-def named(one: Finished) -> float:
+def named(one: Finished):
     """The share of the hidden rules of one and two operations that are named, or equal ones.
 
     In the prompts that the stages end with.
@@ -178,7 +182,7 @@ def named(one: Finished) -> float:
     return mean(found)
 
 
-def own_lines(one: Finished) -> float:
+def own_lines(one: Finished):
     """The share of these prompts' lines that have operations of their own domain only."""
     own = [True]  # a prompt without lines has no wrong one
     for done in one.stages:
@@ -191,14 +195,14 @@ def own_lines(one: Finished) -> float:
 # --- a task that comes back as the last one ---
 
 
-def first_phase(one: Finished) -> float:
+def first_phase(one: Finished):
     """The anchor score of the best prompt after the first fast phase, before any gradient step."""
     phase = one.lines("fast", one.last)[0]
     _, score = phase["population"][0]
     return score
 
 
-def within_third(one: Finished, number: str) -> float:
+def within_third(one: Finished, number):
     """The accuracy in a stage (1, 2, ...), at a third of the rollouts that the first one took."""
     limit = one.lines("eval")[-1]["rollouts"] / 3
     before, *later = one.lines("eval", int(number) - 1)

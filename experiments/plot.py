@@ -4,8 +4,8 @@ python experiments/plot.py
 """
 
 from pathlib import Path
-from statistics import mean
 
+import numpy as np
 import run
 from measure import Runs, load
 from root import KEPT, ROOT
@@ -13,21 +13,17 @@ from root import KEPT, ROOT
 COLOURS = {"fst": "tab:orange", "rl": "tab:blue", "gepa": "tab:green"}
 
 
-def panel(axes, runs: Runs, name: str, stage: int, x: str, title: str):
+def panel(axes, runs: Runs, name, stage, x, title):
     """Validation accuracy over x, a figure of the log. name: of the runs, with METHOD in it."""
     for method, colour in COLOURS.items():
         curves = []
         for one in runs.get(name.replace("METHOD", method), {}).values():
             evals = one.lines("eval", stage)
-            xs = [line[x] for line in evals]
-            curves.append((xs, [line["val_acc"] for line in evals]))
+            curves.append([[line[key] for line in evals] for key in (x, "val_acc")])
             axes.plot(*curves[-1], color=colour, lw=0.7, alpha=0.4)
         # Evaluations come at the same steps in every seed.
         if curves:
-            xs, ys = zip(*curves, strict=True)
-            mean_xs = list(map(mean, zip(*xs, strict=True)))
-            mean_ys = list(map(mean, zip(*ys, strict=True)))
-            axes.plot(mean_xs, mean_ys, color=colour, lw=2.5, label=method)
+            axes.plot(*np.mean(curves, axis=0), color=colour, lw=2.5, label=method)
     axes.set(xlabel=x, ylim=(0, 1), title=title)
     axes.spines[["top", "right"]].set_visible(False)
 

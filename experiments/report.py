@@ -101,11 +101,8 @@ AS_GOOD = 0.02  # accuracies of the sweep that differ by less count as equal
 
 
 def rows_of(text) -> list[list[str]]:
-    """The cells of a table above, line by line, with a line for each domain, stage and so on."""
-    lines = text.strip().splitlines()
-    for word, names in STANDS_FOR.items():
-        copies = [[line.replace(word, name) for name in names] for line in lines]
-        lines = list(dict.fromkeys(itertools.chain(*copies)))  # without the word all are the same
+    """The cells of a table above, line by line."""
+    lines = run.expand(text, STANDS_FOR)
     return [[cell.strip() for cell in line.split("|")] for line in lines]
 
 
@@ -160,7 +157,7 @@ def spread(words, runs: Runs, seeds) -> str:
     if not seeds:
         return "-"
     centre = values.mean()
-    digits = 0 if centre >= 100 else 2 if abs(centre) >= 0.1 else 3
+    digits = 0 if centre >= 100 else 2
     width = f" ± {values.std(ddof=1):,.{digits}f}" if len(seeds) > 1 else ""
     return f"{centre:,.{digits}f}{width}"
 
@@ -272,12 +269,13 @@ def stored(folder: Path, pattern: str) -> str:
 
 PAGE = """# Results
 
-Written by experiments/report.py from {n} finished runs. The terms are explained in
+Written by experiments/report.py from {n} finished runs of {asked}, all with the present base; those
+of the base before are in the history of this repository. The terms are explained in
 [RUNS.md](RUNS.md#terms); the figures, and how methods are compared, in [CLAIMS.md](CLAIMS.md).
 
 {readme}
 
-![Validation accuracy over rollouts, by domain and method](figures/efficiency.png)
+{pictures}
 
 A claim says that ours is at least the bar. Its verdict is one of three words, by a t-test over
 seeds (paired, one-sided, p < 0.05, three seeds at least):
@@ -314,6 +312,12 @@ nearest to the base, that is, with the largest KL coefficient, then with the sma
 {bench}
 """
 
+PICTURES = """![Validation accuracy over rollouts, by domain and method](figures/efficiency.png)
+
+![Validation accuracy over the KL to the base](figures/kl.png)
+
+![Validation accuracy over rollouts, by stage of the stream](figures/stream.png)"""
+
 
 def page(folder: Path) -> str:
     """docs/RESULTS.md, of the runs in a folder and the tables beside it."""
@@ -323,6 +327,8 @@ def page(folder: Path) -> str:
         sections.append(f"## {title}\n\n{claims_table(text, runs)}")
     return PAGE.format(
         n=sum(map(len, runs.values())),
+        asked=len(run.all_runs()),
+        pictures=PICTURES if runs else "There are no pictures yet.",
         readme=readme_table(runs),
         claims="\n\n".join(sections),
         runs=runs_table(runs),

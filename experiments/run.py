@@ -34,70 +34,72 @@ from train import Config
 
 # --- which runs there are ---
 
-# In the table DOMAIN stands for a run on each of these, and STREAM for a stream that comes back.
 DOMAINS = ("strings", "numbers", "facts", "star_graph")
-STREAM = "strings numbers facts strings"
+STREAM = "strings numbers facts strings"  # it comes back to its first task
 
-# What each method has besides: the defaults of train.py are what the sweep chose for `fst`.
-METHODS = {
-    "fst": "",
-    "rl": "--lr 0.0003 --kl-coef 0.001",
-    "gepa": "",
-    "distill": "",
-}
-COMMON = "--device cpu --eval-every 5"  # what all runs have, unless their line says otherwise
+# The sweep tries the same values for both methods.
+RATES = ("0.0001", "0.0003", "0.001")
+KL_COEFS = ("0.001", "0.03", "0.1", "0.3")
 
-# Seeds were decided before the first run: 0 to 4 first, then 5 to 9. `rl` has longer stages than
-# `fst`, so that it has as many rollouts. A run begins with the base, with the base under the right
-# prompt, or with the weights that the run of that name and the same seed ended with. (No task of
-# strings:7 has a rule of the one of strings with the same seed.)
+# Options of all runs, unless their line says otherwise; and of a method. What the sweep has chosen
+# for `fst` are the defaults of train.py, what it has chosen for `rl` stands here.
+COMMON = "--device cpu --eval-every 5"
+METHODS = {"rl": "--lr 0.0003 --kl-coef 0.001"}
+
+# A line stands for a run with each of its seeds, and with each of what its capitals stand for. The
+# seeds were decided before the first run: 0 to 4 first, then 5 to 9; those of the sweep are used
+# nowhere else. `rl` has longer stages than `fst`, so that it has as many rollouts. A run begins
+# with the base, with the base under the right prompt, or with the weights that the run of that name
+# and the same seed ended with. (The tasks strings and strings:7 of a seed share no rule.)
 TABLE = """
-experiment  run                 seeds  method   stage  begins with  tasks and other options
-domains     fst-DOMAIN          0-9    fst      60     base         DOMAIN --skills
-domains     rl-DOMAIN           0-9    rl       80     base         DOMAIN --skills
-domains     gepa-DOMAIN         0-4    gepa     60     base         DOMAIN
-stream      stream-fst          0-9    fst      30     base         STREAM --eval-every 3
-stream      stream-rl           0-9    rl       45     base         STREAM --eval-every 3
-stream      stream-no-memory    0-4    fst      30     base         STREAM --eval-every 3 --memory 0
-stream      stream-no-surprise  0-4    fst      30     base         STREAM --no-surprise
-stream      stream-stage-33     0-4    fst      33     base         STREAM --eval-every 11
-plasticity  numbers-after-fst   0-4    rl       80     fst-strings  numbers
-plasticity  numbers-after-rl    0-4    rl       80     rl-strings   numbers
-plasticity  strings-after-fst   0-4    rl       80     fst-numbers  strings
-plasticity  strings-after-rl    0-4    rl       80     rl-numbers   strings
-plasticity  others-after-base   0-4    rl       80     base         strings:7
-plasticity  others-after-fst    0-4    rl       80     fst-strings  strings:7
-plasticity  others-after-rl     0-4    rl       80     rl-strings   strings:7
-ceiling     ceiling-DOMAIN      0-4    rl       80     right        DOMAIN
-catch-up    catch-up-DOMAIN     0-4    gepa     60     rl-DOMAIN    DOMAIN
-distill     distill-strings     0-4    distill  60     base         strings
-distill     distill-numbers     0-4    distill  60     base         numbers
-reflector   reflector-strings   0-4    fst      60     base         strings --reflector base
-reflector   reflector-numbers   0-4    fst      60     base         numbers --reflector base
-orders      numbers-facts-fst   0-4    fst      30     base         numbers facts
-orders      facts-numbers-fst   0-4    fst      30     base         facts numbers
-orders      numbers-facts-rl    0-4    rl       45     base         numbers facts
-orders      facts-numbers-rl    0-4    rl       45     base         facts numbers
-still       still-DOMAIN        0-4    fst      60     base         DOMAIN --no-surprise
-exercises   exercise-0          0-4    fst      30     base         strings
-exercises   exercise-1          0-4    gepa     30     base         strings --passes 45
-exercises   exercise-2          0-4    fst      30     base         strings --passes 3
-exercises   exercise-3          0-4    fst      30     base         strings --passes 0
-exercises   exercise-4          0-4    fst      30     base         strings --batch 8
-exercises   exercise-5          0-4    fst      30     base         strings --lr 0.003
+experiment  run                 seeds    method   stage  begins       tasks and other options
+domains     fst-DOMAIN          0-9      fst      60     base         DOMAIN --skills
+domains     rl-DOMAIN           0-9      rl       80     base         DOMAIN --skills
+domains     gepa-DOMAIN         0-4      gepa     60     base         DOMAIN
+stream      stream-fst          0-9      fst      30     base         STREAM
+stream      stream-rl           0-9      rl       45     base         STREAM
+stream      stream-no-memory    0-4      fst      30     base         STREAM --memory 0
+stream      stream-no-surprise  0-4      fst      30     base         STREAM --no-surprise
+stream      stream-stage-33     0-4      fst      33     base         STREAM
+plasticity  numbers-after-fst   0-4      rl       80     fst-strings  numbers
+plasticity  numbers-after-rl    0-4      rl       80     rl-strings   numbers
+plasticity  strings-after-fst   0-4      rl       80     fst-numbers  strings
+plasticity  strings-after-rl    0-4      rl       80     rl-numbers   strings
+plasticity  others-after-base   0-4      rl       80     base         strings:7
+plasticity  others-after-fst    0-4      rl       80     fst-strings  strings:7
+plasticity  others-after-rl     0-4      rl       80     rl-strings   strings:7
+ceiling     ceiling-DOMAIN      0-4      rl       80     right        DOMAIN
+catch-up    catch-up-DOMAIN     0-4      gepa     60     rl-DOMAIN    DOMAIN
+distill     distill-strings     0-4      distill  60     base         strings
+distill     distill-numbers     0-4      distill  60     base         numbers
+reflector   reflector-strings   0-4      fst      60     base         strings --reflector base
+reflector   reflector-numbers   0-4      fst      60     base         numbers --reflector base
+orders      numbers-facts-fst   0-4      fst      30     base         numbers facts
+orders      facts-numbers-fst   0-4      fst      30     base         facts numbers
+orders      numbers-facts-rl    0-4      rl       45     base         numbers facts
+orders      facts-numbers-rl    0-4      rl       45     base         facts numbers
+still       still-DOMAIN        0-4      fst      60     base         DOMAIN --no-surprise
+sweep       sweep-fst-LR-KL     100-101  fst      30     base         SHORT --lr LR --kl-coef KL
+sweep       sweep-rl-LR-KL      100-101  rl       45     base         SHORT --lr LR --kl-coef KL
+exercises   exercise-0          0-4      fst      30     base         strings
+exercises   exercise-1          0-4      gepa     30     base         strings --passes 45
+exercises   exercise-2          0-4      fst      30     base         strings --passes 3
+exercises   exercise-3          0-4      fst      30     base         strings --passes 0
+exercises   exercise-4          0-4      fst      30     base         strings --batch 8
+exercises   exercise-5          0-4      fst      30     base         strings --lr 0.003
 """
+
+STANDS_FOR = {
+    "DOMAIN": DOMAINS,
+    "STREAM": [f"{STREAM} --eval-every 3"],
+    "SHORT": ["strings numbers facts --eval-every 15"],
+    "LR": RATES,
+    "KL": KL_COEFS,
+}
 
 # Made only when they are asked for. `still` matters for the seeds with a surprise in domains: in
 # the others it is the same run, number by number.
 ON_REQUEST = ("sweep", "still", "exercises")
-
-# The sweep: both methods with the same values, on seeds that are used nowhere else.
-RATES = ("0.0001", "0.0003", "0.001")
-KL_COEFS = ("0.001", "0.03", "0.1", "0.3")
-SWEEP = (
-    "sweep sweep-{method}-{lr}-{kl} 100-101 {method} {stage} base strings numbers facts "
-    "--eval-every 15 --lr {lr} --kl-coef {kl}"
-)
 
 # What --quick adds to the options of a run.
 QUICK = (
@@ -128,21 +130,23 @@ class Run:
         return "" if self.begins in ("base", "right") else f"{self.begins}-{self.seed}"
 
 
+def expand(text: str, stands_for: dict) -> list[str]:
+    """The lines of a table, each once for each of what a word in it stands for."""
+    lines = text.strip().splitlines()
+    for word, names in stands_for.items():
+        copies = [[line.replace(word, name) for name in names] for line in lines]
+        lines = dict.fromkeys(itertools.chain(*copies))  # without the word all are the same
+    return list(lines)
+
+
 def all_runs() -> list[Run]:
     """All runs, seed by seed. A run comes after that whose weights it begins with."""
-    lines = TABLE.strip().splitlines()[1:]
-    for lr, kl in itertools.product(RATES, KL_COEFS):
-        lines.append(SWEEP.format(method="fst", stage=30, lr=lr, kl=kl))
-        lines.append(SWEEP.format(method="rl", stage=45, lr=lr, kl=kl))
     runs = []
-    for line in lines:
-        # A line with DOMAIN is one for each domain.
-        for domain in DOMAINS if "DOMAIN" in line else DOMAINS[:1]:
-            words = line.replace("DOMAIN", domain).replace("STREAM", STREAM).split()
-            experiment, name, seeds, method, stage, begins, *options = words
-            for seed in seeds_of(seeds):
-                run = Run(experiment, name, seed, method, stage, begins, tuple(options))
-                runs.append(run)
+    for line in expand(TABLE, STANDS_FOR)[1:]:
+        experiment, name, seeds, method, stage, begins, *options = line.split()
+        for seed in seeds_of(seeds):
+            run = Run(experiment, name, seed, method, stage, begins, tuple(options))
+            runs.append(run)
     return sorted(runs, key=lambda run: run.seed)
 
 
@@ -181,7 +185,7 @@ class Place:
 
 def command(run: Run, place: Place) -> list[str]:
     """The options of train.py that make a run."""
-    words = [*COMMON.split(), "--method", run.method, *METHODS[run.method].split()]
+    words = [*COMMON.split(), "--method", run.method, *METHODS.get(run.method, "").split()]
     words += ["--stage", run.stage, "--tasks", *run.options, "--seed", str(run.seed)]
     words += place.options
     if run.before:

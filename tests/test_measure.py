@@ -32,6 +32,9 @@ def test_who_never_gets_there_gains_nothing_by_stopping_early():
 def test_an_rl_that_learns_nothing_counts_with_all_that_it_took():
     flat = curve(0.0, 0.01, 0.01, 0.0)
     assert measure.saved(curve(0.0, 0.05, cost=30), flat, "rollouts") == pytest.approx(0.9)
+    # There is no KL at which it does as well.
+    assert measure.saved(curve(0.0, 0.05), flat, "kl_base") == 0
+    assert measure.saved(curve(0.0, 0.5), RL, "kl_base") == pytest.approx(1 - 0.25 / 0.28)
 
 
 def test_rewards_tell_when_zero_is_left():
