@@ -241,7 +241,8 @@ def bench_step(model, device, rounds):
         trainer.add_callback(Turns)
         with contextlib.redirect_stdout(sys.stderr):  # the table is printed to stdout
             trainer.train()
-    theirs, ours = torch.tensor(times).double().view(-1, 3)[1:].diff().median(0).values.tolist()
+    rounds = torch.tensor(times, dtype=torch.float64).view(-1, 3)[1:]  # (rounds, moments)
+    theirs, ours = rounds.diff().median(0).values.tolist()
     compare("a gradient step", {"train.py": ours, "TRL": theirs})
 
 

@@ -79,6 +79,7 @@ def examine(path: Path, n: int, name: str) -> list[str]:
     torch.set_num_threads(1)
     model, _ = load_base(path)
     domain = domains()[name]
+    # Solving and reflecting.
     cells = [name]
     for line in EXAMS.strip().splitlines():
         kind, level, lengths, old = line.split(" ", 3)
@@ -95,6 +96,8 @@ def examine(path: Path, n: int, name: str) -> list[str]:
         for place in range(lines):
             exam = (exams.looking_up, domain, place, lines)
             found.append(share(model, n, ANSWER_TOKENS, *exam))
+
+    # Tasks as a run has them.
     seed = whole_tasks(model, name, max(n, SEED_QUESTIONS), False)
     right = whole_tasks(model, name, n, True)
     cells += [f"{figure:.3f}" for figure in (min(found), seed, right)]

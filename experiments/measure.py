@@ -45,10 +45,13 @@ def load(folder: Path = KEPT) -> Runs:
     """All finished runs. Each log line also gets `time`: the seconds of learning until then."""
     runs: Runs = {}
     for path in sorted(folder.glob("*/result.json")):
+        # The closing table has four cells for each stage.
         stages = json.loads(path.read_text(encoding="utf-8"))["tasks"]
         for done in stages:
             done["neither"], done["prompt"] = done["accuracy"]["base weights"]
             done["weights"], done["both"] = done["accuracy"]["final weights"]
+
+        # The log, with the time so far.
         config = path.with_name("config.json").read_text(encoding="utf-8")
         lines = path.with_name("log.jsonl").read_text(encoding="utf-8").splitlines()
         log = [json.loads(line) for line in lines]
@@ -56,6 +59,8 @@ def load(folder: Path = KEPT) -> Runs:
         for line in log:
             time += line.get("seconds", 0.0)
             line["time"] = time
+
+        # The folder is named after the run and its seed.
         name, _, seed = path.parent.name.rpartition("-")
         one = Finished(int(seed), json.loads(config)["stage"], log, stages)
         runs.setdefault(name, {})[one.seed] = one
@@ -127,9 +132,12 @@ def saved(fst: Finished, rl: Finished, unit):
     An `rl` that gains less than LEAST_GAIN never reaches it, and counts with all that it took; but
     there is no KL to compare then, and none is saved.
     """
+    # What is to be reached.
     before, *evals = rl.lines("eval")
     best = max(running_means(evals, "val_acc"))
     level = max(best, before["val_acc"] + LEAST_GAIN)
+
+    # Where both get there.
     ours = first_at(fst.lines("eval")[1:], "val_acc", level)
     theirs = first_at(evals, "val_acc", level)
     if unit == "kl_base" and not theirs.really:
@@ -174,7 +182,7 @@ def named(one: Finished):
     found = []
     for done in one.stages:
         task = make_task(done["task"], one.seed)
-        results = task.domain.results
+        results = task.domain.results  # two rules are equal if they give the same results
         for topic, rule in task.rules.items():
             instruction = tuple(done["evolved"].get(topic, "").split())
             if len(rule) < 3:

@@ -125,17 +125,20 @@ def seeds_in(words, runs: Runs) -> list[int]:
 
 def figures(words, runs: Runs, seeds) -> np.ndarray:
     """A figure of runs, or a number -> one for each seed."""
+    # A number is the same for all of them.
     if not names_in(words):
         return np.full(len(seeds), float(words))
-    figure, *of = words.split()
-    name, *arguments = figure.split(":")
+
+    # "saved:rollouts fst-facts rl-facts" is measure.saved(fst, rl, "rollouts"), seed by seed.
+    figure, *patterns = words.split()
+    function, *arguments = figure.split(":")
     columns = []
-    # Where a mean is asked for, these are several runs, or pairs of runs.
-    for group in zip(*map(names_in, of), strict=True):
+    # Where a mean is asked for, these are several runs, or several pairs of runs.
+    for group in zip(*map(names_in, patterns), strict=True):
         column = []
         for seed in seeds:
-            made = [runs[name_of_run][seed] for name_of_run in group]
-            column.append(getattr(measure, name)(*made, *arguments))
+            of_seed = [runs[name][seed] for name in group]
+            column.append(getattr(measure, function)(*of_seed, *arguments))
         columns.append(column)
     return np.mean(columns, axis=0)
 
@@ -176,8 +179,10 @@ def verdict(past: np.ndarray, against: np.ndarray) -> str:
     """past: how far each seed is past the bar; against: how far past what it is compared with."""
     if len(past) < 3:
         return "*not shown*" if len(past) else "*missing*"
+    # Past the bar on average, and better than what it is compared with beyond chance.
     if past.mean() >= 0 and beyond_chance(against):
         return "**holds**"
+    # On the wrong side of the bar, beyond chance.
     return "**fails**" if beyond_chance(-past) else "*not shown*"
 
 
@@ -185,9 +190,13 @@ def judge(row, runs: Runs) -> list[str]:
     """A claim -> the cells of its line in the report."""
     what, ours, bar, other = row
     seeds = seeds_in(" ".join(row), runs)
+
+    # What was measured: all with the same seeds.
     cells = [what]
     for words in (ours, bar, other):
         cells.append(f"`{words}`: {spread(words, runs, seeds)}" if " " in words else words)
+
+    # What it shows. Without a bar a line is only reported.
     word = "" if seeds else "*missing*"
     if bar:
         measured = value(ours, runs, seeds)
@@ -244,6 +253,7 @@ def sweep_scores(runs: Runs, method) -> dict[tuple, float]:
 
 def chosen(scores) -> tuple:
     """What the sweep chooses; the page says how."""
+    # Of those that are as good as the best, the one that stays nearest to the base.
     best = max(scores.values())
     as_good = [setting for setting, score in scores.items() if score >= best - AS_GOOD]
     return max(as_good, key=lambda setting: (float(setting[1]), -float(setting[0])))

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import zlib
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -241,7 +241,8 @@ def execute(run: Run, place: Place):
     program = [sys.executable, "train.py", *words]
     ended = subprocess.run(program, cwd=ROOT, env=environment, capture_output=True, text=True)
     if ended.returncode:
-        raise RuntimeError(f"{run.folder}: {ended.stderr.strip().splitlines()[-1]}")
+        *_, said = ["no message", *ended.stderr.split("\n")[:-1]]
+        raise RuntimeError(f"{run.folder}: {said}")
     if not (folder / "result.json").exists():
         raise RuntimeError(f"{run.folder} was stopped")
     if not place.is_finished(run):
@@ -294,12 +295,11 @@ def make(todo: list[Run], place: Place, jobs: int) -> list[str]:
         try:
             for run in todo:
                 futures[run.folder] = pool.submit(work, run)
-            for folder, future in futures.items():
+            for future in as_completed(futures.values()):
                 try:
                     future.result()
                 except RuntimeError as error:
                     failures.append(str(error))
-                bar.set_postfix_str(folder, refresh=False)
                 bar.update()
         finally:
             pool.shutdown(cancel_futures=True)  # after Ctrl-C nothing new begins
