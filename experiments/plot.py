@@ -3,13 +3,12 @@
 python experiments/plot.py
 """
 
-from pathlib import Path
-
 import numpy as np
 import run
 from measure import Runs, load
 from root import KEPT, ROOT
 
+LABELS = {"rollouts": "rollouts, all counted", "kl_base": "KL to the base, nats per token"}
 COLOURS = {"fst": "tab:orange", "rl": "tab:blue", "gepa": "tab:green"}
 
 
@@ -24,11 +23,11 @@ def panel(axes, runs: Runs, name, stage, x, title):
         # Evaluations come at the same steps in every seed.
         if curves:
             axes.plot(*np.mean(curves, axis=0), color=colour, lw=2.5, label=method)
-    axes.set(xlabel=x, ylim=(0, 1), title=title)
+    axes.set(xlabel=LABELS[x], ylim=(0, 1), title=title)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def draw(kept: Path, folder: Path):
+def draw(kept, folder):
     """efficiency.png and kl.png, a panel for each domain; stream.png, one for each stage."""
     import matplotlib
 
@@ -46,12 +45,11 @@ def draw(kept: Path, folder: Path):
         "stream": ("rollouts", stream),
     }
     for file, (x, panels) in pictures.items():
-        figure, row = plt.subplots(1, 4, figsize=(16, 3.4), sharey=True)
+        figure, row = plt.subplots(1, 4, figsize=(16, 3.4), sharey=True, layout="constrained")
         for axes, (name, stage, title) in zip(row, panels, strict=True):
             panel(axes, runs, name, stage, x, title)
         row[0].set_ylabel("validation accuracy")
-        figure.legend(*row[0].get_legend_handles_labels(), frameon=False, loc="upper left")
-        figure.tight_layout()
+        figure.legend(*row[0].get_legend_handles_labels(), frameon=False, loc="outside right")
         figure.savefig(folder / f"{file}.png", dpi=110)
         plt.close(figure)
 

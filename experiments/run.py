@@ -215,7 +215,7 @@ def settings_of(run: Run, place: Place) -> dict:
     return json.loads(json.dumps(settings))  # as they look when they are read again
 
 
-def check_settings(folder: Path, asked: dict, but: tuple[str, ...] = ()):
+def check_settings(folder: Path, asked: dict, but=()):
     """Raises ValueError where a folder has a run with other settings than those asked for."""
     saved = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     for name, value in saved.items():
@@ -249,7 +249,7 @@ def execute(run: Run, place: Place):
         keep(folder, place.kept / run.folder, asked)
 
 
-def keep(folder: Path, kept: Path, settings: dict):
+def keep(folder, kept, settings):
     """Keep what the report needs of a finished run. The closing table comes last."""
     log = (folder / "log.jsonl").read_text(encoding="utf-8")
     log = re.sub(r'"how": "(\\.|[^"\\])*"', '"how": ""', log)  # whole reflections are long
