@@ -1,131 +1,129 @@
-"""What the pretrained base can do, as a table: solving, looking up, reflecting.
+"""How good a base is: solving, reflecting, looking up, and whole tasks. A table of shares right.
 
-    python experiments/exam.py [--base base/base.pt] [--questions 500] [--out FILE]
+    python experiments/exam.py > experiments/results/exam.md
+    python experiments/exam.py --base OTHER/base.pt --questions 100
 
-Every figure is a share of at least `--questions` random questions; "seed prompt", which names no
-instruction, has at least SEED_QUESTIONS. What is solved under "task" and what reflections look for
-are held-out rules, where they have two or three operations; all else are rules of the corpus.
-Decoding is greedy; only whole tasks ("seed prompt", "right prompt") are sampled at temperature 1.
+Decoding is greedy; whole tasks are sampled at temperature 1. What is solved under "task" and what
+reflections look for are held-out rules, where they have two or three operations.
 """
 
-import argparse
-import json
 import random
-import sys
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from statistics import mean
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
+import root  # noqa: F401 (it makes the imports below possible)
 import torch
-from tqdm import tqdm
 
 from base import exams
 from base.prepare import SHIPPED, load_base
+from plumbing import command_line
 from sampling import Sampler
-from tasks import domains, make_task
-from tasks.formats import fingerprint
+from tasks import domains, formats, make_task
 from tasks.world import ANSWER_TOKENS, REFLECTION_TOKENS, ToyWorld
 
-BATCH = 250  # questions that go through the model at once
-SEED_QUESTIONS = 1000  # so many should not earn anything
+# The exams: what to do; at the difficulties that the corpus shows often (seen) or those of tasks;
+# for rules of so many operations; and the old instruction that a reflection starts from.
+EXAMS = """
+solve seen 1/2/3 -
+solve task 1/2/3 -
+reflect seen 1/2/3 none
+reflect task 1/2/3 none
+reflect seen 2 one missing
+reflect task 2 one missing
+reflect seen 1/2 other domain
+reflect task 1/2 other domain
+"""
+HEAD = ["domain", *EXAMS.strip().splitlines(), "look up, worst", "seed prompt", "right prompt"]
+SEED_QUESTIONS = 1000  # at least: under the seed prompt few should be right
+BATCH = 250  # items that go through the model at once
 
 
-def measure(path: Path, name: str, n: int, place: int) -> dict[str, float]:
-    """All exams of a domain -> figures by name, "domain/exam/...". place: of its progress bar."""
+def share(model, n: int, max_new: int, make, *arguments) -> float:
+    """The share of at least n items that a model passes. make(rng, *arguments): an item."""
+    rng = random.Random(0)
+    rates = []
+    for _ in range(0, n, BATCH):
+        items = [make(rng, *arguments) for _ in range(min(n, BATCH))]
+        rates.append(exams.pass_rate(model, items, max_new))
+    return mean(rates)
+
+
+def draw(rng, domain, kind: str, level: str, length: int, old: str):
+    """An item of one of the EXAMS."""
+    difficulty = rng.choice(getattr(domain, f"{level}_difficulties"))
+    if kind == "solve":
+        return exams.solving(rng, domain, difficulty, length, level == "task" and length > 1)
+    return exams.reflecting(rng, domain, difficulty, length, length > 1, old)
+
+
+def whole_tasks(model, name: str, n: int, is_named: bool) -> float:
+    """The share right of at least n questions of tasks that no run has.
+
+    is_named: whether the prompt names the rules; the seed prompt names none.
+    """
+    sampler = Sampler(model, ToyWorld(), 1.0, torch.Generator().manual_seed(0))
+    scores = []
+    for seed in range(1000, 1000 + -(-n // 25)):
+        task = make_task(name, seed)
+        questions = task.questions(random.Random(seed), 25)
+        prompt = task.instructions if is_named else {}
+        outcomes = sampler.answer([(prompt, questions)]).outcomes
+        scores += [outcome.score for outcome in outcomes]
+    return mean(scores)
+
+
+def examine(path: Path, n: int, name: str) -> list[str]:
+    """The row of a domain: n questions for each figure, at least."""
     torch.set_num_threads(1)
     model, _ = load_base(path)
-    sampler = Sampler(model, ToyWorld(), 1.0, torch.Generator().manual_seed(0))
-    figures = {}
     domain = domains()[name]
-    levels = {"seen": domain.seen_difficulties, "task": domain.task_difficulties}
-    bar = tqdm(total=6 + 21 + 12 + 2, desc=f"examining {name}", unit="exam", position=place)
+    # Solving and reflecting.
+    cells = [name]
+    for line in EXAMS.strip().splitlines():
+        kind, level, lengths, old = line.split(" ", 3)
+        max_new = REFLECTION_TOKENS if kind == "reflect" else ANSWER_TOKENS
+        rates = []
+        for length in lengths.split("/"):
+            rate = share(model, n, max_new, draw, domain, kind, level, int(length), old)
+            rates.append(f"{rate:.2f}")
+        cells.append("/".join(rates))
 
-    # draw: a random generator -> an exam's item
-    def share(name: str, draw, max_new: int = ANSWER_TOKENS) -> None:
-        rng, rates = random.Random(name), []
-        for _ in range(-(-n // BATCH)):
-            rates.append(exams.pass_rate(model, [draw(rng) for _ in range(BATCH)], max_new))
-        figures[name] = sum(rates) / len(rates)
-        bar.update()
-
-    share_long = partial(share, max_new=REFLECTION_TOKENS)
-
-    def solving(rng, level, length):
-        return exams.solving(
-            rng, domain, rng.choice(levels[level]), length, level == "task" and length > 1
-        )
-
-    def reflecting(rng, level, length, old="none"):
-        return exams.reflecting(rng, domain, rng.choice(levels[level]), length, length > 1, old)
-
-    for level in levels:
-        for length in (1, 2, 3):
-            share(f"{name}/{level}/solve/{length}", partial(solving, level=level, length=length))
-            share_long(
-                f"{name}/{level}/reflect/{length}", partial(reflecting, level=level, length=length)
-            )
-        for length, old in ((2, "one missing"), (1, "other domain"), (2, "other domain")):
-            share_long(
-                f"{name}/{level}/reflect/{length}, {old}",
-                partial(reflecting, level=level, length=length, old=old),
-            )
+    # The instruction restated, for each place in prompts of one to six lines.
+    found = []
     for lines in range(1, 7):
-        for position in range(lines):
-            key = f"{name}/look up/line {position + 1} of {lines}"
-            share(key, partial(exams.looking_up, domain=domain, position=position, lines=lines))
-    for prompt in ("seed prompt", "right prompt"):
-        right = total = 0
-        for seed in range(-(-(max(n, SEED_QUESTIONS) if prompt == "seed prompt" else n) // 25)):
-            task = make_task(name, 1000 + seed)
-            rules = task.instructions if prompt == "right prompt" else {}
-            outcomes = sampler.answer([(rules, task.questions(random.Random(seed), 25))]).outcomes
-            right, total = right + sum(outcome.score for outcome in outcomes), total + len(outcomes)
-        figures[f"{name}/task/{prompt}"] = right / total
-        bar.update()
-    bar.close()
-    return figures
+        for place in range(lines):
+            exam = (exams.looking_up, domain, place, lines)
+            found.append(share(model, n, ANSWER_TOKENS, *exam))
+
+    # Tasks as a run has them.
+    seed = whole_tasks(model, name, max(n, SEED_QUESTIONS), False)
+    right = whole_tasks(model, name, n, True)
+    cells += [f"{figure:.3f}" for figure in (min(found), seed, right)]
+    return cells
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
-    parser.add_argument(
-        "--base",
-        default=SHIPPED,
-        help="checkpoint of the base (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--questions", type=int, default=500, help="at least this many for each figure"
-    )
-    parser.add_argument("--out", default="", help="JSON file to write the figures to")
-    args = parser.parse_args()
-    try:
-        _, contents = load_base(Path(args.base))
-        if contents["vocabulary"] != fingerprint():
-            raise ValueError(
-                f"{args.base} knows another vocabulary: train one with python train.py --pretrain"
-            )
-        if args.questions < 1:
-            raise ValueError(f"--questions must be at least 1, not {args.questions}")
-    except ValueError as error:
-        sys.exit(f"exam.py: {error}")
-    about = {"base": Path(args.base).name, "questions": args.questions, "vocabulary": fingerprint()}
-    about |= {key: contents[key] for key in ("step", "minutes", "elapsed")}
-    # two domains at a time, a thread each
-    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
-        made = [
-            pool.submit(measure, Path(args.base), name, args.questions, place)
-            for place, name in enumerate(contents["domains"])
-        ]
-        figures = {name: value for exam in made for name, value in exam.result().items()}
-    for name, value in figures.items():
-        print(f"{name:44}{value:.3f}")
-    if args.out:
-        Path(args.out).write_text(
-            json.dumps(about | {"figures": figures}, indent=1) + "\n", encoding="utf-8"
-        )
+def row_of(cells: list[str]) -> str:
+    """A line of a table in Markdown."""
+    return f"| {' | '.join(cells)} |"
+
+
+def main(argv=None):
+    parser = command_line.script_parser(__file__, __doc__)
+    parser.add_argument("--base", type=Path, default=SHIPPED, help="default: %(default)s")
+    parser.add_argument("--questions", type=int, default=500, help="at least, for each figure")
+    args = parser.parse_args(argv)
+    with command_line.failures_in_one_line("stopped"):
+        _, about = load_base(args.base)
+        if about["vocabulary"] != formats.fingerprint() or args.questions < 1:
+            raise ValueError("needs a base with this vocabulary, and --questions of 1 at least")
+        print(f"{about['step']} steps, {about['elapsed']:.0f} s; {args.questions} questions.\n")
+        print(row_of(HEAD), row_of(["---"] * len(HEAD)), sep="\n", flush=True)
+        exam = partial(examine, args.base, args.questions)
+        with get_context("spawn").Pool(2) as pool:
+            for cells in pool.imap(exam, about["domains"]):
+                print(row_of(cells), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,112 +1,58 @@
-"""Figures and the table of claims, from the files that run.py left (claims.py says how).
+"""Draw docs/figures from the finished runs: each seed thin, the mean of the seeds bold.
 
-python experiments/plot.py        writes experiments/results/claims.json and docs/figures/*.png
+python experiments/plot.py
 """
 
-import json
-import sys
-from collections.abc import Callable
-from pathlib import Path
-from statistics import mean
+import numpy as np
+import run
+from measure import Runs, load
+from root import KEPT, ROOT
 
-from claims import DOMAINS, all_claims, exercises, kl_sweep, load, outcomes, pairs, sweep
-
-ROOT = Path(__file__).parent.parent
-FIGURES = ROOT / "docs" / "figures"
+LABELS = {"rollouts": "rollouts, all counted", "kl_base": "KL to the base, nats per token"}
 COLOURS = {"fst": "tab:orange", "rl": "tab:blue", "gepa": "tab:green"}
 
 
-def panel(axes, runs: dict, name: Callable[[str], str], x: str, xlabel: str, title: str) -> None:
-    """Validation accuracy over something: every seed thin, the mean of the seeds bold."""
+def panel(axes, runs: Runs, name, stage, x, title):
+    """Validation accuracy over x, a figure of the log. name: of the runs, with METHOD in it."""
     for method, colour in COLOURS.items():
-        curves = [group[0]["evals"] for _, group in pairs(runs, name(method))]
-        for evals in curves:
-            axes.plot(
-                [e[x] for e in evals],
-                [e["val_acc"] for e in evals],
-                color=colour,
-                lw=0.7,
-                alpha=0.5,
-            )
+        curves = []
+        for one in runs.get(name.replace("METHOD", method), {}).values():
+            evals = one.lines("eval", stage)
+            curves.append([[line[key] for line in evals] for key in (x, "val_acc")])
+            axes.plot(*curves[-1], color=colour, lw=0.7, alpha=0.4)
+        # Evaluations come at the same steps in every seed.
         if curves:
-            # evaluations come at the same steps in every seed
-            columns = list(zip(*curves, strict=True))
-            xs, ys = (
-                [mean(e[key] for e in column) for column in columns] for key in (x, "val_acc")
-            )
-            axes.plot(xs, ys, color=colour, lw=2.5, label=method)
-    axes.set(xlabel=xlabel, ylabel="validation accuracy", ylim=(0, 1), title=title)
+            axes.plot(*np.mean(curves, axis=0), color=colour, lw=2.5, label=method)
+    axes.set(xlabel=LABELS[x], ylim=(0, 1), title=title)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def draw(runs: dict) -> None:
-    """efficiency.png: accuracy over rollouts on each domain; kl.png: over the distance to the base;
-    stream.png.
-    """
+def draw(kept, folder):
+    """efficiency.png and kl.png, a panel for each domain; stream.png, one for each stage."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    FIGURES.mkdir(parents=True, exist_ok=True)
-    for name in ("efficiency", "kl", "stream"):  # of other runs
-        (FIGURES / f"{name}.png").unlink(missing_ok=True)
-    there = [domain for domain in DOMAINS if pairs(runs, f"fst-{domain}-{{}}")]
-    kinds = {
-        "efficiency": ("rollouts", "rollouts, all kinds counted"),
-        "kl": ("kl_base", "KL to the base, nats per token"),
+    runs = load(kept)
+    domains = [(f"METHOD-{domain}", 0, domain) for domain in run.DOMAINS]
+    stream = []
+    for i, name in enumerate(run.STREAM.split()):
+        stream.append(("stream-METHOD", i, f"stage {i + 1}: {name}"))
+    pictures = {
+        "efficiency": ("rollouts", domains),
+        "kl": ("kl_base", domains),
+        "stream": ("rollouts", stream),
     }
-    for file, (x, label) in kinds.items() if there else ():
-        figure, axes = plt.subplots(1, len(there), figsize=(4 * len(there), 3.4), squeeze=False)
-        for domain, ax in zip(there, axes[0], strict=True):
-            panel(
-                ax, runs, lambda method, domain=domain: f"{method}-{domain}-{{}}", x, label, domain
-            )
-        axes[0][0].legend(frameon=False)
-        figure.tight_layout()
-        figure.savefig(FIGURES / f"{file}.png", dpi=110)
-    if group := pairs(runs, "stream-fst-{}", "stream-rl-{}"):
-        tasks = [task["task"] for task in group[0][1][0]["result"]["tasks"]]
-        figure, axes = plt.subplots(1, len(tasks), figsize=(4 * len(tasks), 3.4), squeeze=False)
-        for i, ax in enumerate(axes[0]):
-            own = {
-                name: r | {"evals": [e for e in r["evals"] if e["task"] == i]}
-                for name, r in runs.items()
-                if "evals" in r
-            }
-            panel(
-                ax,
-                own,
-                lambda method: f"stream-{method}-{{}}",
-                "rollouts",
-                "rollouts",
-                f"{tasks[i]}, stage {i + 1}",
-            )
-        axes[0][0].legend(frameon=False)
-        figure.tight_layout()
-        figure.savefig(FIGURES / "stream.png", dpi=110)
-
-
-def main() -> None:
-    runs = load()
-    if "base" not in runs:
-        sys.exit("plot.py: there are no results yet: make them with python experiments/run.py")
-    result = {"sweep": sweep(runs), "kl_sweep": kl_sweep(runs), "claims": all_claims(runs)}
-    result |= {"outcomes": outcomes(runs), "exercises": exercises(runs)}
-    (ROOT / "experiments" / "results" / "claims.json").write_text(
-        json.dumps(result, indent=1) + "\n",
-        encoding="utf-8",
-    )
-    draw(runs)
-    for line in result["claims"]:
-        figures = ", ".join(
-            f"{name} {f['mean']} ± {f['std']}" for name, f in line["figures"].items()
-        )
-        print(
-            f"{line['claim']:40} {line['where']:24} n {line['n']}  {figures}   "
-            f"{line.get('verdict', '')}"
-        )
+    for file, (x, panels) in pictures.items():
+        figure, row = plt.subplots(1, 4, figsize=(16, 3.4), sharey=True, layout="constrained")
+        for axes, (name, stage, title) in zip(row, panels, strict=True):
+            panel(axes, runs, name, stage, x, title)
+        row[0].set_ylabel("validation accuracy")
+        figure.legend(*row[0].get_legend_handles_labels(), frameon=False, loc="outside right")
+        figure.savefig(folder / f"{file}.png", dpi=110)
+        plt.close(figure)
 
 
 if __name__ == "__main__":
-    main()
+    draw(KEPT, ROOT / "docs" / "figures")

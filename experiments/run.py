@@ -1,460 +1,366 @@
-"""The runs behind the paper's claims at toy scale, resumable run by run.
+"""Every run behind docs/RESULTS.md: one table, and what carries it out.
 
-    python experiments/run.py            all claims, with 5 seeds: 3.5 hours on 2 fast cores
-    python experiments/run.py --quick    the headline: fst, rl and gepa on strings, one seed
-    python experiments/run.py --only domains --seeds 0 1 --domains strings facts
+    python experiments/run.py                      all but the experiments named in ON_REQUEST
+    python experiments/run.py stream --seeds 0-9   some experiments, or some runs; these seeds
+    python experiments/run.py --quick              a run of each kind at toy size, and the report
 
-A finished run leaves a small file in experiments/results/runs/ and is not repeated; an interrupted
-one is gone on with. Runs take one thread each, two side by side. plot.py makes the figures and the
-table of claims of these files.
-
-One protocol for all methods: learning rates are swept on one domain, with three seeds that are not
-reported, in runs as long as the reported ones. `fst` and `rl` have the rate that did best there,
-`distill` that of `fst`, `gepa` none. `rl` is also run with the largest coefficient of its KL
-penalty with which it did as well as with any, and with `--only own-kl` so is `fst`. `rl` has more
-steps, since it spends no rollouts on prompts.
+A run that has finished leaves a folder in experiments/results/runs (settings, log, closing table)
+and is not repeated. A run that was stopped goes on with the same command. Each run has one thread;
+several go side by side.
 """
 
 import argparse
+import itertools
 import json
 import os
+import re
 import subprocess
 import sys
-import threading
+import tempfile
 import zlib
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
-from itertools import chain
+from functools import cache
 from pathlib import Path
-from statistics import mean
 
+from root import KEPT, ROOT
 from tqdm import tqdm
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
+from plumbing import command_line
+from plumbing.files import write_file
+from tasks import formats, make_task
+from train import Config
 
-import torch  # noqa: E402
-from claims import DOMAINS, EXERCISES, at_the_end  # noqa: E402
+# --- which runs there are ---
 
-from base.exams import base_skills  # noqa: E402
-from base.prepare import SHIPPED, load_base  # noqa: E402
-from plumbing.command_line import parse  # noqa: E402
-from plumbing.files import write_file  # noqa: E402
-from tasks import domains  # noqa: E402
-from tasks.formats import prompt_text  # noqa: E402
-from train import Config  # noqa: E402
+DOMAINS = ("strings", "numbers", "facts", "star_graph")
+STREAM = "strings numbers facts strings"  # it comes back to its first task
 
-RESULTS = ROOT / "experiments" / "results" / "runs"
-RATES = ("0.0001", "0.0003", "0.001", "0.003")
-# the domain; validation accuracies that count as equal
-SWEEP, SWEEP_SEEDS, EQUAL = "strings", (100, 101, 102), 0.02
-STEPS = {"fst": 60, "gepa": 60, "distill": 60, "rl": 80}
-# plasticity: trained on the first, then afresh on the second; where both are one, with other
-# hidden rules
-PAIRS = (("strings", "numbers"), ("numbers", "strings"), ("strings", "strings"))
-LATER = 77  # what is added to the seed for those other rules
-# of the runs that are looked at after every step, until reward comes in
-ZERO_STEPS = {"fst": 10, "rl": 30}
-# steps for each task of the stream, so that both spend about as many rollouts
-STAGES = {"fst": 40, "rl": 50}
-# the domains of distillation, the frozen reflector and prompts first
-CHEAP = ("strings", "numbers")
-KL_COEFS = ("1", "0.1", "0.01", "0.001", "0")  # swept like the rates, from the base outwards
-# who gets its own: rl as a second baseline, or both
-OWN_KL = {"kl": ("rl",), "own-kl": ("rl", "fst")}
-EXERCISE_STEPS = 30
-# what they need
-CLAIMS = ("sweep", "domains", "zero", "kl", "plasticity", "stream", "distill", "reflector")
-EXPERIMENTS = (*CLAIMS, "own-kl", "prompt-first", "exercises")
+# The sweep tries the same values for both methods.
+RATES = ("0.0001", "0.0003", "0.001")
+KL_COEFS = ("0.001", "0.03", "0.1", "0.3")
+
+# Options of all runs, unless their line says otherwise; and of a method. What the sweep has chosen
+# for `fst` are the defaults of train.py, what it has chosen for `rl` stands here.
+COMMON = "--device cpu --eval-every 5"
+METHODS = {"rl": "--lr 0.0003 --kl-coef 0.001"}
+
+# A line stands for a run with each of its seeds, and with each of what its capitals stand for. The
+# seeds were decided before the first run: 0 to 4 first, then 5 to 9; those of the sweep are used
+# nowhere else. `rl` has longer stages than `fst`, so that it has as many rollouts. A run begins
+# with the base, with the base under the right prompt, or with the weights that the run of that name
+# and the same seed ended with. (The tasks strings and strings:7 of a seed share no rule.)
+TABLE = """
+experiment  run                 seeds    method   stage  begins       tasks and other options
+domains     fst-DOMAIN          0-9      fst      60     base         DOMAIN --skills
+domains     rl-DOMAIN           0-9      rl       80     base         DOMAIN --skills
+domains     gepa-DOMAIN         0-4      gepa     60     base         DOMAIN
+stream      stream-fst          0-9      fst      30     base         STREAM
+stream      stream-rl           0-9      rl       45     base         STREAM
+stream      stream-no-memory    0-4      fst      30     base         STREAM --memory 0
+stream      stream-no-surprise  0-4      fst      30     base         STREAM --no-surprise
+stream      stream-stage-33     0-4      fst      33     base         STREAM
+plasticity  numbers-after-fst   0-4      rl       80     fst-strings  numbers
+plasticity  numbers-after-rl    0-4      rl       80     rl-strings   numbers
+plasticity  strings-after-fst   0-4      rl       80     fst-numbers  strings
+plasticity  strings-after-rl    0-4      rl       80     rl-numbers   strings
+plasticity  others-after-base   0-4      rl       80     base         strings:7
+plasticity  others-after-fst    0-4      rl       80     fst-strings  strings:7
+plasticity  others-after-rl     0-4      rl       80     rl-strings   strings:7
+ceiling     ceiling-DOMAIN      0-4      rl       80     right        DOMAIN
+catch-up    catch-up-DOMAIN     0-4      gepa     60     rl-DOMAIN    DOMAIN
+distill     distill-strings     0-4      distill  60     base         strings
+distill     distill-numbers     0-4      distill  60     base         numbers
+reflector   reflector-strings   0-4      fst      60     base         strings --reflector base
+reflector   reflector-numbers   0-4      fst      60     base         numbers --reflector base
+orders      numbers-facts-fst   0-4      fst      30     base         numbers facts
+orders      facts-numbers-fst   0-4      fst      30     base         facts numbers
+orders      numbers-facts-rl    0-4      rl       45     base         numbers facts
+orders      facts-numbers-rl    0-4      rl       45     base         facts numbers
+still       still-DOMAIN        0-4      fst      60     base         DOMAIN --no-surprise
+sweep       sweep-fst-LR-KL     100-101  fst      30     base         SHORT --lr LR --kl-coef KL
+sweep       sweep-rl-LR-KL      100-101  rl       45     base         SHORT --lr LR --kl-coef KL
+exercises   exercise-0          0-4      fst      30     base         strings
+exercises   exercise-1          0-4      gepa     30     base         strings --passes 45
+exercises   exercise-2          0-4      fst      30     base         strings --passes 3
+exercises   exercise-3          0-4      fst      30     base         strings --passes 0
+exercises   exercise-4          0-4      fst      30     base         strings --batch 8
+exercises   exercise-5          0-4      fst      30     base         strings --lr 0.003
+"""
+
+STANDS_FOR = {
+    "DOMAIN": DOMAINS,
+    "STREAM": [f"{STREAM} --eval-every 3"],
+    "SHORT": ["strings numbers facts --eval-every 15"],
+    "LR": RATES,
+    "KL": KL_COEFS,
+}
+
+# Made only when they are asked for. `still` matters for the seeds with a surprise in domains: in
+# the others it is the same run, number by number.
+ON_REQUEST = ("sweep", "still", "exercises")
+
+# What --quick adds to the options of a run.
+QUICK = (
+    "--stage 3 --batch 4 --group 4 --population 2 --cycle 3 --anchor 8 --passes 4 "
+    "--eval-every 3 --eval-questions 8"
+)
 
 
 @dataclass(frozen=True)
-class Job:
-    """A run of train.py: its name, its options, and the jobs whose weights and whose evolved prompt
-    it begins with.
+class Run:
+    """One run of train.py."""
 
-    "": the shipped base, the seed prompt.
-    """
-
+    experiment: str
     name: str
-    options: tuple[str, ...]
-    base: str = ""
-    prompt: str = ""
-    skills: bool = False  # also measure what was forgotten
+    seed: int
+    method: str
+    stage: str  # gradient steps of each task
+    begins: str  # "base", "right", or the name of another run
+    options: tuple[str, ...]  # its tasks come first
+
+    @property
+    def folder(self) -> str:
+        return f"{self.name}-{self.seed}"
+
+    @property
+    def before(self) -> str:
+        """The folder of the run whose weights it begins with, if any."""
+        return "" if self.begins in ("base", "right") else f"{self.begins}-{self.seed}"
 
 
-def job(
-    name: str,
-    method: str,
-    tasks,
-    seed: int,
-    lr: str,
-    *options,
-    steps: int = 0,
-    every: int = 5,
-    **more,
-) -> Job:
-    tasks = (tasks,) if isinstance(tasks, str) else tasks
-    settings = (
-        "--method",
-        method,
-        "--tasks",
-        *tasks,
-        "--seed",
-        str(seed),
-        *(("--lr", lr) if lr else ()),
-    )
-    return Job(
-        name,
-        (
-            *settings,
-            "--device",
-            "cpu",
-            *options,
-            "--eval-every",
-            str(every),
-            "--steps",
-            str(steps or STEPS[method]),
-        ),
-        **more,
-    )
+def expand(text: str, stands_for: dict) -> list[str]:
+    """The lines of a table, each once for each of what a word in it stands for."""
+    lines = text.strip().splitlines()
+    for word, names in stands_for.items():
+        copies = [[line.replace(word, name) for name in names] for line in lines]
+        lines = dict.fromkeys(itertools.chain(*copies))  # without the word all are the same
+    return list(lines)
 
 
-def sweep_jobs() -> dict[tuple, list[Job]]:
-    """(method, rate) -> the runs that try this rate out."""
-    return {
-        (method, lr): [
-            job(f"sweep-{method}-{lr}-{seed}", method, SWEEP, seed, lr) for seed in SWEEP_SEEDS
-        ]
-        for method in ("fst", "rl")
-        for lr in RATES
-    }
+def all_runs() -> list[Run]:
+    """All runs, seed by seed. A run comes after that whose weights it begins with."""
+    runs = []
+    for line in expand(TABLE, STANDS_FOR)[1:]:
+        experiment, name, seeds, method, stage, begins, *options = line.split()
+        for seed in seeds_of(seeds):
+            run = Run(experiment, name, seed, method, stage, begins, tuple(options))
+            runs.append(run)
+    return sorted(runs, key=lambda run: run.seed)
 
 
-def best(tried: dict[str, list[Job]], equal: float = EQUAL) -> str:
-    """The first of the settings that did as well as the best, by the last three evaluations of
-    their runs.
-
-    Raises OSError before they have run.
-    """
-    did = {
-        setting: mean(at_the_end(finished(j.name)["evals"]) for j in jobs)
-        for setting, jobs in tried.items()
-    }
-    return next(
-        setting for setting, accuracy in did.items() if accuracy >= max(did.values()) - equal
-    )
+@cache
+def names() -> dict[str, int]:
+    """The names of all runs, each with the number of its seeds."""
+    return dict(Counter(run.name for run in all_runs()))
 
 
-def best_rates() -> dict[str, str]:
-    """Method -> its rate after the sweep. Raises OSError before it ran."""
-    jobs = sweep_jobs()
-    rates = {
-        method: best({lr: jobs[method, lr] for lr in RATES}, equal=0) for method in ("fst", "rl")
-    }
-    return rates | {"distill": rates["fst"], "gepa": ""}  # where weights are frozen it has no say
+def seeds_of(words: str) -> range:
+    """The seeds that "3" or "0-4" stands for. Raises ArgumentTypeError for other words."""
+    if not re.fullmatch(r"\d+(-\d+)?", words):
+        raise argparse.ArgumentTypeError(f"{words} is no range of seeds like 0-4")
+    first, _, last = words.partition("-")
+    return range(int(first), int(last or first) + 1)
 
 
-def kl_jobs(method: str, lr: dict[str, str]) -> dict[str, list[Job]]:
-    """KL coefficient -> the runs of a method that try it out."""
-    return {
-        c: [
-            job(f"klsweep-{method}-{c}-{s}", method, SWEEP, s, lr[method], "--kl-coef", c)
-            for s in SWEEP_SEEDS
-        ]
-        for c in KL_COEFS
-    }
+# --- how a run is made ---
 
 
-def jobs_of(experiment: str, lr: dict[str, str], seeds: list[int], names: list[str]) -> list[Job]:
-    """The runs of an experiment, maybe some twice; those that begin with what others left come
-    after them.
-    """
-    coefs = {method: best(kl_jobs(method, lr)) for method in OWN_KL.get(experiment, ())}
-    jobs = []
-    for seed in seeds:
-        if experiment == "domains":
-            for domain in names:
-                jobs += [domain_job(m, domain, seed, lr) for m in ("fst", "rl", "gepa")]
-        elif experiment == "zero":
-            for method, steps in ZERO_STEPS.items():
-                name = f"zero-{method}-{seed}"
-                jobs.append(job(name, method, "star_graph", seed, lr[method], steps=steps, every=1))
-        elif experiment in OWN_KL:
-            jobs += [
-                domain_job(method, d, seed, lr, coef)
-                for method, coef in coefs.items()
-                for d in names
-            ]
-            jobs += plasticity_jobs(seed, lr, coefs) if experiment == "own-kl" else []
-        elif experiment == "plasticity":
-            jobs += plasticity_jobs(seed, lr, coefs)
-        elif experiment == "stream":
-            for method in ("fst", "rl"):
-                stage, steps = ("--stage", str(STAGES[method])), STAGES[method] * len(Config.tasks)
-                more = {"steps": steps, "every": 10}  # of every task
-                jobs.append(
-                    job(
-                        f"stream-{method}-{seed}",
-                        method,
-                        Config.tasks,
-                        seed,
-                        lr[method],
-                        *stage,
-                        **more,
-                    )
-                )
-        elif experiment == "distill":
-            jobs += [
-                job(f"distill-{d}-{seed}", "distill", d, seed, lr["distill"])
-                for d in names
-                if d in CHEAP
-            ]
-        elif experiment == "reflector":
-            options = ("--reflector", "base")
-            jobs += [
-                job(f"frozen-{d}-{seed}", "fst", d, seed, lr["fst"], *options)
-                for d in names
-                if d in CHEAP
-            ]
-        elif experiment == "prompt-first":
-            for d in (d for d in names if d in CHEAP):
-                before = domain_job("gepa", d, seed, lr)
-                more = {"steps": STEPS["fst"], "prompt": before.name}
-                jobs += [before, job(f"gepa+rl-{d}-{seed}", "rl", d, seed, lr["rl"], **more)]
-        elif experiment == "exercises":  # against the runs of `domains`, at the same step
-            for change in EXERCISES:
-                options = [
-                    word for setting in change.split("+") for word in f"--{setting}".split("=")
-                ]
-                name = f"exercise-{change}-{seed}"
-                jobs.append(
-                    job(name, "fst", "strings", seed, lr["fst"], *options, steps=EXERCISE_STEPS)
-                )
-    return jobs
+@dataclass
+class Place:
+    """Where runs are made and what they leave is kept, and options that all of them have."""
+
+    work: Path = ROOT / "out" / "experiments"
+    kept: Path = KEPT
+    options: tuple[str, ...] = ()
+
+    def is_finished(self, run: Run) -> bool:
+        return (self.kept / run.folder / "result.json").exists()
+
+    def weights(self, folder: str) -> Path:
+        """What a run ended with; it is not kept."""
+        return self.work / folder / "weights.pt"
 
 
-def domain_job(method: str, domain: str, seed: int, lr: dict[str, str], coef: str = "") -> Job:
-    """coef: the method's own KL coefficient; with that of all it is the usual run."""
-    own = coef and float(coef) != Config.kl_coef
-    called, options = (f"{method}kl", ("--kl-coef", coef)) if own else (method, ())
-    return job(
-        f"{called}-{domain}-{seed}",
-        method,
-        domain,
-        seed,
-        lr[method],
-        *options,
-        skills=method != "gepa",
-    )
+def command(run: Run, place: Place) -> list[str]:
+    """The options of train.py that make a run."""
+    words = [*COMMON.split(), "--method", run.method, *METHODS.get(run.method, "").split()]
+    words += ["--stage", run.stage, "--tasks", *run.options, "--seed", str(run.seed)]
+    words += place.options
+    if run.before:
+        words += ["--base", str(place.weights(run.before))]
+    if run.begins == "right":
+        words += ["--prompt", str(right_prompt(run, place))]
+    return words
 
 
-def plasticity_jobs(seed: int, lr: dict[str, str], coefs: dict[str, str]) -> list[Job]:
-    """`rl` on the second task of every pair, from the base and from weights that were trained on
-    the first.
+def right_prompt(run: Run, place: Place) -> Path:
+    """A file with the hidden rules of a run's task as its prompt."""
+    task = make_task(run.options[0], run.seed)
+    prompt = formats.prompt_text(task.instructions)
+    path = place.work / f"{run.folder}.txt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_file(path, prompt.encode())
+    return path
 
-    coefs: the KL coefficients of that training, of methods with their own.
-    """
-    jobs = []
-    for first, second in PAIRS:
-        later = seed + LATER if first == second else seed
-        if first == second:
-            jobs.append(
-                job(f"plasticity-{second}-after-base-{first}-{seed}", "rl", second, later, lr["rl"])
+
+def settings_of(run: Run, place: Place) -> dict:
+    """A run's settings as they are kept: the base by its checksum, no paths of this machine."""
+    cfg = command_line.parse(Config, command(run, place), presets={})
+    base = f"weights of {run.before}"
+    if not run.before:
+        base = f"base {zlib.crc32(Path(cfg.base).read_bytes()):08x}"
+    settings = asdict(cfg) | {"base": base, "out": ""}
+    return json.loads(json.dumps(settings))  # as they look when they are read again
+
+
+def check_settings(folder: Path, asked: dict, but=()):
+    """Raises ValueError where a folder has a run with other settings than those asked for."""
+    saved = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    for name, value in saved.items():
+        # A setting that is older than the run or younger is not compared.
+        if name in asked and name not in but and value != asked[name]:
+            raise ValueError(
+                f"{folder} has a run with {name} {value}, asked for is {asked[name]}: "
+                "move the folder away first"
             )
-        else:
-            jobs.append(domain_job("rl", second, seed, lr))
-        for method in ("rl", "fst"):
-            before = domain_job(method, first, seed, lr, coefs.get(method, ""))
-            name = f"plasticity-{second}-after-{before.name}"
-            jobs += [before, job(name, "rl", second, later, lr["rl"], base=before.name)]
-    return jobs
 
 
-def finished(name: str) -> dict:
-    """What a run left. Raises OSError where it has not been run."""
-    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+def execute(run: Run, place: Place):
+    """Make a run in a process of its own, or go on with it. Raises RuntimeError if it fails."""
+    folder = place.work / run.folder
+    asked = settings_of(run, place)
+    words = [*command(run, place), "--out", str(folder)]
+    if (folder / "config.json").exists():
+        check_settings(folder, asked, but=("base", "out"))  # of the base train.py is sure itself
+        words = ["--resume", str(folder)]
 
-
-measuring = threading.Lock()  # torch's threads are for one at a time
-
-
-def skills(path: Path) -> dict:
-    """What the weights in a file have kept of the corpus."""
-    with measuring:
-        model, about = load_base(path)
-        return base_skills(model, [domains()[name] for name in about["domains"]])
-
-
-def settings_of(options: Iterable[str]) -> Config:
-    """What train.py makes of these options."""
-    return parse(Config, [*options], presets={})
-
-
-def command_of(j: Job) -> str:
-    return f"python train.py {' '.join(j.options)}"
-
-
-def execute(j: Job, out: Path) -> None:
-    """Run a job. Its folder below `out` keeps weights and the whole log, RESULTS what the claims
-    need.
-    """
-    folder = out / j.name
-    options = [*j.options, "--out", str(folder)]
-    if j.base:
-        options += ["--base", str(out / j.base / "weights.pt")]
-    if j.prompt:
-        evolved = finished(j.prompt)["result"]["tasks"][0]["evolved"]
-        out.mkdir(parents=True, exist_ok=True)
-        write_file(prompt := out / f"{j.name}.txt", prompt_text(evolved).encode())
-        options += ["--prompt", str(prompt)]
-    command, environment = (
-        [sys.executable, "train.py", *options],
-        os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    if (settings := folder / "config.json").exists():
-        if json.loads(settings.read_text(encoding="utf-8")) != json.loads(
-            json.dumps(asdict(settings_of(options)))
-        ):
-            raise ValueError(f"{folder} holds a run with other settings: move it away first")
-        command[2:] = ["--resume", str(folder)]
-    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    # One thread: two runs side by side are faster than one with two threads.
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    program = [sys.executable, "train.py", *words]
+    ended = subprocess.run(program, cwd=ROOT, env=environment, capture_output=True, text=True)
     if ended.returncode:
-        raise RuntimeError(f"{' '.join(command)}\n{ended.stderr[-2000:]}")
-    lines = [
-        json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
+        *_, said = ["no message", *ended.stderr.split("\n")[:-1]]
+        raise RuntimeError(f"{run.folder}: {said}")
     if not (folder / "result.json").exists():
-        raise RuntimeError(f"{j.name} was stopped: the same command goes on from there")
-    slow = [line for line in lines if line["kind"] == "slow"]
-    record = {"command": command_of(j), "begins_with": j.base or j.prompt}
-    record |= {
-        key: [line[key] and round(line[key], 3) for line in slow]
-        for key in ("reward", "entropy", "dropped_groups")
-    }
-    # of learning, without evaluations
-    record["seconds"] = round(sum(line.get("seconds", 0) for line in lines))
-    record["evals"] = [line for line in lines if line["kind"] == "eval"]
-    record |= {"result": json.loads((folder / "result.json").read_text(encoding="utf-8"))}
-    record |= skills(folder / "weights.pt") if j.skills else {}
-    write_file(RESULTS / f"{j.name}.json", (json.dumps(record) + "\n").encode())
+        raise RuntimeError(f"{run.folder} was stopped")
+    if not place.is_finished(run):
+        keep(folder, place.kept / run.folder, asked)
 
 
-def check_base() -> None:
-    """Note what the shipped base can do. Raises ValueError where the results there are were made
-    with another one.
+def keep(folder, kept, settings):
+    """Keep what the report needs of a finished run. The closing table comes last."""
+    log = (folder / "log.jsonl").read_text(encoding="utf-8")
+    log = re.sub(r'"how": "(\\.|[^"\\])*"', '"how": ""', log)  # whole reflections are long
+    kept.mkdir(parents=True, exist_ok=True)
+    write_file(kept / "config.json", json.dumps(settings, indent=1).encode())
+    write_file(kept / "log.jsonl", log.encode())
+    write_file(kept / "result.json", (folder / "result.json").read_bytes())
+
+
+# --- what is made in which order ---
+
+
+def still_to_make(wanted: list[Run], place: Place) -> list[Run]:
+    """The runs that have not finished, and those whose weights they need and that are not there.
+
+    Raises ValueError for a finished run with other settings.
     """
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    path, note = Path(SHIPPED), RESULTS / "base.json"
-    if not path.exists():
-        raise ValueError(f"{path} is missing: train it with python train.py --pretrain")
-    checksum = zlib.crc32(path.read_bytes())
-    if not note.exists():
-        write_file(note, (json.dumps({"checksum": checksum, **skills(path)}) + "\n").encode())
-    if json.loads(note.read_text(encoding="utf-8"))["checksum"] != checksum:
-        raise ValueError(
-            f"the results in {RESULTS} were made with another base: move them away first"
-        )
+    todo = []
+    by_folder = {run.folder: run for run in all_runs()}
+    for run in wanted:
+        if place.is_finished(run):
+            check_settings(place.kept / run.folder, settings_of(run, place))
+            continue
+        before = by_folder.get(run.before)
+        if before and before not in todo and not place.weights(run.before).exists():
+            todo.append(before)
+        todo.append(run)
+    return list(dict.fromkeys(todo))
 
 
-def still_to_run(jobs: list[Job], out: Path) -> list[Job]:
-    """The jobs without a result, and those whose weights they begin with, where these are not in
-    `out`.
+def make(todo: list[Run], place: Place, jobs: int) -> list[str]:
+    """Make runs, several side by side -> what went wrong, a line for each that failed."""
+    futures = {}
+    failures = []
 
-    Raises ValueError where there is a result of another job with such a name.
-    """
-    jobs = list(dict.fromkeys(jobs))  # those that several experiments need once
-    todo = [j for j in jobs if not (RESULTS / f"{j.name}.json").exists()]
-    for j in jobs:
-        if j not in todo and finished(j.name)["command"] != (asked := command_of(j)):
-            raise ValueError(f"{RESULTS / j.name}.json is not of {asked}: move it away first")
-    needed = {j.base for j in todo}
-    return [
-        j
-        for j in jobs
-        if j in todo or (j.name in needed and not (out / j.name / "weights.pt").exists())
-    ]
+    def work(run: Run):
+        # What it begins with was given to the pool before it.
+        if run.before in futures:
+            futures[run.before].result()
+        execute(run, place)
 
-
-def run_all(jobs: list[Job], out: Path, label: str) -> None:
-    """Two at a time, each after those that it begins with."""
-    running, order = {}, sorted(still_to_run(jobs, out), key=lambda j: bool(j.base or j.prompt))
-    with ThreadPoolExecutor(2) as pool, tqdm(total=len(order), desc=label, unit="run") as bar:
-
-        def work(j: Job) -> None:
-            for before in {j.base, j.prompt} & {*running}:
-                running[before].result()
-            execute(j, out)
-            bar.set_postfix_str(j.name, refresh=False)
-            bar.update()
-
+    with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(todo), unit="run") as bar:
         try:
-            for j in order:
-                running[j.name] = pool.submit(work, j)
-            for future in running.values():
-                future.result()
+            for run in todo:
+                futures[run.folder] = pool.submit(work, run)
+            for future in as_completed(futures.values()):
+                try:
+                    future.result()
+                except RuntimeError as error:
+                    failures.append(str(error))
+                bar.update()
         finally:
-            # those that have not begun, where one failed or Ctrl-C came
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)  # after Ctrl-C nothing new begins
+    return failures
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
-    parser.add_argument(
-        "--quick",
-        action="store_true",
-        help="fst, rl and gepa on strings with seed 0, at the rates of the sweep",
-    )
-    parser.add_argument(
-        "--only",
-        nargs="+",
-        choices=EXPERIMENTS,
-        default=CLAIMS,
-        help="one or more (default: all but the last three)",
-    )
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument(
-        "--domains",
-        nargs="+",
-        choices=DOMAINS,
-        default=DOMAINS,
-        help="where an experiment has several",
-    )
-    parser.add_argument(
-        "--out", type=Path, default=ROOT / "out" / "experiments", help="where the runs' folders are"
-    )
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    if args.quick:
-        args.only, args.seeds, args.domains = ["domains"], [0], ["strings"]
-    args.out = args.out.resolve()  # train.py runs in a folder of its own choice
-    try:
-        check_base()
-        if "sweep" in args.only:
-            run_all([*chain(*sweep_jobs().values())], args.out, "sweep of the rates")
-        lr = best_rates()
-        for method in dict.fromkeys(
-            chain(*(OWN_KL[experiment] for experiment in args.only if experiment in OWN_KL))
-        ):
-            run_all(
-                [*chain(*kl_jobs(method, lr).values())],
-                args.out,
-                f"sweep of the KL coefficient of {method}",
-            )
-        jobs = [
-            j for experiment in args.only for j in jobs_of(experiment, lr, args.seeds, args.domains)
-        ]
-        # all in one queue, so that no core waits between experiments
-        run_all(jobs, args.out, "runs")
-    except FileNotFoundError as error:
-        sys.exit(f"run.py: {error.filename} is missing: run the sweep first, with --only sweep")
-    except (ValueError, OSError) as error:
-        sys.exit(f"run.py: {error}")
-    except KeyboardInterrupt:
-        sys.exit("run.py: stopped; the same command goes on from there")
-    except RuntimeError as error:
-        sys.exit(f"run.py: a run failed, the others are kept: {error}")
+def choose(asked: list[str], seeds) -> list[Run]:
+    """The runs of experiments, or of single names, with these seeds; the sweep has its own.
+
+    Raises ValueError for a name that is none, and where nothing has such a seed.
+    """
+    experiments = dict.fromkeys(run.experiment for run in all_runs())
+    for name in asked:
+        if name not in experiments and name not in names():
+            known = ", ".join(experiments)
+            raise ValueError(f"there is no {name}: experiments are {known}; or name a run")
+    asked = asked or [name for name in experiments if name not in ON_REQUEST]
+    chosen = []
+    for run in all_runs():
+        is_asked = run.experiment in asked or run.name in asked
+        if is_asked and (run.seed in seeds or run.experiment == "sweep"):
+            chosen.append(run)
+    if not chosen:
+        raise ValueError(f"{' '.join(asked)}: no run has one of these seeds")
+    return chosen
+
+
+def quick(jobs: int) -> list[str]:
+    """A run of each kind at toy size, in a folder that is gone afterwards -> what went wrong."""
+    import plot  # these two import this file
+    import report
+
+    # Of each experiment one run with each of its methods.
+    kinds = {}
+    for run in all_runs():
+        kinds.setdefault((run.experiment, run.method), run)
+    with tempfile.TemporaryDirectory() as folder:
+        place = Place(Path(folder) / "work", Path(folder) / "runs", tuple(QUICK.split()))
+        failures = make(still_to_make(list(kinds.values()), place), place, jobs)
+        report.page(place.kept)
+        plot.draw(place.kept, Path(folder))
+    return failures
+
+
+def main(argv=None):
+    parser = command_line.script_parser(__file__, __doc__)
+    parser.add_argument("names", nargs="*", help="experiments or runs; default: most of them")
+    parser.add_argument("--seeds", type=seeds_of, default="0-2", help="default: %(default)s")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs side by side")
+    parser.add_argument("--quick", action="store_true", help="a run of each kind at toy size")
+    args = parser.parse_args(argv)
+    stopped = "stopped; the same command goes on from there"
+    with command_line.failures_in_one_line(stopped):
+        if args.quick:
+            failures = quick(args.jobs)
+        else:
+            place = Place()
+            chosen = choose(args.names, args.seeds)
+            failures = make(still_to_make(chosen, place), place, args.jobs)
+        if failures:
+            raise ValueError(f"{len(failures)} runs failed, the others are kept; {failures[0]}")
 
 
 if __name__ == "__main__":

@@ -242,6 +242,20 @@ def check_value(field: dataclasses.Field, value) -> None:
         raise ValueError(f"{field.name} must not be {value!r} ({help})")
 
 
+# --- scripts with a few options of their own ---
+
+
+def script_parser(path: str, about: str) -> argparse.ArgumentParser:
+    """A parser for a script that has no settings class: path and docstring of the script.
+
+    What is wrong on its command line is said in one line.
+    """
+    console.PROGRAM = Path(path)
+    parser = argparse.ArgumentParser(description=about.split("\n")[0], allow_abbrev=False)
+    parser.error = fail
+    return parser
+
+
 # --- how a program ends ---
 
 

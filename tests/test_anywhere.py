@@ -100,8 +100,7 @@ def test_the_command_that_ctrl_c_prints_can_be_pasted(tmp_path, base):
 
 def test_text_is_utf_8_whatever_the_locale_is(tmp_path):
     experiments = tmp_path / "experiments"
-    without_runs = shutil.ignore_patterns("runs", "__pycache__")
-    shutil.copytree(ROOT / "experiments", experiments, ignore=without_runs)
+    shutil.copytree(ROOT / "experiments", experiments)
     shutil.copytree(ROOT / "docs", tmp_path / "docs")
     (tmp_path / "docs" / "RESULTS.md").unlink()
     ascii_only = ENV | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONPATH": str(ROOT)}

@@ -1,57 +1,45 @@
 """experiments/exam.py: every exam is held, on the domains that the base knows."""
 
-import json
-import sys
-from pathlib import Path
-
+import exam
 import pytest
 
+from base import exams
+from base.prepare import load_base
 from tests import toy
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "experiments"))
 
-import exam  # noqa: E402
-import report  # noqa: E402
-
-
-def test_all_figures_are_measured_on_the_bases_domains(tmp_path, monkeypatch, capsys):
-    toy.make_base(
-        tmp_path / "base.pt", known=["numbers"], about={"step": 3, "minutes": 1.0, "elapsed": 60.0}
-    )
-    out = tmp_path / "base.json"
-    monkeypatch.setattr(
-        sys,
-        "argv",
-        ["exam.py", "--base", str(tmp_path / "base.pt"), "--questions", "3", "--out", str(out)],
-    )
-    exam.main()
-    result = json.loads(out.read_text(encoding="utf-8"))
-    assert len(result["figures"]) == 41 and all(
-        0 <= share <= 1 for share in result["figures"].values()
-    )
-    assert {name.split("/")[0] for name in result["figures"]} == {"numbers"}
-    assert "3 steps in 1 minutes" in report.base_table(result)
-    assert capsys.readouterr().out.count("\n") == 41
+def test_a_row_has_a_figure_for_each_exam(tmp_path):
+    toy.make_base(tmp_path / "base.pt")
+    cells = exam.examine(tmp_path / "base.pt", 3, "numbers")
+    assert len(cells) == len(exam.HEAD) and cells[0] == "numbers"
+    for words, cell in zip(exam.HEAD, cells, strict=True):
+        assert cell.count("/") == words.count("/")
+    shares = [float(share) for cell in cells[1:] for share in cell.split("/")]
+    assert all(0 <= share <= 1 for share in shares)
 
 
-def test_other_vocabularies_and_no_questions_are_refused_in_one_line(tmp_path, monkeypatch):
+def test_a_share_is_of_at_least_so_many_items(tmp_path, monkeypatch):
+    toy.make_base(tmp_path / "base.pt")
+    model, _ = load_base(tmp_path / "base.pt")
+    asked = []
+    monkeypatch.setattr(exam, "BATCH", 4)
+    monkeypatch.setattr(exams, "pass_rate", lambda model, items, n: asked.append(items) or 0.5)
+    assert exam.share(model, 10, 64, lambda rng, level: level, "seen") == 0.5
+    assert [len(items) for items in asked] == [4, 4, 4]
+
+
+@pytest.mark.parametrize(
+    ("name", "n", "said"),
+    [
+        ("other.pt", "3", "a base with this vocabulary"),
+        ("base.pt", "0", "--questions of 1 at least"),
+        ("none.pt", "3", "no checkpoint at"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(tmp_path, capsys, name, n, said):
     toy.make_base(tmp_path / "other.pt", vocabulary="other")
     toy.make_base(tmp_path / "base.pt")
-    for path, n, said in (
-        ("other.pt", "3", "knows another vocabulary"),
-        ("base.pt", "0", "at least 1, not 0"),
-    ):
-        monkeypatch.setattr(
-            sys, "argv", ["exam.py", "--base", str(tmp_path / path), "--questions", n]
-        )
-        with pytest.raises(SystemExit, match=f"^exam.py: .*{said}"):
-            exam.main()
-
-
-def test_what_is_no_base_is_refused_in_one_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["exam.py", "--base", str(tmp_path / "none.pt")])
-    with pytest.raises(
-        SystemExit, match=r"^exam.py: no checkpoint at .*none.pt, or none that may be read$"
-    ):
-        exam.main()
+    with pytest.raises(SystemExit) as ended:
+        exam.main(["--base", str(tmp_path / name), "--questions", n])
+    [line] = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2 and line.startswith("exam.py: ") and said in line

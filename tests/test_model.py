@@ -9,6 +9,7 @@ import torch
 import model
 from model import GPT, GPTConfig, completion_logprobs, draw_token, generate
 from sampling import sample
+from tests.llama import llama_of
 from tests.naive import sample_naive
 
 V, EOS, PAD = 40, 1, 0
@@ -88,41 +89,9 @@ def step_arguments(gpt, K=2, R=6, S=8, device="cpu"):
 @HEADS
 @pytest.mark.parametrize("tied, eps", [(False, 1e-6), (True, 0.1)])
 def test_logits_equal_llama_of_transformers(cfg, tied, eps):
-    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("transformers")
     gpt = make_model(dataclasses.replace(cfg, tied_head=tied, norm_eps=eps))
-    llama_cfg = transformers.LlamaConfig(
-        vocab_size=V,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=cfg.n_head,
-        num_key_value_heads=cfg.n_kv_head,
-        max_position_embeddings=96,
-        rms_norm_eps=eps,
-        tie_word_embeddings=tied,
-        rope_parameters={"rope_type": "default", "rope_theta": TINY.rope_base},
-    )
-    llama = transformers.LlamaForCausalLM(llama_cfg)
-
-    # Its parameters have other names.
-    starts = {
-        "embedding.": "model.embed_tokens.",
-        "blocks.": "model.layers.",
-        "head.": "lm_head.",
-        "norm.": "model.norm.",
-    }
-    inside = {".attention_norm.": ".input_layernorm.", ".mlp_norm.": ".post_attention_layernorm."}
-    inside |= {f".{w}.": f".self_attn.{w}_proj." for w in "qkvo"}
-    inside |= {f".{w}.": f".mlp.{w}_proj." for w in ("gate", "up", "down")}
-    state = {}
-    for name, p in gpt.state_dict().items():
-        start = next(s for s in starts if name.startswith(s))
-        name = starts[start] + name.removeprefix(start)
-        for ours, theirs in inside.items():
-            name = name.replace(ours, theirs)
-        state[name] = p
-    llama.load_state_dict(state)
-
+    llama = llama_of(gpt)
     tokens = torch.randint(0, V, (3, 50))
     with torch.no_grad():
         torch.testing.assert_close(gpt(tokens), llama(tokens).logits, atol=1e-5, rtol=0)

@@ -3,7 +3,7 @@
     python tests/stress/faults.py [--disks 30] [--damages 1000] [--steps 60] [--seed 0] [--out FILE]
 
 The runs are tiny (tests/toy.py). Raises AssertionError where more is lost than
-docs/RESULTS.md says.
+docs/RUNS.md says.
 """
 
 import argparse

@@ -1,5 +1,5 @@
 """tests/stress/faults.py, the short form: full disks, damaged checkpoints and bad numbers cost what
-docs/RESULTS.md says.
+docs/RUNS.md says.
 """
 
 import json

@@ -1,0 +1,10 @@
+"""Where the project is. Importing this first makes its modules importable."""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "experiments" / "results"
+KEPT = RESULTS / "runs"  # a folder for each finished run
+
+sys.path.insert(0, str(ROOT))

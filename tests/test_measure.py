@@ -1,0 +1,98 @@
+"""experiments/measure.py: what is measured in finished runs."""
+
+import measure
+import pytest
+
+from tasks import make_task
+from tests.records import curve, evaluation, stage, write_run
+
+# Means of three: 0.3, 0.47, 0.5, 0.5.
+RL = curve(0.0, 0.3, 0.64, 0.56, 0.3)
+
+
+def test_the_end_is_the_mean_of_the_last_three_evaluations_after_training_began():
+    assert measure.end(curve(0.9, 0.1, 0.2, 0.3, 0.4)) == pytest.approx(0.3)
+    assert measure.end(curve(0.9, 0.1, 0.3)) == pytest.approx(0.2)
+
+
+def test_fst_is_measured_where_it_first_reaches_the_best_of_rl():
+    # rl is at 0.5 after 300 rollouts, fst after 60: single evaluations count for less.
+    fst = curve(0.0, 0.5, 0.5, cost=60)
+    assert measure.saved(fst, RL, "rollouts") == pytest.approx(0.8)
+    assert measure.saved(fst, RL, "tokens") == pytest.approx(0.8)
+    late = curve(0.0, 0.0, 0.9, 0.9, 0.9, cost=60)  # means of three: 0, 0.45, 0.6
+    assert measure.saved(late, RL, "rollouts") == pytest.approx(1 - 180 / 300)
+
+
+def test_who_never_gets_there_gains_nothing_by_stopping_early():
+    assert measure.saved(curve(0.0, 0.1, cost=10), RL, "rollouts") == 0
+    assert measure.saved(curve(0.0, 0.1, cost=600), RL, "rollouts") == -1
+
+
+def test_an_rl_that_learns_nothing_counts_with_all_that_it_took():
+    flat = curve(0.0, 0.01, 0.01, 0.0)
+    assert measure.saved(curve(0.0, 0.05, cost=30), flat, "rollouts") == pytest.approx(0.9)
+    # There is no KL at which it does as well.
+    assert measure.saved(curve(0.0, 0.05), flat, "kl_base") == 0
+    assert measure.saved(curve(0.0, 0.5), RL, "kl_base") == pytest.approx(1 - 0.25 / 0.28)
+
+
+def test_rewards_tell_when_zero_is_left():
+    fst, rl = curve(0.0), curve(0.0)
+    for one, rewards in ((fst, [0.3, 0.4]), (rl, [0.0, 0.0, 0.03, 0.05])):
+        one.length = 4
+        for step, reward in enumerate(rewards, 1):
+            one.log.append({"kind": "slow", "task": 0, "step": step, "reward": reward})
+    assert measure.earlier(fst, rl, "step") == 0.75
+
+
+def stream():
+    """Two stages of 10 steps. At the switch the second task is evaluated, too."""
+    one = curve(0.0, 0.2, 0.4)
+    one.stages.append(stage())
+    one.log.append(evaluation(0, 0, 0.7, task=1))
+    one.log += [evaluation(10, 200, 0.1, task=1), evaluation(10, 200, 0.4)]
+    one.log += [evaluation(12, 260, 0.3, task=1), evaluation(14, 320, 0.9, task=1)]
+    one.log += [evaluation(20, 400, 0.8, task=1), evaluation(20, 400, 0.0)]
+    return one
+
+
+def test_a_stage_has_the_evaluations_from_its_beginning_to_its_end():
+    steps = [[line["step"] for line in stream().lines("eval", i)] for i in (0, 1)]
+    assert steps == [[0, 5, 10, 10], [10, 12, 14, 20]]
+    assert measure.end(stream()) == pytest.approx((0.3 + 0.9 + 0.8) / 3)
+
+
+def test_within_a_third_of_what_the_first_stage_took():
+    # The first stage took 200 rollouts, so 66 count: those of step 12.
+    assert measure.within_third(stream(), "2") == 0.3
+    assert measure.within_third(stream(), "1") == 0.0
+
+
+def test_rules_are_named_by_what_they_do_and_lines_may_be_of_another_domain():
+    task = make_task("strings", 0)
+    assert [task.rules[topic] for topic in ("red", "blue")] == [("mirror", "weave"), ("sort",)]
+    prompt = {"red": "weave mirror", "blue": "plus minus", "gold": "raise"}
+    run = curve(0.0, 0.5)
+    run.stages = [stage(evolved=prompt), stage(evolved={})]
+    assert measure.named(run) == pytest.approx(1 / 6)
+    assert measure.own_lines(run) == pytest.approx(2 / 3)
+    run.stages = [stage(evolved={})]
+    assert (measure.named(run), measure.own_lines(run)) == (0, 1)
+
+
+def test_runs_are_read_from_what_is_kept_of_them(tmp_path):
+    write_run(tmp_path, "fst-strings", 3, ["strings", "facts"], up=0.6)
+    (tmp_path / "rl-strings-0").mkdir()  # not finished
+    runs = measure.load(tmp_path)
+    one = runs["fst-strings"][3]
+    assert list(runs) == ["fst-strings"] and (one.seed, one.length, one.last) == (3, 10, 1)
+    # A fast phase takes 1 second, a step 2.
+    assert [line["time"] for line in one.lines("eval")] == [1, 3, 5]
+    assert measure.last(one, "time") == 12
+    assert measure.skills(one) == pytest.approx(-0.06) and measure.calm(one) == 1
+    assert measure.stage(one, "2", "at_end") == measure.stage(one, "2", "both") == 0.6
+    worth = [measure.stage(one, "1", key) for key in ("neither", "prompt", "weights")]
+    assert worth == [0.0, 0.3, 0.1]
+    assert measure.first_phase(one) == 0.6 and measure.stage_ends(one) == pytest.approx(0.6)
+    assert measure.sound(one) == 1

@@ -1,0 +1,231 @@
+"""experiments/run.py: which runs there are, how they are made, and that none is made twice."""
+
+import json
+import subprocess
+
+import measure
+import plot
+import pytest
+import run
+from run import Place, Run
+
+import train
+from plumbing.command_line import check, parse
+from tasks import formats, make_task
+from tests import toy
+from train import Config, check_settings
+
+TINY = "--batch 2 --group 4 --population 2 --cycle 4 --anchor 4 --passes 8 --lr 0.01"
+TINY += " --eval-every 4 --eval-questions 4"
+
+
+def settings(one: Run, place=None) -> Config:
+    return parse(Config, run.command(one, place or Place()), presets={})
+
+
+@pytest.fixture(scope="module")
+def runs() -> dict[str, Run]:
+    return {one.folder: one for one in run.all_runs()}
+
+
+# --- which runs there are ---
+
+
+def test_every_run_is_one_that_train_py_accepts(runs, tmp_path):
+    assert len(runs) == len(run.all_runs())  # no two have the same folder
+    for one in runs.values():
+        cfg = settings(one, Place(work=tmp_path))
+        check(cfg)
+        check_settings(cfg)
+        assert (cfg.device, cfg.seed, cfg.method) == ("cpu", one.seed, one.method)
+
+
+def test_what_a_run_begins_with_comes_before_it(runs):
+    before = []
+    for one in runs.values():
+        assert one.before == "" or one.before in before
+        before.append(one.folder)
+    after = settings(runs["numbers-after-fst-2"])
+    assert after.base.endswith("fst-strings-2/weights.pt")
+    assert (after.method, after.tasks, after.seed) == ("rl", ["numbers"], 2)
+
+
+def test_the_sweep_has_seeds_of_its_own(runs):
+    of_sweep = {one.seed for one in runs.values() if one.experiment == "sweep"}
+    others = {one.seed for one in runs.values() if one.experiment != "sweep"}
+    assert of_sweep == {100, 101} and others == set(range(10))
+
+
+def test_rl_has_at_least_as_many_rollouts_as_fst(runs):
+    for ours, theirs in [("fst-facts-0", "rl-facts-0"), ("stream-fst-0", "stream-rl-0")]:
+        fst, rl = settings(runs[ours]), settings(runs[theirs])
+        phases = fst.steps // fst.cycle * fst.passes * fst.anchor
+        # At each switch a fast phase may cost three times as much.
+        phases += 2 * (len(fst.tasks) - 1) * fst.passes * fst.anchor
+        cost = [cfg.steps * cfg.batch * cfg.group for cfg in (fst, rl)]
+        assert cost[0] + phases <= cost[1] < 1.1 * (cost[0] + phases)
+
+
+def test_other_strings_have_other_rules(runs):
+    for seed in range(5):
+        [name] = settings(runs[f"others-after-fst-{seed}"]).tasks
+        other = make_task(name, seed)
+        for rule in make_task("strings", seed).rules.values():
+            assert not any(other.domain.same(rule, hidden) for hidden in other.rules.values())
+
+
+def test_by_default_a_reader_gets_three_seeds_of_most_experiments():
+    chosen = run.choose([], range(3))
+    assert {one.seed for one in chosen} == {0, 1, 2}
+    assert not {one.experiment for one in chosen} & set(run.ON_REQUEST)
+    assert [one.folder for one in run.choose(["stream-fst"], range(8, 12))] == [
+        "stream-fst-8",
+        "stream-fst-9",
+    ]
+    assert {one.seed for one in run.choose(["sweep"], range(3))} == {100, 101}
+
+
+# --- how they are made ---
+
+
+@pytest.fixture
+def place(tmp_path, base, toy_world, monkeypatch):
+    """Runs are made in this process, with a toy base."""
+
+    def in_this_process(program, **_):
+        train.main(program[2:])
+        return subprocess.CompletedProcess(program, 0)
+
+    monkeypatch.setattr(run.subprocess, "run", in_this_process)
+    options = (*TINY.split(), "--base", str(base))
+    return Place(tmp_path / "work", tmp_path / "kept", options)
+
+
+def one_run(name: str, method: str = "fst", begins: str = "base") -> Run:
+    return Run("test", name, 2, method, "9", begins, ("strings",))
+
+
+def kept(place: Place, name: str) -> dict:
+    folder = place.kept / f"{name}-2"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "config.json",
+        "log.jsonl",
+        "result.json",
+    ]
+    return json.loads((folder / "config.json").read_text(encoding="utf-8"))
+
+
+def test_what_a_finished_run_leaves_is_small_and_names_no_path(place, base):
+    first = one_run("first")
+    run.execute(first, place)
+    config = kept(place, "first")
+    assert config["base"].startswith("base ") and config["out"] == ""
+    assert str(base.parent) not in json.dumps(config) and config["batch"] == 2
+    log = toy.log_of(place.kept / "first-2")
+    made = toy.log_of(place.work / "first-2")
+    assert len(log) == len(made)
+    accepted = [change for line in log for change in line.get("accepted", [])]
+    assert accepted and {change["how"] for change in accepted} == {""}
+    assert place.is_finished(first) and run.still_to_make([first], place) == []
+
+
+def test_a_run_begins_with_what_another_one_ended_with_or_is_told_the_rules(place):
+    run.execute(one_run("first"), place)
+    run.execute(one_run("second", "rl", begins="first"), place)
+    assert kept(place, "second")["base"] == "weights of first-2"
+    saved = json.loads((place.work / "second-2" / "config.json").read_text(encoding="utf-8"))
+    assert saved["base"] == str(place.weights("first-2"))
+    run.execute(one_run("told", "rl", begins="right"), place)
+    rules = make_task("strings", 2).instructions
+    assert kept(place, "told")["prompt"] == formats.prompt_text(rules)
+
+
+def test_an_interrupted_run_goes_on_and_is_not_begun_again(place, monkeypatch):
+    first = one_run("first")
+    run.execute(first, place)
+    whole = toy.log_of(place.work / "first-2")
+    (place.kept / "first-2" / "result.json").unlink()
+    (place.work / "first-2" / "result.json").unlink()
+    programs = []
+    in_this_process = run.subprocess.run
+    monkeypatch.setattr(
+        run.subprocess, "run", lambda words, **_: programs.append(words) or in_this_process(words)
+    )
+    run.execute(first, place)
+    assert programs[0][2:] == ["--resume", str(place.work / "first-2")]
+    assert toy.log_of(place.work / "first-2") == whole and place.is_finished(first)
+
+
+def test_a_run_with_other_settings_is_not_taken_for_this_one(place):
+    first = one_run("first")
+    run.execute(first, place)
+    other = Place(place.work, place.kept, (*place.options, "--batch", "4"))
+    with pytest.raises(ValueError, match="first-2 has a run with batch 2, asked for is 4"):
+        run.still_to_make([first], other)
+    (place.kept / "first-2" / "result.json").unlink()
+    with pytest.raises(ValueError, match="move the folder away first"):
+        run.execute(first, other)
+    toy.make_base(place.work / "other.pt", n_embd=8)
+    other = Place(place.work, place.kept, (*place.options, "--base", str(place.work / "other.pt")))
+    (place.kept / "first-2" / "result.json").touch()
+    with pytest.raises(ValueError, match="has a run with base base "):
+        run.still_to_make([first], other)
+
+
+def test_a_run_is_made_again_where_only_its_weights_are_gone(runs, tmp_path):
+    place = Place(tmp_path / "work", tmp_path / "kept")
+    before, after = runs["fst-strings-0"], runs["numbers-after-fst-0"]
+    (place.kept / before.folder).mkdir(parents=True)
+    for name in ("config.json", "result.json"):
+        (place.kept / before.folder / name).write_text("{}", encoding="utf-8")
+    assert run.still_to_make([before], place) == []
+    assert run.still_to_make([before, after], place) == [before, after]
+    place.weights(before.folder).parent.mkdir(parents=True)
+    place.weights(before.folder).touch()
+    assert run.still_to_make([before, after], place) == [after]
+
+
+def test_one_that_fails_does_not_stop_the_others(place, monkeypatch):
+    asked = []
+
+    def fails_at_first(program, **_):
+        asked.append(program)
+        return subprocess.CompletedProcess(program, len(asked) == 1, "", "a\ntrain.py: no\n")
+
+    monkeypatch.setattr(run.subprocess, "run", fails_at_first)
+    todo = [one_run("first"), one_run("second"), one_run("third", begins="first")]
+    failures = run.make(todo, place, jobs=1)
+    assert sorted(failures) == [*2 * ["first-2: train.py: no"], "second-2 was stopped"]
+    assert len(asked) == 2  # the third has nothing to begin with
+
+
+def test_quick_makes_runs_in_processes_of_their_own_the_report_and_the_pictures(monkeypatch):
+    monkeypatch.setattr(run, "all_runs", lambda: [one_run("first", "rl")])
+    drawn = []
+    monkeypatch.setattr(plot, "draw", lambda kept, _: drawn.append(list(measure.load(kept))))
+    assert run.quick(jobs=2) == [] and drawn == [["first"]]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["streams"], "there is no streams: experiments are domains, stream"),
+        (["--seeds", "a"], "a is no range of seeds like 0-4"),
+        (["gepa-facts", "--seeds", "7"], "no run has one of these seeds"),
+        (["--domains", "facts"], "unrecognized arguments"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(capsys, words, said):
+    with pytest.raises(SystemExit) as ended:
+        run.main(words)
+    [line] = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2 and line.startswith("run.py: ") and said in line
+
+
+def test_runs_that_failed_are_told_at_the_end(capsys, monkeypatch):
+    monkeypatch.setattr(run, "still_to_make", lambda chosen, place: chosen)
+    monkeypatch.setattr(run, "make", lambda todo, place, jobs: ["fst-facts-0: no", "b"])
+    with pytest.raises(SystemExit):
+        run.main(["fst-facts"])
+    said = "2 runs failed, the others are kept; fst-facts-0: no"
+    assert said in capsys.readouterr().err
