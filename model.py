@@ -1,7 +1,6 @@
 """The language model: a small GPT, how a token is drawn, the log-probabilities of what it wrote.
 
-Read `GPT` first: a Llama-family transformer (pre-RMSNorm, RoPE, SwiGLU, grouped-query attention, no
-biases).
+Read `GPT` first: a Llama-family transformer (pre-RMSNorm, RoPE, SwiGLU, grouped-query attention).
 Then read `generate`: one text, one token at a time, everything computed anew for every token.
 sampling.py draws the same tokens many times faster.
 
@@ -38,6 +37,7 @@ class GPTConfig:
     rope_base: float = 10000.0
     norm_eps: float = 1e-6
     tied_head: bool = False  # whether the head's matrix is that of the embedding
+    qkv_bias: bool = False  # whether queries, keys and values have a bias
 
 
 # --- attention ---
@@ -146,9 +146,9 @@ class Block(nn.Module):
         kv_width = cfg.n_kv_head * self.head_width
         self.attention_norm = RMSNorm(cfg.n_embd, cfg.norm_eps)
         self.mlp_norm = RMSNorm(cfg.n_embd, cfg.norm_eps)
-        self.q = nn.Linear(cfg.n_embd, cfg.n_embd, bias=False)
-        self.k = nn.Linear(cfg.n_embd, kv_width, bias=False)
-        self.v = nn.Linear(cfg.n_embd, kv_width, bias=False)
+        self.q = nn.Linear(cfg.n_embd, cfg.n_embd, cfg.qkv_bias)
+        self.k = nn.Linear(cfg.n_embd, kv_width, cfg.qkv_bias)
+        self.v = nn.Linear(cfg.n_embd, kv_width, cfg.qkv_bias)
         self.o = nn.Linear(cfg.n_embd, cfg.n_embd, bias=False)
         self.gate = nn.Linear(cfg.n_embd, cfg.n_hidden, bias=False)
         self.up = nn.Linear(cfg.n_embd, cfg.n_hidden, bias=False)

@@ -306,7 +306,7 @@ class Dialogue:
 
         # The model reads them, and writes a search.
         old = self.prompt.get(topic, "")
-        [(instruction, text)] = self.sampler.reflect([(topic, old, failures)])
+        [(instruction, text, _)] = self.sampler.reflect([(topic, old, failures)])
         show(self.world.summary(text), "    ")
 
         # The user decides whether it goes into the prompt.

