@@ -154,7 +154,10 @@ def test_what_is_no_model_is_refused(tmp_path):
         ),
         ({"intermediate_size": 32}, "have the shape [16, 24], model.py has [16, 32]"),
         ({"num_hidden_layers": 1}, "have the shape [16], model.py has None"),
-        ({"vocab_size": None}, "is damaged, or lacks what a model needs"),
+        (
+            {"rms_norm_eps": None, "num_attention_heads": None},
+            "is damaged, or lacks what a model needs",
+        ),
     ],
     ids=str,
 )

@@ -73,7 +73,7 @@ def test_every_line_of_the_log_has_exactly_its_fields(start):
     fields = {
         "slow": "reward entropy kl_base grad_norm dropped_groups skipped seconds",
         "fast": "calls reflections proposed accepted population surprise dropped recalled seconds",
-        "eval": "val_acc kl_base neutral_acc neutral_kl prompt",
+        "eval": "val_acc kl_base neutral_acc neutral_kl greedy_acc neutral_greedy prompt",
     }
     out = start(steps=9)
     lines = [

@@ -42,7 +42,20 @@ IN_A_LAYER = {
     "down": ("mlp.down_proj", "ffn_down"),
 }
 LAYERS = ("model.layers", "blk")
-FOLDER, FILE = 0, 1  # which of the two names
+FOLDER = 0  # which of the two names
+FILE = 1
+
+# What config.json says of a model, and where a GGUF file has the same.
+SIZES = {
+    "num_hidden_layers": "block_count",
+    "num_attention_heads": "attention.head_count",
+    "num_key_value_heads": "attention.head_count_kv",
+    "hidden_size": "embedding_length",
+    "intermediate_size": "feed_forward_length",
+    "max_position_embeddings": "context_length",
+    "rope_theta": "rope.freq_base",
+    "rms_norm_eps": "attention.layer_norm_rms_epsilon",
+}
 
 
 def load(name: str) -> tuple[GPT, tokens.Tokenizer]:
@@ -52,7 +65,7 @@ def load(name: str) -> tuple[GPT, tokens.Tokenizer]:
     """
     source = open_source(name)
     try:
-        cfg = source.config()
+        cfg = config_of(source)
         check_weights(source, cfg)
         tokenizer = source.tokenizer()
     except (LookupError, TypeError, AttributeError) as error:
@@ -106,17 +119,44 @@ def foreign_name(own: str, form: int) -> str:
 # --- what must hold before weights are read ---
 
 
-def check_architecture(path: Path, name: str, asked_for: dict) -> None:
-    """Raises ValueError for an architecture, or a part of one, that model.py does not have.
-
-    asked_for: a part that model.py does not have -> whether the file asks for it.
-    """
-    if name not in ARCHITECTURES:
+def config_of(source) -> GPTConfig:
+    """The sizes of a model. Raises ValueError, by name, for what model.py does not have."""
+    said = source.config
+    kind = said["model_type"]
+    if kind not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
-        raise ValueError(f"{path} has the architecture '{name}': known are {known}")
-    for part, asked in asked_for.items():
-        if asked:
-            raise ValueError(f"{path} asks for {part}, which model.py does not have")
+        raise ValueError(f"{source.path} has the architecture '{kind}': known are {known}")
+
+    # Newer files say all about RoPE in one place.
+    n_head = said["num_attention_heads"]
+    width = said["hidden_size"]
+    rope = said.get("rope_parameters") or said.get("rope_scaling") or {}
+    scaling = rope.get("rope_type", "default")
+    unknown = {
+        f"positions scaled by '{scaling}'": scaling != "default",
+        f"the activation '{said['hidden_act']}'": said["hidden_act"] != "silu",
+        "heads of another width": (said.get("head_dim") or width // n_head) * n_head != width,
+        "a sliding window": said.get("use_sliding_window"),
+    }
+    for part, is_asked_for in unknown.items():
+        if is_asked_for:
+            raise ValueError(f"{source.path} asks for {part}, which model.py does not have")
+
+    shapes = source.shapes()
+    vocab_size, _ = shapes[foreign_name("embedding.weight", source.form)]
+    return GPTConfig(
+        vocab_size=vocab_size,
+        n_layer=said["num_hidden_layers"],
+        n_head=n_head,
+        n_kv_head=said["num_key_value_heads"],
+        n_embd=width,
+        n_hidden=said["intermediate_size"],
+        block_size=said["max_position_embeddings"],
+        rope_base=rope.get("rope_theta") or said["rope_theta"],
+        norm_eps=said["rms_norm_eps"],
+        tied_head=foreign_name("head.weight", source.form) not in shapes,
+        qkv_bias=kind == "qwen2",
+    )
 
 
 def check_weights(source, cfg: GPTConfig) -> None:
@@ -157,6 +197,7 @@ class Folder:
         for name in ("config.json", "tokenizer.json"):
             if not (path / name).is_file():
                 raise ValueError(f"the folder {path} has no {name}")
+        self.config = json.loads((path / "config.json").read_text(encoding="utf-8"))
 
         # Which of the files has which weights.
         safetensors = package("safetensors")
@@ -166,36 +207,6 @@ class Folder:
             self.files |= dict.fromkeys(opened.keys(), opened)
         if not self.files:
             raise ValueError(f"the folder {path} has no weights in files *.safetensors")
-
-    def config(self) -> GPTConfig:
-        """The sizes of the model. Raises ValueError for what model.py does not have."""
-        said = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
-        n_head = said["num_attention_heads"]
-        width = said["hidden_size"]
-
-        # Newer files say all about RoPE in one place.
-        rope = said.get("rope_parameters") or said.get("rope_scaling") or {}
-        kind = rope.get("rope_type", "default")
-        asked_for = {
-            f"positions scaled by '{kind}'": kind != "default",
-            f"the activation '{said['hidden_act']}'": said["hidden_act"] != "silu",
-            "heads of another width": (said.get("head_dim") or width // n_head) * n_head != width,
-            "a sliding window": said.get("use_sliding_window"),
-        }
-        check_architecture(self.path, said["model_type"], asked_for)
-        return GPTConfig(
-            vocab_size=said["vocab_size"],
-            n_layer=said["num_hidden_layers"],
-            n_head=n_head,
-            n_kv_head=said.get("num_key_value_heads") or n_head,
-            n_embd=width,
-            n_hidden=said["intermediate_size"],
-            block_size=said["max_position_embeddings"],
-            rope_base=rope.get("rope_theta") or said["rope_theta"],
-            norm_eps=said["rms_norm_eps"],
-            tied_head="lm_head.weight" not in self.files,
-            qkv_bias=said["model_type"] == "qwen2",
-        )
 
     def shapes(self) -> dict[str, list[int]]:
         return {name: file.get_slice(name).get_shape() for name, file in self.files.items()}
@@ -220,43 +231,24 @@ class File:
         self.fields = {name: field.contents() for name, field in reader.fields.items()}
         self.tensors = {tensor.name: tensor for tensor in reader.tensors}
 
-        # One row of each kind tells whether it can be read.
-        kinds = {tensor.tensor_type: tensor for tensor in reader.tensors}
-        for kind, tensor in kinds.items():
+        # The same words as in a config.json.
+        kind = self.fields["general.architecture"]
+        self.config = {"model_type": kind, "hidden_act": "silu"}
+        for name, own_name in SIZES.items():
+            self.config[name] = self.fields.get(f"{kind}.{own_name}")
+        scaling = self.fields.get(f"{kind}.rope.scaling.type")
+        if scaling not in (None, "none"):
+            self.config["rope_scaling"] = {"rope_type": scaling}
+
+        # One row of each kind of weights tells whether it can be read.
+        for tensor in {tensor.tensor_type: tensor for tensor in reader.tensors}.values():
             try:
-                self.gguf.dequantize(tensor.data[:1], kind)
+                self.gguf.dequantize(tensor.data[:1], tensor.tensor_type)
             except NotImplementedError:
                 raise ValueError(
-                    f"{path} has weights of the kind {kind.name}, which the package "
+                    f"{path} has weights of the kind {tensor.tensor_type.name}, which the package "
                     "gguf does not read: choose another quantisation"
                 ) from None
-
-    def config(self) -> GPTConfig:
-        """The sizes of the model. Raises ValueError for what model.py does not have."""
-        name = self.fields["general.architecture"]
-        said = {}
-        for key, value in self.fields.items():
-            if key.startswith(f"{name}."):
-                said[key.removeprefix(f"{name}.")] = value
-        scaling = said.get("rope.scaling.type", "none")
-        check_architecture(self.path, name, {f"positions scaled by '{scaling}'": scaling != "none"})
-
-        # What is not said is as usual.
-        n_head = said["attention.head_count"]
-        n_embd = said["embedding_length"]
-        return GPTConfig(
-            vocab_size=self.shapes()["token_embd.weight"][0],
-            n_layer=said["block_count"],
-            n_head=n_head,
-            n_kv_head=said.get("attention.head_count_kv", n_head),
-            n_embd=n_embd,
-            n_hidden=said["feed_forward_length"],
-            block_size=said["context_length"],
-            rope_base=said.get("rope.freq_base", 10000.0),
-            norm_eps=said["attention.layer_norm_rms_epsilon"],
-            tied_head="output.weight" not in self.tensors,
-            qkv_bias=name == "qwen2",
-        )
 
     def shapes(self) -> dict[str, list[int]]:
         # GGUF counts the dimensions from the other end.
@@ -268,10 +260,10 @@ class File:
 
         # For a Llama the rows of each head are stored in pairs (a1, b1, a2, b2, ...): RoPE turns
         # a1 and b1 together. In model.py all a come first, then all b.
-        heads = {"q": "attention.head_count", "k": "attention.head_count_kv"}
+        heads = {"q": "num_attention_heads", "k": "num_key_value_heads"}
         part = own_name.split(".")[-2]
-        if part in heads and self.fields["general.architecture"] == "llama":
-            n = self.fields[f"llama.{heads[part]}"]
+        if part in heads and self.config["model_type"] == "llama":
+            n = self.config[heads[part]]
             pairs = weights.view(n, -1, 2, weights.size(1))  # (heads, D/2, 2, C)
             weights = pairs.transpose(1, 2).flatten(0, 2)
         return weights

@@ -28,6 +28,7 @@ from words.tokens import Tokenizer
 
 EXAMPLES = 4  # worked examples in a prompt, at most
 INSTRUCTION = 200  # characters of an instruction, at most
+FRAME = 200  # tokens of a reflection beside the instruction and the failures, at most
 REFLECTIONS = 1 / 4  # share of the proposals that are reflections
 EXAMPLE = r"(.+[=:]) ([^=:]+)"  # a question and its answer in one line
 
@@ -44,8 +45,8 @@ class WordWorld:
         if len(line_end) != 1:
             raise ValueError("the model's tokenizer has no token for the end of a line")
         # A text begins as a new line does, and ends with its line.
-        [self.eos] = self.start = line_end
-        self.pad = self.eos
+        self.start = line_end
+        self.eos = self.pad = line_end[0]
 
     # --- tokens ---
 
@@ -65,27 +66,25 @@ class WordWorld:
 
     def check_room(self, task: Task, seed_prompt: Prompt, room: int) -> None:
         """Raises ValueError where a task's texts would be cut off, or exceed `room` tokens."""
-        # The longest question and the longest answer, of many.
-        asks = []
-        wants = []
-        for question in task.questions(random.Random(0), 200, "lessons"):
-            asks.append(len(self.encode(question.ask)))
-            wants.append(len(self.encode(f" {question.want}\n")))
-        longest = max(wants)
-        if longest > self.answer_tokens:
+        # The longest texts of many questions.
+        questions = task.questions(random.Random(0), 200, "lessons")
+        ask = max(len(self.encode(q.ask)) for q in questions)
+        want = max(len(self.encode(f" {q.want}\n")) for q in questions)
+        if want > self.answer_tokens:
             raise ValueError(
-                f"right answers of {task.name} take up to {longest} tokens of this model, "
+                f"right answers of {task.name} take up to {want} tokens of this model, "
                 f"{self.answer_tokens} are sampled"
             )
 
-        # A character has at most four bytes. A reflection shows three wrong answers.
-        line = max(asks) + longest
-        solving = 4 * INSTRUCTION + (EXAMPLES + 1) * line + self.answer_tokens
-        reflecting = 4 * INSTRUCTION + 3 * (line + 30 + self.answer_tokens)
-        need = max(solving, reflecting + 60 + self.reflection_tokens)
+        # An instruction (a character has at most four bytes), and either worked examples, a
+        # question and its answer, or three failures and what is written about them.
+        solving = EXAMPLES * (ask + want) + ask + self.answer_tokens
+        reflecting = 3 * (ask + self.answer_tokens + want) + FRAME + self.reflection_tokens
+        need = 4 * INSTRUCTION + max(solving, reflecting)
         if need > room:
             raise ValueError(
-                f"the texts of {task.name} can take {need} tokens, the model reads {room}"
+                f"the texts of {task.name} can take {need} tokens, the model reads {room}: "
+                "choose a model with a longer context"
             )
 
     # --- answering ---
@@ -111,41 +110,21 @@ class WordWorld:
         # The request itself decides, like a die, which of the two ways it goes.
         if rng_of(topic, text, failures).random() >= REFLECTIONS:
             return ""
-        instruction, _ = parts_of(text)
-        lines = [f"Instruction: {instruction or 'none'}", "With it these answers were wrong:"]
-        for question, outcome in failures:
-            got = one_line(outcome.answer or "nothing")
-            lines.append(f"{question.ask} {got} (right: {question.want})")
-        lines.append("A better instruction, which says how to answer all such questions:")
-        return "\n".join(lines)
+        instruction, _examples = parts_of(text)
+        return failures_text(instruction, failures)
 
     def proposal(self, request: tuple, written: str) -> tuple[str, str]:
         """The new text of the prompt ("" for none), and how it came about, for people."""
         _topic, text, failures = request
-        instruction, examples = parts_of(text)
         read = self.reflection_text(*request)
-        if read:
-            new = one_line(written)[:INSTRUCTION].strip()
-            text = join(new, examples) if new else ""
-            return text, f"reflection: {read}{written}"
+        if not read:
+            return changed_examples(text, failures, rng_of(*request))
 
-        # One of the failures comes in with its right answer, or an example leaves, or both.
-        rng = rng_of(*request)
-        question, _outcome = rng.choice(failures)
-        new = f"{question.ask} {question.want}"
-        moves = ["comes in", "comes in"] if len(examples) < EXAMPLES else []
-        if examples:
-            moves += ["replaces", "leaves"]
-        move = rng.choice(moves)
-        old = ""
-        if move != "comes in":
-            old = examples.pop(rng.randrange(len(examples)))
-        if move == "leaves":
-            return join(instruction, examples), f"worked example leaves: {old}"
-        if new in examples:
-            return "", ""
-        said = f"worked example {move} {old}".strip()
-        return join(instruction, [*examples, new]), f"{said}: {new}"
+        # Whatever the model wrote is one line, of limited length.
+        instruction = one_line(written)[:INSTRUCTION].strip()
+        _old, examples = parts_of(text)
+        new = join(instruction, examples) if instruction else ""
+        return new, f"reflection: {read}{written}"
 
     # --- prompts ---
 
@@ -166,6 +145,40 @@ class WordWorld:
 def rng_of(topic: str, text: str, failures: list) -> random.Random:
     """Random choices about a request: the same for the same request."""
     return random.Random(repr((topic, text, failures)))
+
+
+def failures_text(instruction: str, failures: list) -> str:
+    """A reflection, up to where the model goes on: [(question, outcome), ...] that went wrong."""
+    lines = [f"Instruction: {instruction or 'none'}", "With it these answers were wrong:"]
+    for question, outcome in failures:
+        got = one_line(outcome.answer or "") or "nothing"
+        lines.append(f"{question.ask} {got} (right: {question.want})")
+    lines.append("A better instruction, which says how to answer all such questions:")
+    return "\n".join(lines)
+
+
+def changed_examples(text: str, failures: list, rng: random.Random) -> tuple[str, str]:
+    """A prompt with another worked example -> its text ("" for none), and what was done."""
+    # A failure can come in while there is room.
+    instruction, examples = parts_of(text)
+    moves = []
+    if len(examples) < EXAMPLES:
+        moves += ["comes in", "comes in"]
+    if examples:
+        moves += ["replaces", "leaves"]
+    move = rng.choice(moves)
+
+    # Whatever comes in stands last, next to the question.
+    question, _outcome = rng.choice(failures)
+    new = f"{question.ask} {question.want}"
+    said = f"worked example {move}"
+    if move != "comes in":
+        old = examples.pop(rng.randrange(len(examples)))
+        said += f": {old}"
+    if move != "leaves":
+        examples = [*(example for example in examples if example != new), new]
+        said += f": {new}"
+    return join(instruction, examples), said
 
 
 def parts_of(text: str) -> tuple[str, list[str]]:
