@@ -354,7 +354,7 @@ class FastPhase:
                 requests.append((trial.topic, old, failures))
 
         # The model writes a new instruction for each; the other topics keep theirs.
-        proposals = self.reflect(requests) if requests else []
+        proposals = self.reflect(requests)
         for trial, (instruction, how, cost) in zip(failing, proposals, strict=True):
             self.report.reflections += cost
             self.report.calls += cost

@@ -235,11 +235,11 @@ def apply_gradients(policy, optimizer, figure):
 def micro_batches(contexts, completions, wanted):
     """Cut the wanted contexts into micro-batches: which contexts, and which completions of them.
 
-    Contexts of like length come together, which saves padding. With several processes each goes
-    through its share of the contexts.
+    Contexts with the same prompt come together: then it is read once for all of them. With several
+    processes each goes through its share of the contexts.
     """
-    by_length = sorted(wanted, key=lambda c: len(contexts[c]))
-    share = processes.my_share(by_length)
+    in_order = sorted(wanted, key=lambda c: contexts[c])
+    share = processes.my_share(in_order)
 
     # So many contexts that their completions fill a micro-batch, at least one.
     per_context = len(completions) // len(contexts)

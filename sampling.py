@@ -167,10 +167,7 @@ def check_lengths(model, prompts, questions, max_new):
         )
 
     # The longest sequence that could come out.
-    longest = 0
-    for prompt, asked in zip(prompts, questions, strict=True):
-        longest_question = max(map(len, asked))
-        longest = max(longest, len(prompt) + longest_question + max_new)
+    longest = max(map(len, prompts)) + max(map(len, chain(*questions))) + max_new
     room = model.cfg.block_size
     if longest > room:
         raise ValueError(
@@ -343,10 +340,6 @@ class Answers:
     completions: list[list[int]]  # R, as tokens
     logprobs: Tensor  # (R, S), recorded while sampling
 
-    @property
-    def n_tokens(self):
-        return sum(map(len, self.completions))
-
 
 @dataclass
 class Sampler:
@@ -398,15 +391,14 @@ class Sampler:
         asked = [world.encode(text) for text in to_read if text]
         written = iter([])
         if asked:
-            start = world.encode_start("")
-            rollouts = self.sample([start], [asked], 1, world.reflection_tokens)
+            rollouts = self.sample([world.encode_start("")], [asked], 1, world.reflection_tokens)
             written = iter(texts_of(world, rollouts))
 
         # What each of them proposes for its topic.
         proposals = []
         for request, text in zip(requests, to_read, strict=True):
             instruction, how = world.proposal(request, next(written) if text else "")
-            proposals.append((instruction, how, int(text != "")))
+            proposals.append((instruction, how, bool(text)))
         return proposals
 
     def sample(self, prompts, questions, samples, max_new) -> Rollouts:

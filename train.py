@@ -388,7 +388,7 @@ def slow_step(learner: Learner, questions):
 
     # The entropy is estimated from the samples.
     total = -answers.logprobs.sum().item()
-    entropy = total / answers.n_tokens  # nats per token
+    entropy = total / sampler.sampled_tokens  # nats per token
     reward = rewards.mean().item()
     figures |= {"skipped": learner.skipped, "seconds": time.perf_counter() - start}
     learner.log("slow", index, reward=reward, entropy=entropy, **figures)
@@ -466,12 +466,6 @@ def evaluate(learner: Learner, model, index, prompt) -> Evaluation:
     sampler = learner.sampler(model, cfg.seed)
     answers = sampler.answer([(prompt, questions)])
     accuracy = fmean(outcome.score for outcome in answers.outcomes)
-    # Is more known now, or is what was known only more likely?
-    greedy = None
-    if cfg.greedy:
-        sampler.temperature = 0.0
-        outcomes = sampler.answer([(prompt, questions)]).outcomes
-        greedy = fmean(outcome.score for outcome in outcomes)
 
     # Sampling has recorded the policy's log-probs; the base's are computed on the same answers.
     kl = 0.0
@@ -481,7 +475,14 @@ def evaluate(learner: Learner, model, index, prompt) -> Evaluation:
         )  # (R, S)
         logprobs = answers.logprobs[:, : base_logprobs.size(1)]  # sampling pads to answer_tokens
         token_kl = rl.kl_estimate(logprobs, base_logprobs, "k3")
-        kl = token_kl.sum().item() / answers.n_tokens
+        kl = token_kl.sum().item() / sampler.sampled_tokens
+
+    # Is more known now, or is what was known only more likely?
+    greedy = None
+    if cfg.greedy:
+        sampler.temperature = 0.0
+        outcomes = sampler.answer([(prompt, questions)]).outcomes
+        greedy = fmean(outcome.score for outcome in outcomes)
 
     # One question and answer, for people.
     question = questions[0]
@@ -531,8 +532,7 @@ def evaluate_stream(learner: Learner):
     # For people: this one, with a sample. `evaluate` remembers it.
     shown = evaluate(learner, learner.policy, current, prompt)
     learner.at_end[current] = shown.accuracy
-    name = learner.tasks[current].name
-    words = view.evaluated(learner.step, name, learner.rollouts, shown)
+    words = view.evaluated(learner.step, learner.tasks[current].name, learner.rollouts, shown)
     learner.folder.say(learner.step, words)
     learner.folder.draw(view.page)
     return shown.accuracy
@@ -550,34 +550,31 @@ def closing_table(learner: Learner):
         evolved = learner.evolved[i]
         prompts = (learner.seed_prompt, evolved)
         accuracy = {}
-        greedy = {}
         for name, model in (("base weights", learner.base), ("final weights", learner.policy)):
             cells = [evaluate(learner, model, i, prompt) for prompt in prompts]
             accuracy[name] = [cell.accuracy for cell in cells]
-            greedy[name] = [cell.greedy for cell in cells]
         result = {
             "task": task.name,
             "hidden": task.instructions,
             "evolved": evolved,
             "at_end": learner.at_end[i],
             "accuracy": accuracy,
-            "greedy": greedy,
             "kl_base": [cell.kl for cell in cells],  # of the final weights
         }
         results.append(result)
         view.show_result(learner.folder, result)
 
     # What is left when the run is over.
-    weights = learner.policy.state_dict()
-    learner.folder.save_weights(learner.origin.about | {"model": weights})
+    learner.folder.save_weights(learner.origin.about | {"model": learner.policy.state_dict()})
     memory = learner.population.memory
-    summary = {"rollouts": learner.rollouts, "tasks": results, "memory": memory}
-    learner.folder.write_json("result.json", summary)
+    learner.folder.write_json(
+        "result.json", {"rollouts": learner.rollouts, "tasks": results, "memory": memory}
+    )
     view.show_memory(learner.folder, memory)
     learner.folder.draw(view.page)
-    path = learner.folder.path
     learner.folder.show(
-        f"\n{learner.rollouts} rollouts, all counted. Look at the run in {path}/view.html"
+        f"\n{learner.rollouts} rollouts, all counted. "
+        f"Look at the run in {learner.folder.path}/view.html"
     )
 
 

@@ -71,7 +71,6 @@ def test_a_run_leaves_what_a_run_of_the_toy_world_leaves(run):
     assert "fst on sums, labels" in page
     result = json.loads((out / "result.json").read_text(encoding="utf-8"))
     assert [task["task"] for task in result["tasks"]] == ["sums", "labels"]
-    assert set(result["tasks"][0]["greedy"]) == {"base weights", "final weights"}
     assert (out / "weights.pt").exists()
 
 
