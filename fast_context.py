@@ -41,7 +41,6 @@ from typing import Any
 
 Prompt = dict[str, str]  # topic -> instruction, e.g. {"red": "reverse raise"}
 
-MINIBATCH = 3  # lessons that a parent and its child both answer
 PROPOSALS_AT_ONCE = 16  # proposals that go through the model together
 SAVED = ("size", "memory", "memory_size", "next_id", "turn")  # of a population, as it is
 SURPRISE_BUDGET = 3  # times the usual budget, in a phase with a surprise
@@ -226,6 +225,7 @@ class FastPhase:
     reflect: Any
     is_prompt: Any
     shows: Any
+    minibatch: int  # lessons that a parent and its child both answer
     budget: int  # calls that it may spend
 
     def __post_init__(self):
@@ -238,7 +238,7 @@ class FastPhase:
         for topic in sorted({question.topic for question in self.lessons}):
             self.by_topic[topic] = [q for q in self.lessons if q.topic == topic]
         fewest = min(map(len, self.by_topic.values()))
-        self.minibatch = min(MINIBATCH, fewest)
+        self.minibatch = min(self.minibatch, fewest)
 
     def left(self):
         """Calls that may still be spent."""
@@ -369,8 +369,7 @@ class FastPhase:
         known = [candidate.prompt for candidate in self.scored]
         children = []
         for trial in trials:
-            is_new = trial.prompt is not None and trial.prompt not in known
-            if is_new and self.is_prompt(trial.prompt):
+            if trial.prompt not in known and self.is_prompt(trial.prompt):
                 known.append(trial.prompt)
                 children.append(trial)
         self.report.proposed += len(children)
@@ -415,18 +414,21 @@ def evolve(
     reflect,
     is_prompt,
     shows,
+    minibatch,
     budget,
-    surprise=True,
+    surprise,
 ) -> Report:
     """Improve the prompts of a population, spending at most `budget` calls: one fast phase.
 
-    anchor: the questions that candidates are scored on; lessons: others, which a parent and its
-    child answer; the functions: see the top of the file.
+    anchor: the questions that candidates are scored on; lessons: others, `minibatch` of which a
+    parent and its child answer; the functions: see the top of the file.
     With too few calls to score the carried candidates nothing is done. surprise: whether to look
     for a change of the world; a phase that finds one spends up to SURPRISE_BUDGET times as much.
     """
     # Without scores under today's weights nothing can be compared.
-    phase = FastPhase(population, anchor, lessons, answer, reflect, is_prompt, shows, budget)
+    phase = FastPhase(
+        population, anchor, lessons, answer, reflect, is_prompt, shows, minibatch, budget
+    )
     before = population.candidates[0].mean  # of the best one, at the end of the last phase
     if budget >= len(phase.scored) * len(anchor):
         phase.rescore()

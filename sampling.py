@@ -389,15 +389,15 @@ class Sampler:
         world = self.world
         to_read = [world.reflection_text(*request) for request in requests]
         asked = [world.encode(text) for text in to_read if text]
-        written = iter([])
+        written = []
         if asked:
             rollouts = self.sample([world.encode_start("")], [asked], 1, world.reflection_tokens)
-            written = iter(texts_of(world, rollouts))
+            written = texts_of(world, rollouts)
 
         # What each of them proposes for its topic.
         proposals = []
         for request, text in zip(requests, to_read, strict=True):
-            instruction, how = world.proposal(request, next(written) if text else "")
+            instruction, how = world.proposal(request, written.pop(0) if text else "")
             proposals.append((instruction, how, bool(text)))
         return proposals
 

@@ -104,6 +104,7 @@ class Config(prepare.BaseSettings):
     cycle: int = setting(6, "gradient steps between fast phases", low=1)
     population: int = setting(4, "prompts kept; must divide group", low=1)
     anchor: int = setting(48, "questions of the cycle that prompts are scored on", low=1)
+    minibatch: int = setting(3, "questions on which a new prompt must beat its parent", low=1)
     passes: int = setting(10, "budget of a fast phase, in passes over the anchor questions", low=0)
     reflector: str = setting(
         "self", "who reflects: the policy or the frozen base", ("self", "base")
@@ -331,6 +332,7 @@ def fast_phase(learner: Learner, questions, bar):
         reflect,
         learner.world.is_prompt,
         learner.world.shows,
+        cfg.minibatch,
         budget=cfg.passes * len(anchor),
         surprise=cfg.surprise,
     )

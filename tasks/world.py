@@ -141,8 +141,8 @@ class ToyWorld:
     # --- reflecting ---
 
     def reflection_text(self, topic: str, instruction: str, failures: list) -> str:
-        """failures: [(question, outcome)]; instruction: "" for none yet."""
-        told = [(question.ask, outcome.answer, question.want) for question, outcome in failures]
+        """failures: [(question, outcome)], of which three are read; instruction: "" for none."""
+        told = [(question.ask, outcome.answer, question.want) for question, outcome in failures[:3]]
         return formats.reflection_text(topic, instruction, told)
 
     def proposal(self, request: tuple, written: str) -> tuple[str, str]:

@@ -58,7 +58,7 @@ class World:
 
     def reflect(self, requests):
         self.reflections += len(requests)
-        assert all(1 <= len(failures) <= 3 for _, _, failures in requests)
+        assert all(1 <= len(failures) <= 6 for _, _, failures in requests)
         proposals = []
         for i, (topic, _, _) in enumerate(requests):
             if self.rng.random() < self.insight:
@@ -68,9 +68,9 @@ class World:
             proposals.append((new, f"reflection {self.reflections} {i}", 1))
         return proposals
 
-    def evolve(self, population, budget, anchor=ANCHOR, lessons=LESSONS, **settings):
+    def evolve(self, population, budget, anchor=ANCHOR, lessons=LESSONS, n=3, surprise=True):
         functions = (self.answer, self.reflect, is_prompt, shows)
-        return evolve(population, anchor, lessons, *functions, budget, **settings)
+        return evolve(population, anchor, lessons, *functions, n, budget, surprise)
 
     def phase(self, population, budget=480):
         return self.evolve(population, budget)
@@ -274,6 +274,21 @@ def test_parents_and_children_answer_lessons_and_only_anchor_questions_score():
     assert {number for number, id in asked if id >= 6} == {3}
 
 
+@pytest.mark.parametrize("n, answered", [(1, 1), (5, 5), (9, 6)])  # a topic has six lessons
+def test_a_minibatch_has_so_many_lessons_of_one_topic(n, answered):
+    world = World(insight=1.0)
+    sizes = set()
+    answer = world.answer
+
+    def watched(jobs):
+        sizes.update(len(questions) for _, questions in jobs)
+        return answer(jobs)
+
+    world.answer = watched
+    report = world.evolve(Population(4, seed=0, start={}), 480, n=n)
+    assert sizes == {len(ANCHOR), answered} and report.calls <= 480
+
+
 def test_a_line_whose_topic_no_anchor_question_has_is_not_dropped():
     population = population_of(4, 0, dict(TRUTH))
     world = World(insight=0.0)
@@ -312,7 +327,7 @@ class Copier:
 
     def phase(self, population, lessons, shows):
         functions = (self.answer, self.reflect, lambda prompt: True, shows)
-        return evolve(population, ANCHOR, lessons, *functions, 480)
+        return evolve(population, ANCHOR, lessons, *functions, 3, 480, True)
 
 
 def test_a_model_that_only_copies_examples_gains_nothing():

@@ -19,8 +19,8 @@ from words.pretrained import load
 from words.tasks import TOPIC, make_task
 from words.world import Outcome, WordWorld
 
-SIZES = "--tasks sums labels --batch 2 --group 4 --cycle 2 --anchor 4 --passes 30 --lr 0.01"
-SIZES += " --stage 2 --eval-every 2 --eval-questions 4 --device cpu"
+SIZES = "--tasks sums labels --batch 2 --group 4 --cycle 2 --anchor 4 --minibatch 3 --passes 30"
+SIZES += " --lr 0.01 --stage 2 --eval-every 2 --eval-questions 4 --device cpu"
 SIZES = SIZES.split()
 
 
@@ -101,7 +101,7 @@ def test_no_question_of_the_gradient_or_of_scores_ever_stands_in_a_prompt(run, m
     shown = 0
     for world, prompt, questions in answered:
         shown += TOPIC in prompt
-        if len(questions) != 3:  # three are a minibatch of lessons
+        if len(questions) != 3:  # so many lessons are a minibatch
             assert not any(world.shows(prompt, question) for question in questions)
     assert shown > 5
 

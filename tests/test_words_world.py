@@ -18,7 +18,7 @@ from words.world import EXAMPLES, WordWorld, fault_of, parse_text, parts_of
 BYTES = Tokenizer({bytes([byte]): byte for byte in range(256)}, PATTERNS["gpt-2"])
 WORLD = WordWorld(BYTES)
 TASK = make_task("sums", 0)
-LESSONS = TASK.questions(random.Random(0), 40, "lessons")
+LESSONS = list(dict.fromkeys(TASK.questions(random.Random(0), 60, "lessons")))
 LINES = [f"{q.ask} {q.want}" for q in LESSONS]
 QUESTION = Question(TOPIC, "47 + 5 =", "52")
 
@@ -31,7 +31,7 @@ def requests(text: str, n: int = 300):
     """Requests with different failures."""
     rng = random.Random(0)
     for i in range(n):
-        failed = rng.sample(LESSONS, 1 + i % 3)
+        failed = rng.sample(LESSONS[EXAMPLES + 1 :], 1 + i % 6)
         yield (TOPIC, text, [(question, Outcome(0.0, f"{i}")) for question in failed])
 
 
@@ -138,8 +138,9 @@ def test_a_reflection_reads_failures_and_writes_the_instruction():
         if not read:
             continue
         lines = read.split("\n")
-        assert lines[0] == "Instruction: Add." and len(lines) == 3 + len(request[2])
-        for line, (question, outcome) in zip(lines[2:-1], request[2], strict=True):
+        failures = request[2][: words.READ]
+        assert lines[0] == "Instruction: Add." and len(lines) == 3 + len(failures)
+        for line, (question, outcome) in zip(lines[2:-1], failures, strict=True):
             assert line == f"{question.ask} {outcome.answer} (right: {question.want})"
         new, how = WORLD.proposal(request, "  Report\tthe sum. ")
         assert new == f"Report the sum.\n{LINES[0]}"  # the examples stay
@@ -149,6 +150,7 @@ def test_a_reflection_reads_failures_and_writes_the_instruction():
 
 def test_worked_examples_come_in_replace_others_and_leave():
     seen = set()
+    most = 0
     for n in range(EXAMPLES + 1):
         text = "\n".join(["Add.", *LINES[:n]])
         for request in requests(text):
@@ -166,10 +168,22 @@ def test_worked_examples_come_in_replace_others_and_leave():
             if move == "leaves":
                 assert len(left) == 1 and not came
             elif came:
-                assert came == [examples[-1]] and len(left) == (move == "replaces")
+                assert came == examples[-len(came) :] and len(left) == (move == "replaces")
+            if move == "comes in" and len(request[2]) > 2:
+                most = max(most, len(came))
+                assert len(request[2]) - len(came) >= 2  # others are left to compare with
+    assert most == EXAMPLES
     assert (0, "comes in") in seen and (0, "leaves") not in seen
     assert (EXAMPLES, "replaces") in seen and (EXAMPLES, "comes in") not in seen
     assert {(2, move) for move in ("comes in", "replaces", "leaves")} <= seen
+
+
+def test_an_example_stands_in_a_prompt_once():
+    twice = [(LESSONS[0], Outcome(0.0, None))] * 6
+    for i in range(20):
+        new, _ = words.changed_examples(f"\n{LINES[0]}\n{LINES[1]}", twice, random.Random(i))
+        _, examples = parts_of(new)
+        assert len(set(examples)) == len(examples) and WORLD.is_prompt({TOPIC: new})
 
 
 def test_the_last_example_without_an_instruction_leaves_nothing_and_so_proposes_nothing():
@@ -189,7 +203,7 @@ def test_whatever_a_model_wrote_makes_a_prompt_or_nothing(written, answered):
         topic, text, failures = request
         failures = [(question, Outcome(0.0, answered)) for question, _ in failures]
         read = WORLD.reflection_text(topic, text, failures)
-        assert read.count("\n") in (0, 2 + len(failures))
+        assert read.count("\n") in (0, 2 + min(len(failures), words.READ))
         new, _ = WORLD.proposal((topic, text, failures), written)
         assert new == "" or WORLD.is_prompt({TOPIC: new})
 
@@ -228,7 +242,7 @@ def test_a_model_that_only_copies_examples_gains_nothing():
 
     for _ in range(6):
         report = evolve(
-            population, anchor, LESSONS, answer, reflect, WORLD.is_prompt, WORLD.shows, 300
+            population, anchor, LESSONS, answer, reflect, WORLD.is_prompt, WORLD.shows, 6, 300, True
         )
         assert report.proposed > 10 and report.accepted == []
     assert population.best == {} and ways == {True, False}

@@ -25,6 +25,7 @@ SETTINGS = {
     "cycle": 4,
     "population": 2,
     "anchor": 32,
+    "minibatch": 6,
     "eval_every": 8,
     "eval_questions": 64,
     "greedy": True,

@@ -138,7 +138,8 @@ def hops(_rng):
 
 
 def two_numbers(rng) -> tuple[int, int]:
-    return rng.randrange(2, 100), rng.randrange(2, 20)
+    # One of them has one digit.
+    return tuple(rng.sample([rng.randrange(2, 100), rng.randrange(2, 10)], 2))
 
 
 KINDS = {"addition": addition, "labels": labels, "sums": sums, "hops": hops}

@@ -11,8 +11,8 @@ one text: an instruction in its first line, which may be empty, and up to four w
 There are two ways to propose a new prompt, named apart:
 
     reflection       the model reads failures, and writes the instruction in its own words
-    worked example   a failed question with its right answer comes in, takes the place of another
-                     one, or one leaves; no model is needed, so it costs no rollout
+    worked example   failed questions with their right answers come in, one takes the place of
+                     another, or one leaves; no model is needed, so it costs no rollout
 
 A small model does not profit from its own words, and a convention that is made up can only be seen
 in examples; a larger one can say it. What a model wrote is untrusted: it stays in its line.
@@ -28,6 +28,7 @@ from words.tokens import Tokenizer
 
 EXAMPLES = 4  # worked examples in a prompt, at most
 INSTRUCTION = 200  # characters of an instruction, at most
+READ = 3  # failures that a reflection reads, at most
 FRAME = 200  # tokens of a reflection beside the instruction and the failures, at most
 REFLECTIONS = 1 / 4  # share of the proposals that are reflections
 EXAMPLE = r"(.+[=:]) ([^=:]+)"  # a question and its answer in one line
@@ -77,9 +78,9 @@ class WordWorld:
             )
 
         # An instruction (a character has at most four bytes), and either worked examples, a
-        # question and its answer, or three failures and what is written about them.
+        # question and its answer, or failures and what is written about them.
         solving = EXAMPLES * (ask + want) + ask + self.answer_tokens
-        reflecting = 3 * (ask + self.answer_tokens + want) + FRAME + self.reflection_tokens
+        reflecting = READ * (ask + self.answer_tokens + want) + FRAME + self.reflection_tokens
         need = 4 * INSTRUCTION + max(solving, reflecting)
         if need > room:
             raise ValueError(
@@ -150,7 +151,7 @@ def rng_of(topic: str, text: str, failures: list) -> random.Random:
 def failures_text(instruction: str, failures: list) -> str:
     """A reflection, up to where the model goes on: [(question, outcome), ...] that went wrong."""
     lines = [f"Instruction: {instruction or 'none'}", "With it these answers were wrong:"]
-    for question, outcome in failures:
+    for question, outcome in failures[:READ]:
         got = one_line(outcome.answer or "") or "nothing"
         lines.append(f"{question.ask} {got} (right: {question.want})")
     lines.append("A better instruction, which says how to answer all such questions:")
@@ -158,27 +159,34 @@ def failures_text(instruction: str, failures: list) -> str:
 
 
 def changed_examples(text: str, failures: list, rng: random.Random) -> tuple[str, str]:
-    """A prompt with another worked example -> its text ("" for none), and what was done."""
-    # A failure can come in while there is room.
+    """A prompt with other worked examples -> its text ("" for none), and what was done."""
     instruction, examples = parts_of(text)
+    room = EXAMPLES - len(examples)
     moves = []
-    if len(examples) < EXAMPLES:
+    if room:
         moves += ["comes in", "comes in"]
     if examples:
         moves += ["replaces", "leaves"]
     move = rng.choice(moves)
 
-    # Whatever comes in stands last, next to the question.
-    question, _outcome = rng.choice(failures)
-    new = f"{question.ask} {question.want}"
+    # Several may come in at once, but not all: what comes in can no longer tell who is better.
+    few = max(min(room, len(failures) - 2), 1)
+    n = rng.randint(1, few) if move == "comes in" else 1
+    new = []
+    for question, _outcome in rng.sample(failures, n):
+        line = f"{question.ask} {question.want}"
+        if line not in new:
+            new.append(line)
     said = f"worked example {move}"
     if move != "comes in":
         old = examples.pop(rng.randrange(len(examples)))
         said += f": {old}"
-    if move != "leaves":
-        examples = [*(example for example in examples if example != new), new]
-        said += f": {new}"
-    return join(instruction, examples), said
+    if move == "leaves":
+        return join(instruction, examples), said
+
+    # What comes in stands last, next to the question, and stands there once.
+    examples = [example for example in examples if example not in new] + new
+    return join(instruction, examples), f"{said}: {' | '.join(new)}"
 
 
 def parts_of(text: str) -> tuple[str, list[str]]:
@@ -218,7 +226,7 @@ def fault_of(text: str) -> str:
         if line != one_line(line):
             return f"line {number} of the prompt, {line[:60]!r}, must be words and single spaces"
 
-    # A worked example must be a lesson: the others score prompts.
+    # A worked example must be a lesson: the other questions score prompts.
     for number, line in enumerate(examples, 2):
         found = re.fullmatch(EXAMPLE, line)
         if not found or purpose_of(found[1]) != "lessons":
