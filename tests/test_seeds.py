@@ -1,0 +1,80 @@
+"""experiments/seeds.py: three runs, and a table of what their logs say."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from tasks import formats, make_task
+from tests import toy
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "experiments"))
+
+import seeds  # noqa: E402
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, toy_world):
+    """A folder to run in; train.py runs in this process, with toy rewards."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(command, **_):
+        import train
+
+        train.main(command[2:])
+        return type("Ended", (), {"returncode": 0})
+
+    monkeypatch.setattr(seeds.subprocess, "run", run)
+    return tmp_path
+
+
+def test_the_table_says_what_the_logs_say(here, base, capsys):
+    argv = ["a", *toy.SIZES, "--base", str(base), "--steps", "6", "--prompt", "right"]
+    argv[argv.index("--seed") : argv.index("--seed") + 2] = []
+    seeds.main(argv)
+    table = capsys.readouterr().out.split("seed 2")[1]
+    rows = dict(re.findall(r"^([a-z].*?)  +(\S.*)$", table, re.M | re.I))
+    rows = {name: [float(value) for value in row.split()] for name, row in rows.items()}
+
+    # Every figure of every seed, from the log itself.
+    for seed in range(3):
+        lines = toy.log_of(here / "out" / f"a-{seed}")
+        evals = [line for line in lines if line["kind"] == "eval"]
+        slow = [line for line in lines if line["kind"] == "slow"]
+        fast = [line for line in lines if line["kind"] == "fast"]
+        entropy = sum(line["entropy"] for line in slow[-5:]) / 5
+        tokens = slow[-1]["tokens"] - slow[-6]["tokens"]
+        expected = {
+            "validation accuracy": evals[-1]["val_acc"],
+            "KL to the base": evals[-1]["kl_base"],
+            "entropy per token": entropy,
+            "tokens per rollout": tokens / (slow[-1]["rollouts"] - slow[-6]["rollouts"]),
+            "largest gradient norm": max(line["grad_norm"] or 0 for line in slow),
+            "prompts accepted": sum(len(line["accepted"]) for line in fast),
+            "rollouts": lines[-1]["rollouts"],
+        }
+        for name, value in expected.items():
+            assert rows[name][seed] == pytest.approx(value, abs=0.0006), name
+    low, middle, high = sorted(rows["rollouts"][:3])
+    assert rows["rollouts"][3] == pytest.approx((low + middle + high) / 3, abs=0.0006)
+
+    # Each began with the rules of its own task, and finished runs are not repeated.
+    for seed in range(3):
+        config = json.loads(
+            (here / "out" / f"a-{seed}" / "config.json").read_text(encoding="utf-8")
+        )
+        assert config["prompt"] == formats.prompt_text(make_task("strings", seed).instructions)
+    seeds.main(argv)
+    assert capsys.readouterr().out.count("is finished already") == 3
+
+
+@pytest.mark.parametrize("argv", [[], ["--steps", "3"]])
+def test_without_a_name_it_says_what_is_missing(argv, capsys):
+    with pytest.raises(SystemExit) as ended:
+        seeds.main(argv)
+    assert ended.value.code == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line == "seeds.py: first a name for the runs, then options of train.py"
