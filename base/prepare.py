@@ -108,8 +108,9 @@ def check_tasks(cfg) -> None:
     names = cfg.tasks
     if not names or not all(isinstance(name, str) for name in names):
         raise ValueError(f"tasks must be names of domains, not {names!r}")
+    check = kind_of if cfg.llm else domain_of
     for name in names:
-        kind_of(name) if cfg.llm else domain_of(name)
+        check(name)
 
 
 def domains_of(tasks: list[str]) -> list[str]:

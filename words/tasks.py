@@ -29,7 +29,7 @@ BRACKETS = ("[]", "<>", "{}", "()", "**", "##")
 
 WORKS = ("film", "book", "play", "song", "show", "story", "concert", "novel", "movie", "album")
 PRAISE = ("wonderful", "brilliant", "moving", "delightful", "superb", "charming", "thrilling")
-BLAME = ("boring", "terrible", "dull", "awful", "clumsy", "painful", "lifeless")
+BLAME = ("boring", "terrible", "dull", "weak", "clumsy", "painful", "lifeless")
 PARTS = ("beginning", "ending", "middle", "mood", "pace", "language", "idea", "style")
 
 
