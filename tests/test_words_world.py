@@ -175,6 +175,14 @@ def test_worked_examples_come_in_replace_others_and_leave():
     assert most == EXAMPLES
     assert (0, "comes in") in seen and (0, "leaves") not in seen
     assert (EXAMPLES, "replaces") in seen and (EXAMPLES, "comes in") not in seen
+    # With room for more, examples come in twice as often as they are replaced or leave.
+    text = f"\n{LINES[0]}"
+    said = [WORLD.proposal(request, "")[1] for request in requests(text, 800)]
+    moves = [re.match("worked example (comes in|replaces|leaves)", how) for how in said]
+    moves = [move[1] for move in moves if move]
+    assert len(moves) / len(said) == pytest.approx(0.75, abs=0.06)
+    assert moves.count("comes in") / len(moves) == pytest.approx(0.5, abs=0.07)
+    assert moves.count("leaves") / len(moves) == pytest.approx(0.25, abs=0.06)
     assert {(2, move) for move in ("comes in", "replaces", "leaves")} <= seen
 
 

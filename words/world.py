@@ -92,7 +92,7 @@ class WordWorld:
 
     def prompt_text(self, prompt: Prompt) -> str:
         text = prompt.get(TOPIC, "").lstrip("\n")
-        return text and text + "\n"
+        return f"{text}\n" if text else ""
 
     def question_text(self, question: Question) -> str:
         return question.ask
@@ -109,7 +109,7 @@ class WordWorld:
     def reflection_text(self, topic: str, text: str, failures: list) -> str:
         """What the model reads before it writes an instruction; "" for a worked example."""
         # The request itself decides, like a die, which of the two ways it goes.
-        if rng_of(topic, text, failures).random() >= REFLECTIONS:
+        if rng_of("way", topic, text, failures).random() >= REFLECTIONS:
             return ""
         instruction, _examples = parts_of(text)
         return failures_text(instruction, failures)
@@ -119,7 +119,7 @@ class WordWorld:
         _topic, text, failures = request
         read = self.reflection_text(*request)
         if not read:
-            return changed_examples(text, failures, rng_of(*request))
+            return changed_examples(text, failures, rng_of("examples", *request))
 
         # Whatever the model wrote is one line, of limited length.
         instruction = one_line(written)[:INSTRUCTION].strip()
@@ -143,9 +143,9 @@ class WordWorld:
         return reflection
 
 
-def rng_of(topic: str, text: str, failures: list) -> random.Random:
-    """Random choices about a request: the same for the same request."""
-    return random.Random(repr((topic, text, failures)))
+def rng_of(*what) -> random.Random:
+    """Random choices that are always the same for the same purpose and request."""
+    return random.Random(repr(what))
 
 
 def failures_text(instruction: str, failures: list) -> str:
