@@ -19,16 +19,17 @@ The model and its texts are not known here. They come as three functions:
 
     answer(jobs)         jobs: [(prompt, questions)], equally many questions each; one rollout per
                          question. -> for each job a list of outcomes with `.score` and `.answer`
-    reflect(requests)    requests: [(topic, instruction or "", [(question, outcome), ...])]; one
-                         rollout each. -> for each the proposed instruction ("" for none; untrusted
-                         text) and the reflection behind it, for people to read
+    reflect(requests)    requests: [(topic, instruction or "", [(question, outcome), ...])]. -> for
+                         each the proposed instruction ("" for none; untrusted text), how it came
+                         about, for people to read, and the rollouts that it took, 1 or 0
     is_prompt(prompt)    whether a prompt with a proposal in it is well formed
+    shows(prompt, q)     whether a prompt shows a question: then it is not scored on it
 
 A question is opaque, except for `.topic`. Every rollout is a call; a phase never spends more than
 its budget, which a surprise multiplies.
 
-Left out of GEPA: choosing the topic to rewrite by anything but turns, a separate validation set
-(the anchor questions are both), and merging two prompts (docs/LOG.md: here it did not help).
+Left out of GEPA: choosing the topic to rewrite by anything but turns, and merging two prompts
+(docs/LOG.md: here it did not help).
 """
 
 import math
@@ -40,7 +41,6 @@ from typing import Any
 
 Prompt = dict[str, str]  # topic -> instruction, e.g. {"red": "reverse raise"}
 
-MINIBATCH = 3  # questions that a parent and its child both answer
 PROPOSALS_AT_ONCE = 16  # proposals that go through the model together
 SAVED = ("size", "memory", "memory_size", "next_id", "turn")  # of a population, as it is
 SURPRISE_BUDGET = 3  # times the usual budget, in a phase with a surprise
@@ -220,22 +220,25 @@ class FastPhase:
 
     population: Population  # the candidates that it starts with
     anchor: list  # the questions that candidates are scored on
-    answer: Any  # the three functions at the top of the file
+    lessons: list  # others, which parents and children answer, and which reflections are about
+    answer: Any  # the four functions at the top of the file
     reflect: Any
     is_prompt: Any
+    shows: Any
+    minibatch: int  # lessons that a parent and its child both answer
     budget: int  # calls that it may spend
 
     def __post_init__(self):
         self.report = Report()  # what was spent, and what came of it
         self.scored = list(self.population.candidates)  # the possible parents of this phase
 
-        # The anchor questions of each topic; each trial draws a minibatch from one of the topics.
+        # The lessons of each topic; each trial draws a minibatch from one of the topics.
         # All minibatches are equally large, so that they can be answered in one batch.
         self.by_topic = {}
-        for topic in sorted({question.topic for question in self.anchor}):
-            self.by_topic[topic] = [q for q in self.anchor if q.topic == topic]
+        for topic in sorted({question.topic for question in self.lessons}):
+            self.by_topic[topic] = [q for q in self.lessons if q.topic == topic]
         fewest = min(map(len, self.by_topic.values()))
-        self.minibatch = min(MINIBATCH, fewest)
+        self.minibatch = min(self.minibatch, fewest)
 
     def left(self):
         """Calls that may still be spent."""
@@ -300,10 +303,10 @@ class FastPhase:
     def without_dead_lines(self, candidate: Candidate) -> Prompt:
         """A candidate's prompt without the instructions that earned nothing on their topic."""
         prompt = dict(candidate.prompt)
-        for topic in self.by_topic:
+        for topic in candidate.prompt:
             pairs = zip(self.anchor, candidate.scores, strict=True)
-            earned = sum(score for question, score in pairs if question.topic == topic)
-            if topic in prompt and earned == 0:
+            scores = [score for question, score in pairs if question.topic == topic]
+            if scores and not any(scores):
                 line = f"{topic}: {prompt.pop(topic)}"
                 if line not in self.report.dropped:
                     self.report.dropped.append(line)
@@ -351,10 +354,10 @@ class FastPhase:
                 requests.append((trial.topic, old, failures))
 
         # The model writes a new instruction for each; the other topics keep theirs.
-        self.report.reflections += len(requests)
-        self.report.calls += len(requests)
-        proposals = self.reflect(requests) if requests else []
-        for trial, (instruction, how) in zip(failing, proposals, strict=True):
+        proposals = self.reflect(requests)
+        for trial, (instruction, how, cost) in zip(failing, proposals, strict=True):
+            self.report.reflections += cost
+            self.report.calls += cost
             trial.how = how
             if instruction:
                 trial.prompt = trial.parent.prompt | {trial.topic: instruction}
@@ -366,18 +369,19 @@ class FastPhase:
         known = [candidate.prompt for candidate in self.scored]
         children = []
         for trial in trials:
-            is_new = trial.prompt is not None and trial.prompt not in known
-            if is_new and self.is_prompt(trial.prompt):
+            if trial.prompt not in known and self.is_prompt(trial.prompt):
                 known.append(trial.prompt)
                 children.append(trial)
         self.report.proposed += len(children)
 
-        # Parent and child answer the same questions, so their sums can be compared.
+        # Parent and child answer the same questions. Who shows one would only have to copy it.
         results = self.run([(trial.prompt, trial.questions) for trial in children])
         for trial, outcomes in zip(children, results, strict=True):
-            before = sum(outcome.score for outcome in trial.outcomes)
-            after = sum(outcome.score for outcome in outcomes)
-            trial.gain = after - before
+            prompts = (trial.parent.prompt, trial.prompt)
+            triples = zip(trial.questions, trial.outcomes, outcomes, strict=True)
+            for question, before, after in triples:
+                if not any(self.shows(prompt, question) for prompt in prompts):
+                    trial.gain += after.score - before.score
         return children
 
     def accept(self, children):
@@ -403,16 +407,28 @@ class FastPhase:
 
 
 def evolve(
-    population: Population, anchor, answer, reflect, is_prompt, budget, surprise=True
+    population: Population,
+    anchor,
+    lessons,
+    answer,
+    reflect,
+    is_prompt,
+    shows,
+    minibatch,
+    budget,
+    surprise,
 ) -> Report:
     """Improve the prompts of a population, spending at most `budget` calls: one fast phase.
 
-    anchor: the questions that candidates are scored on; the functions: see the top of the file.
+    anchor: the questions that candidates are scored on; lessons: others, `minibatch` of which a
+    parent and its child answer; the functions: see the top of the file.
     With too few calls to score the carried candidates nothing is done. surprise: whether to look
     for a change of the world; a phase that finds one spends up to SURPRISE_BUDGET times as much.
     """
     # Without scores under today's weights nothing can be compared.
-    phase = FastPhase(population, anchor, answer, reflect, is_prompt, budget)
+    phase = FastPhase(
+        population, anchor, lessons, answer, reflect, is_prompt, shows, minibatch, budget
+    )
     before = population.candidates[0].mean  # of the best one, at the end of the last phase
     if budget >= len(phase.scored) * len(anchor):
         phase.rescore()

@@ -1,7 +1,6 @@
 """The language model: a small GPT, how a token is drawn, the log-probabilities of what it wrote.
 
-Read `GPT` first: a Llama-family transformer (pre-RMSNorm, RoPE, SwiGLU, grouped-query attention, no
-biases).
+Read `GPT` first: a Llama-family transformer (pre-RMSNorm, RoPE, SwiGLU, grouped-query attention).
 Then read `generate`: one text, one token at a time, everything computed anew for every token.
 sampling.py draws the same tokens many times faster.
 
@@ -23,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+WORTH_SHARING = 32  # tokens that contexts must have in common, to be read once for all of them
 ROWS_AT_ONCE = 32  # completions per forward pass in training; more where one context has more
 
 
@@ -38,6 +38,7 @@ class GPTConfig:
     rope_base: float = 10000.0
     norm_eps: float = 1e-6
     tied_head: bool = False  # whether the head's matrix is that of the embedding
+    qkv_bias: bool = False  # whether queries, keys and values have a bias
 
 
 # --- attention ---
@@ -62,18 +63,7 @@ def rotate(x, cos, sin):
 
 def causal_attention(q, k, v):
     """q (B, H, T, D), k, v (B, J, T, D) -> (B, H, T, D): to each position and those before it."""
-    if q.is_cuda or q.dtype == torch.float32:
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-
-    # In bfloat16 on a CPU plain products win: the fused backward takes three times as long.
-    T, D = q.shape[2:]
-    future = q.new_full((T, T), -torch.inf).triu(1)  # (T, T)
-    grouped = q.unflatten(1, (k.size(1), -1))  # (B, J, H/J, T, D)
-    scores = grouped @ k[:, :, None].mT  # (B, J, H/J, T, T)
-    scores = scores * D**-0.5
-    weights = (scores + future).softmax(-1, dtype=q.dtype)
-    heads = weights @ v[:, :, None]  # (B, J, H/J, T, D)
-    return heads.flatten(1, 2)
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
 
 
 def attend(q, prefix, own, prefix_bias, own_bias):
@@ -129,9 +119,19 @@ class Prefix(NamedTuple):
     layers: list  # for each layer the keys (J, K, D, P) and the values (J, K, P, D)
 
     def part(self, some):
-        """Only some of the prompts (a slice); nothing is copied."""
+        """Only some of the prompts: a slice, for which nothing is copied, or their indices."""
         layers = [(keys[:, some], values[:, some]) for keys, values in self.layers]
         return Prefix(self.lengths[some], self.bias[some], layers)
+
+    def followed_by(self, texts):
+        """Each prompt with one of the texts after it, which are a prefix, too; all is copied."""
+        layers = []
+        for before, after in zip(self.layers, texts.layers, strict=True):
+            keys = torch.cat([before[0], after[0]], 3)
+            values = torch.cat([before[1], after[1]], 2)
+            layers.append((keys, values))
+        bias = torch.cat([self.bias, texts.bias], 2)
+        return Prefix(self.lengths + texts.lengths, bias, layers)
 
 
 # --- the transformer ---
@@ -146,9 +146,9 @@ class Block(nn.Module):
         kv_width = cfg.n_kv_head * self.head_width
         self.attention_norm = RMSNorm(cfg.n_embd, cfg.norm_eps)
         self.mlp_norm = RMSNorm(cfg.n_embd, cfg.norm_eps)
-        self.q = nn.Linear(cfg.n_embd, cfg.n_embd, bias=False)
-        self.k = nn.Linear(cfg.n_embd, kv_width, bias=False)
-        self.v = nn.Linear(cfg.n_embd, kv_width, bias=False)
+        self.q = nn.Linear(cfg.n_embd, cfg.n_embd, cfg.qkv_bias)
+        self.k = nn.Linear(cfg.n_embd, kv_width, cfg.qkv_bias)
+        self.v = nn.Linear(cfg.n_embd, kv_width, cfg.qkv_bias)
         self.o = nn.Linear(cfg.n_embd, cfg.n_embd, bias=False)
         self.gate = nn.Linear(cfg.n_embd, cfg.n_hidden, bias=False)
         self.up = nn.Linear(cfg.n_embd, cfg.n_hidden, bias=False)
@@ -238,11 +238,11 @@ class GPT(nn.Module):
             x = block.output(x, heads)
         return self.norm(x)
 
-    def read(self, prompts) -> Prefix:
-        """Prompts as token lists -> the prefix that `hidden` continues ("prefill")."""
+    def read(self, prompts, prefix=None) -> Prefix:
+        """Prompts as token lists, read after a prefix or not -> a prefix, too ("prefill")."""
         tokens, lengths = padded(prompts, self.cos.device)
         cache = []
-        self.hidden(tokens, cache=cache)
+        self.hidden(tokens, prefix, cache)
 
         # Contiguous keys and values are read faster: they are read in every step.
         layers = [(keys.contiguous(), values.contiguous()) for keys, values in cache]
@@ -337,7 +337,8 @@ def completion_logits(model, contexts, completions):
     For a few contexts at a time, with all of their n completions, it yields the logits (n, S, V) at
     each completion token, these tokens (n, S) and the completions' mask (n, S).
     A context is read once for all of its completions, except its last token: the model's output at
-    that token already predicts the first token of a completion, so each row reads it.
+    that token already predicts the first token of a completion, so each row reads it. A longer
+    beginning that contexts have in common, their prompt, is read once for all of them.
     """
     # Each row reads the last token of its context, then the completion.
     per_context = len(completions) // len(contexts)
@@ -353,11 +354,24 @@ def completion_logits(model, contexts, completions):
     # The logits of all at once might not fit the memory.
     few = max(ROWS_AT_ONCE // per_context, 1)
     for i in range(0, len(contexts), few):
-        some_contexts = contexts[i : i + few]
         some = slice(i * per_context, (i + few) * per_context)
-        prefix = model.read([context[:-1] for context in some_contexts])
+        to_read = [context[:-1] for context in contexts[i : i + few]]
+        n = shared_length(to_read)
+        if n < WORTH_SHARING:
+            prefix = model.read(to_read)
+        else:
+            prompt = model.read([to_read[0][:n]])
+            questions = model.read([context[n:] for context in to_read], prompt)
+            prefix = prompt.part(len(to_read) * [0]).followed_by(questions)
         hidden = model.hidden(inputs[some], prefix)  # (n, S, C)
         yield model.head(hidden), targets[some], mask[some]
+
+
+def shared_length(contexts):
+    """How many tokens contexts have in common, from their beginning on."""
+    # The first tokens of all of them, then the second ones, and so on: are they the same?
+    same = [len(set(tokens)) == 1 for tokens in zip(*contexts, strict=False)]
+    return [*same, False].index(False)
 
 
 def completion_logprobs(model, contexts, completions, temperature):

@@ -235,17 +235,14 @@ def apply_gradients(policy, optimizer, figure):
 def micro_batches(contexts, completions, wanted):
     """Cut the wanted contexts into micro-batches: which contexts, and which completions of them.
 
-    Contexts of like length come together, which saves padding. With several processes each goes
-    through its share of the contexts.
+    Contexts with the same prompt come together: then it is read once for all of them. With several
+    processes each goes through its share of the contexts.
     """
-    per_context = len(completions) // len(contexts)
-
-    def longest(c):
-        own = completions[c * per_context : (c + 1) * per_context]
-        return len(contexts[c]) + max(map(len, own))
+    in_order = sorted(wanted, key=lambda c: contexts[c])
+    share = processes.my_share(in_order)
 
     # So many contexts that their completions fill a micro-batch, at least one.
-    share = processes.my_share(sorted(wanted, key=longest))
+    per_context = len(completions) // len(contexts)
     few = max(ROWS_AT_ONCE // per_context, 1)
     for i in range(0, len(share), few):
         chosen = share[i : i + few]

@@ -10,8 +10,6 @@ prompt, and only then splits into R = K * B * G rows that are written token by t
     drop_finished    between chunks: rows that have ended leave the batch
     grow             between chunks: the rows' own caches get room for the next chunk
 
-(Where questions are longer than their answers, they are shared as a part of the prompts.)
-
 A row attends to two segments under one softmax (model.attend): the keys and values of its prompt,
 which its rows share and nobody copies, and its own, of its question and its completion. The tokens
 are those that model.generate draws from the same noise.
@@ -118,7 +116,6 @@ def sample(
     Raises ValueError for empty or ragged input, and where a sequence would not fit the model.
     """
     check_lengths(model, prompts, questions, max_new)
-    prompts, questions = share_long_questions(prompts, questions, samples, max_new)
 
     # The noise decides all: the same noise gives the same tokens.
     K = len(prompts)
@@ -170,33 +167,12 @@ def check_lengths(model, prompts, questions, max_new):
         )
 
     # The longest sequence that could come out.
-    longest = 0
-    for prompt, asked in zip(prompts, questions, strict=True):
-        longest_question = max(map(len, asked))
-        longest = max(longest, len(prompt) + longest_question + max_new)
+    longest = max(map(len, prompts)) + max(map(len, chain(*questions))) + max_new
     room = model.cfg.block_size
     if longest > room:
         raise ValueError(
             f"sample: prompt, question and completion need {longest} tokens, the model has {room}"
         )
-
-
-def share_long_questions(prompts, questions, samples, max_new):
-    """Long questions are worth sharing, too: all but the last token becomes part of a prompt.
-
-    -> prompts, questions
-    """
-    # It pays where questions are longer than their answers.
-    shortest = min(map(len, chain(*questions)))
-    if samples == 1 or shortest <= max_new:
-        return prompts, questions
-    longer_prompts = []
-    last_tokens = []
-    for prompt, asked in zip(prompts, questions, strict=True):
-        for question in asked:
-            longer_prompts.append(prompt + question[:-1])
-            last_tokens.append([question[-1:]])
-    return longer_prompts, last_tokens
 
 
 def prefill(model, prefix, questions, samples, noise, temperature, eos):
@@ -364,10 +340,6 @@ class Answers:
     completions: list[list[int]]  # R, as tokens
     logprobs: Tensor  # (R, S), recorded while sampling
 
-    @property
-    def n_tokens(self):
-        return sum(map(len, self.completions))
-
 
 @dataclass
 class Sampler:
@@ -378,7 +350,8 @@ class Sampler:
     temperature: float
     rng: torch.Generator | None = None  # makes the noise
     decode: Callable = decode_step
-    sampled_tokens: int = 0  # so far
+    sampled_rollouts: int = 0  # so far
+    sampled_tokens: int = 0  # of these rollouts
 
     def answer(self, jobs, samples=1) -> Answers:
         """Answer jobs (prompt, questions), `samples` times each, all with equally many questions.
@@ -392,19 +365,7 @@ class Sampler:
         for prompt, questions in jobs:
             prompts.append(world.encode_start(world.prompt_text(prompt)))
             asked.append([world.encode(world.question_text(q)) for q in questions])
-        rollouts = sample(
-            self.model,
-            prompts,
-            asked,
-            samples,
-            max_new=world.answer_tokens,
-            eos=world.eos,
-            pad=world.pad,
-            temperature=self.temperature,
-            noise=self.noise(len(jobs) * len(asked[0]) * samples, world.answer_tokens),
-            decode=self.decode,
-        )
-        self.sampled_tokens += rollouts.lengths.sum().item()
+        rollouts = self.sample(prompts, asked, samples, world.answer_tokens)
 
         # Grade each answer against the question that its row belongs to.
         texts = texts_of(world, rollouts)
@@ -421,37 +382,44 @@ class Sampler:
     def reflect(self, requests):
         """Reflect on requests (topic, instruction or "", [(question, outcome), ...]).
 
-        -> for each the proposed instruction ("" for none) and a summary of what was read and
-        written, for people (untrusted text).
+        -> for each the proposed instruction ("" for none), how it came about, for people (untrusted
+        text), and how many rollouts it took: 1, or 0 where the world needs no model for it.
         """
         # A reflection has no prompt: it all stands in its text.
         world = self.world
-        asked = [world.reflection_text(*request) for request in requests]
-        rollouts = sample(
-            self.model,
-            [world.encode_start("")],
-            [[world.encode(text) for text in asked]],
-            1,
-            max_new=world.reflection_tokens,
-            eos=world.eos,
-            pad=world.pad,
-            temperature=self.temperature,
-            noise=self.noise(len(asked), world.reflection_tokens),
-            decode=self.decode,
-        )
-        self.sampled_tokens += rollouts.lengths.sum().item()
+        to_read = [world.reflection_text(*request) for request in requests]
+        asked = [world.encode(text) for text in to_read if text]
+        written = []
+        if asked:
+            rollouts = self.sample([world.encode_start("")], [asked], 1, world.reflection_tokens)
+            written = texts_of(world, rollouts)
 
         # What each of them proposes for its topic.
         proposals = []
-        for request, read, written in zip(requests, asked, texts_of(world, rollouts), strict=True):
-            topic = request[0]
-            instruction = world.proposal(topic, written)
-            proposals.append((instruction, world.summary(read + written)))
+        for request, text in zip(requests, to_read, strict=True):
+            instruction, how = world.proposal(request, written.pop(0) if text else "")
+            proposals.append((instruction, how, bool(text)))
         return proposals
 
-    def noise(self, rows, max_new):
-        """A uniform random number for each token that may be sampled (rows, max_new)."""
-        return torch.rand(rows, max_new, generator=self.rng, device=self.model.cos.device)
+    def sample(self, prompts, questions, samples, max_new) -> Rollouts:
+        """Sample with this model, see `sample` above; what it costs is counted."""
+        R = len(prompts) * len(questions[0]) * samples
+        noise = torch.rand(R, max_new, generator=self.rng, device=self.model.cos.device)
+        rollouts = sample(
+            self.model,
+            prompts,
+            questions,
+            samples,
+            max_new=max_new,
+            eos=self.world.eos,
+            pad=self.world.pad,
+            temperature=self.temperature,
+            noise=noise,
+            decode=self.decode,
+        )
+        self.sampled_rollouts += R
+        self.sampled_tokens += rollouts.lengths.sum().item()
+        return rollouts
 
 
 def contexts_of(world, jobs):

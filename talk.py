@@ -70,6 +70,12 @@ def open_model(path):
     # A run's weights.pt has the form of a base.
     model, about = load_base(path)
 
+    # Other models read other texts.
+    if "llm" in about:
+        name = about["llm"]
+        raise ValueError(
+            f"{path} has the weights of a pretrained language model ({name}): here is the toy world"
+        )
     # Where domains have changed since pretraining, tokens mean other words.
     if about.get("vocabulary") != formats.fingerprint():
         raise ValueError(f"{path} knows another vocabulary: the domains have changed since then")
@@ -306,7 +312,7 @@ class Dialogue:
 
         # The model reads them, and writes a search.
         old = self.prompt.get(topic, "")
-        [(instruction, text)] = self.sampler.reflect([(topic, old, failures)])
+        [(instruction, text, _)] = self.sampler.reflect([(topic, old, failures)])
         show(self.world.summary(text), "    ")
 
         # The user decides whether it goes into the prompt.

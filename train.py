@@ -28,6 +28,7 @@ import math
 import random
 import time
 from dataclasses import dataclass
+from statistics import fmean
 
 import torch
 
@@ -103,6 +104,7 @@ class Config(prepare.BaseSettings):
     cycle: int = setting(6, "gradient steps between fast phases", low=1)
     population: int = setting(4, "prompts kept; must divide group", low=1)
     anchor: int = setting(48, "questions of the cycle that prompts are scored on", low=1)
+    minibatch: int = setting(3, "questions on which a new prompt must beat its parent", low=1)
     passes: int = setting(10, "budget of a fast phase, in passes over the anchor questions", low=0)
     reflector: str = setting(
         "self", "who reflects: the policy or the frozen base", ("self", "base")
@@ -112,6 +114,7 @@ class Config(prepare.BaseSettings):
         15, "steps between evaluations and checkpoints", low=1, may_change=True
     )
     eval_questions: int = setting(256, "validation questions, never trained on", low=1)
+    greedy: bool = setting(False, "also measure accuracy with the likeliest answers")
     skills: bool = setting(False, "also measure at every evaluation what the base could do before")
     smoke: bool = setting(False, "the whole path at toy size, with pretraining, in under a minute")
 
@@ -154,7 +157,7 @@ class Learner:
             self.world.check_room(task, self.seed_prompt, self.base.cfg.block_size)
             rng = random.Random(f"validation {cfg.seed}")
             self.tasks.append(task)
-            self.validation.append(task.questions(rng, cfg.eval_questions, validation=True))
+            self.validation.append(task.questions(rng, cfg.eval_questions, "validation"))
 
         # Counters. Evaluations are not counted: nothing is learned from them.
         self.step = 0  # gradient steps so far
@@ -206,12 +209,15 @@ class Learner:
         """Whether the step just made was the last of a stage. It is so at the start, too."""
         return self.step % self.cfg.stage == 0
 
-    def questions_of(self, step):
-        """The questions that a step trains on: a function of (seed, step), known ahead."""
+    def questions_of(self, step, n, purpose="questions"):
+        """n questions that a step trains on: a function of (seed, step), known ahead.
+
+        purpose "lessons": questions that reflections of the fast phase at this step are about.
+        """
         # Nothing of it depends on how the run has gone so far.
         task = self.tasks[self.task_at(step)]
-        rng = random.Random(f"questions {self.cfg.seed} {step}")
-        return task.questions(rng, self.cfg.batch)
+        rng = random.Random(f"{purpose} {self.cfg.seed} {step}")
+        return task.questions(rng, n, purpose)
 
     def sampler(self, model, seed) -> Sampler:
         """What a model answers and reflects with. seed: of the noise."""
@@ -253,7 +259,7 @@ def train(learner: Learner, stop, begun):
             if cfg.method != "rl" and learner.step % cfg.cycle == 0:
                 ahead = []
                 for step in range(learner.step, learner.step + cfg.cycle):
-                    ahead += learner.questions_of(step)
+                    ahead += learner.questions_of(step, cfg.batch)
                     if len(ahead) >= cfg.anchor:
                         break
                 fast_phase(learner, ahead, bar)
@@ -264,7 +270,8 @@ def train(learner: Learner, stop, begun):
             if cfg.method == "gepa":
                 learner.step += 1
             else:
-                reward = slow_step(learner, learner.questions_of(learner.step))
+                questions = learner.questions_of(learner.step, cfg.batch)
+                reward = slow_step(learner, questions)
 
             # Now and then, and where a stage ends: how good is it on questions that it never
             # trains on?
@@ -296,7 +303,7 @@ def fast_phase(learner: Learner, questions, bar):
     def answer(jobs):
         sampler = learner.sampler(learner.policy, learner.seed_of("fast", next(turns)))
         outcomes = sampler.answer(jobs).outcomes
-        count(sampler, len(outcomes))
+        count(sampler)
 
         # One list for all jobs -> a list for each.
         n = len(outcomes) // len(jobs)
@@ -306,20 +313,29 @@ def fast_phase(learner: Learner, questions, bar):
         model = learner.policy if cfg.reflector == "self" else learner.base
         sampler = learner.sampler(model, learner.seed_of("fast", next(turns)))
         proposals = sampler.reflect(requests)
-        count(sampler, len(proposals))
+        count(sampler)
         return proposals
 
     # All rollouts are counted, also those that score prompts and those that reflect.
-    def count(sampler, rollouts):
-        learner.rollouts += rollouts
+    def count(sampler):
+        learner.rollouts += sampler.sampled_rollouts
         learner.tokens += sampler.sampled_tokens
         bar.set_postfix(rollouts=learner.rollouts)
 
     # Prompts are scored on the first questions; the budget is so many passes over them.
     anchor = questions[: cfg.anchor]
-    budget = cfg.passes * len(anchor)
-    is_prompt = learner.world.is_prompt
-    report = evolve(learner.population, anchor, answer, reflect, is_prompt, budget, cfg.surprise)
+    report = evolve(
+        learner.population,
+        anchor,
+        learner.questions_of(learner.step, cfg.anchor, "lessons"),
+        answer,
+        reflect,
+        learner.world.is_prompt,
+        learner.world.shows,
+        cfg.minibatch,
+        budget=cfg.passes * len(anchor),
+        surprise=cfg.surprise,
+    )
 
     # What the phase cost, and what came of it: for the log, and for people.
     best = learner.population.best
@@ -374,7 +390,7 @@ def slow_step(learner: Learner, questions):
 
     # The entropy is estimated from the samples.
     total = -answers.logprobs.sum().item()
-    entropy = total / answers.n_tokens  # nats per token
+    entropy = total / sampler.sampled_tokens  # nats per token
     reward = rewards.mean().item()
     figures |= {"skipped": learner.skipped, "seconds": time.perf_counter() - start}
     learner.log("slow", index, reward=reward, entropy=entropy, **figures)
@@ -429,6 +445,7 @@ class Evaluation:
     """How a model does on one task's validation questions under one prompt."""
 
     accuracy: float
+    greedy: float | None  # the accuracy at temperature 0, with the setting `greedy`
     kl: float  # to the base, k3, nats per token
     sample: tuple  # the first question with its answer, the score, and what is right
 
@@ -450,8 +467,7 @@ def evaluate(learner: Learner, model, index, prompt) -> Evaluation:
     # The noise is the same every time.
     sampler = learner.sampler(model, cfg.seed)
     answers = sampler.answer([(prompt, questions)])
-    right = sum(outcome.score for outcome in answers.outcomes)
-    accuracy = right / len(questions)
+    accuracy = fmean(outcome.score for outcome in answers.outcomes)
 
     # Sampling has recorded the policy's log-probs; the base's are computed on the same answers.
     kl = 0.0
@@ -461,13 +477,20 @@ def evaluate(learner: Learner, model, index, prompt) -> Evaluation:
         )  # (R, S)
         logprobs = answers.logprobs[:, : base_logprobs.size(1)]  # sampling pads to answer_tokens
         token_kl = rl.kl_estimate(logprobs, base_logprobs, "k3")
-        kl = token_kl.sum().item() / answers.n_tokens
+        kl = token_kl.sum().item() / sampler.sampled_tokens
+
+    # Is more known now, or is what was known only more likely?
+    greedy = None
+    if cfg.greedy:
+        sampler.temperature = 0.0
+        outcomes = sampler.answer([(prompt, questions)]).outcomes
+        greedy = fmean(outcome.score for outcome in outcomes)
 
     # One question and answer, for people.
     question = questions[0]
     given = world.prompt_text(prompt) + world.question_text(question)
     sample = (given + answers.texts[0], answers.outcomes[0].score, question.want)
-    learner.measured[key] = Evaluation(accuracy, kl, sample)
+    learner.measured[key] = Evaluation(accuracy, greedy, kl, sample)
     return learner.measured[key]
 
 
@@ -503,14 +526,15 @@ def evaluate_stream(learner: Learner):
             kl_base=evaluation.kl,
             neutral_acc=neutral.accuracy,
             neutral_kl=neutral.kl,
+            greedy_acc=evaluation.greedy,
+            neutral_greedy=neutral.greedy,
             prompt=prompt,
         )
 
     # For people: this one, with a sample. `evaluate` remembers it.
     shown = evaluate(learner, learner.policy, current, prompt)
     learner.at_end[current] = shown.accuracy
-    name = learner.tasks[current].name
-    words = view.evaluated(learner.step, name, learner.rollouts, shown)
+    words = view.evaluated(learner.step, learner.tasks[current].name, learner.rollouts, shown)
     learner.folder.say(learner.step, words)
     learner.folder.draw(view.page)
     return shown.accuracy
@@ -543,16 +567,16 @@ def closing_table(learner: Learner):
         view.show_result(learner.folder, result)
 
     # What is left when the run is over.
-    weights = learner.policy.state_dict()
-    learner.folder.save_weights(learner.origin.about | {"model": weights})
+    learner.folder.save_weights(learner.origin.about | {"model": learner.policy.state_dict()})
     memory = learner.population.memory
-    summary = {"rollouts": learner.rollouts, "tasks": results, "memory": memory}
-    learner.folder.write_json("result.json", summary)
+    learner.folder.write_json(
+        "result.json", {"rollouts": learner.rollouts, "tasks": results, "memory": memory}
+    )
     view.show_memory(learner.folder, memory)
     learner.folder.draw(view.page)
-    path = learner.folder.path
     learner.folder.show(
-        f"\n{learner.rollouts} rollouts, all counted. Look at the run in {path}/view.html"
+        f"\n{learner.rollouts} rollouts, all counted. "
+        f"Look at the run in {learner.folder.path}/view.html"
     )
 
 
@@ -561,7 +585,7 @@ def closing_table(learner: Learner):
 
 def check_settings(cfg: Config):
     """Raises ValueError, with what would be right, for settings that do not fit together."""
-    prepare.check_tasks(cfg.tasks)
+    prepare.check_tasks(cfg)
     if cfg.method == "fst" and cfg.group % cfg.population:
         raise ValueError(
             f"population ({cfg.population}) must divide group ({cfg.group}): "

@@ -23,6 +23,7 @@ from textwrap import dedent, indent
 
 from plumbing.files import write_file
 from tasks import Domain, make_task
+from words import tasks as word_tasks
 
 # What can be said of an instruction. Each has a colour in STYLE.
 VERDICTS = {
@@ -54,7 +55,7 @@ class Stage:
     """The steps that a run spent on one task, and what is known of the task."""
 
     name: str  # of the task
-    domain: Domain
+    domain: Domain | None  # None in the world of words: there nothing is said of an instruction
     hidden: dict[str, str]  # topic -> hidden rule
     start: int  # rollouts that had been spent when it began
     prompt: dict[str, str]  # the best prompt when it began
@@ -70,7 +71,7 @@ class Stage:
         """What can be said of an instruction for a topic: a word of VERDICTS."""
         # Is it there at all, and is it the rule, word by word?
         hidden = self.hidden[topic]
-        if instruction == "none":
+        if instruction == "none" or self.domain is None:
             return "none"
         if instruction == hidden:
             return "right"
@@ -87,6 +88,8 @@ class Stage:
     @property
     def named(self) -> str:
         """How many of the hidden rules the best prompt names."""
+        if self.domain is None:
+            return ""
         # What is equal in effect counts, too.
         verdicts = [self.verdict(topic, self.best.get(topic, "none")) for topic in self.hidden]
         n = verdicts.count("right") + verdicts.count("equal")
@@ -114,8 +117,8 @@ class Run:
     @cached_property
     def stages(self) -> list[Stage]:
         """The stages that the run has come to so far."""
-        # The prompt that it began with is a text with one line for each topic.
-        prompt = dict(re.findall(r"(\w+): (.+)", self.config["prompt"]))
+        # The prompt that it began with stands in the first evaluation.
+        prompt = self.of("eval")[0]["prompt"]
         stages = []
         end = 0
         for i, name in enumerate(self.config["tasks"]):
@@ -132,9 +135,11 @@ class Run:
             evals = [line for line in own if line["kind"] == "eval" and line["rollouts"] <= end]
 
             # The hidden rules follow from the settings; a run that has ended tells them itself.
-            task = make_task(name, self.config["seed"])
+            make = word_tasks.make_task if self.config.get("llm") else make_task
+            task = make(name, self.config["seed"])
             hidden = self.result["tasks"][i]["hidden"] if self.result else task.instructions
-            stages.append(Stage(name, task.domain, hidden, start, prompt, phases, evals))
+            domain = getattr(task, "domain", None)
+            stages.append(Stage(name, domain, hidden, start, prompt, phases, evals))
             prompt = stages[-1].best
         return stages
 
@@ -399,7 +404,7 @@ def prompts(run: Run) -> list[Html]:
 # A change: when, the instruction, the verdict as a class and in words; then how it was found.
 CHANGE = """<span class="when">{}</span> <code>{}</code> <span class="badge {}">{}</span>"""
 FOUND = """<li><details><summary>{0}</summary>
-<p>Found at step {1[step]} by this reflection. The prompt's anchor score before and after:
+<p>Found at step {1[step]} in this way. The prompt's anchor score before and after:
 {1[before]:.2f}, {1[after]:.2f}.</p><pre>{1[how]}</pre></details></li>
 """
 
@@ -550,7 +555,8 @@ def show_result(folder, result: dict) -> None:
     # The hidden rules beside the instructions.
     rows = [["topic", "hidden rule", "evolved instruction"]]
     for topic, rule in result["hidden"].items():
-        rows.append([topic, rule, result["evolved"].get(topic, "none")])
+        instruction = result["evolved"].get(topic, "none")
+        rows.append([topic, rule, instruction.replace("\n", " | ")])
     folder.show_table(rows)
 
 
@@ -784,7 +790,7 @@ tr > th { font-weight: 600; }
 .prompt th { width: 36%; }
 .prompt th:last-child { width: auto; }
 .prompt p { font-size: .9em; }
-.prompt td code { white-space: nowrap; }
+.prompt td code { white-space: pre-wrap; }
 .prompt th code { display: inline-block; font-weight: 400; }
 .prompt summary { padding: 0; }
 .prompt li { padding: .1em 0; }

@@ -16,6 +16,9 @@ from plumbing.devices import pick_device
 from plumbing.files import beside, load_checkpoint, lock
 from tasks import domain_of, domains, formats
 from tasks.world import ToyWorld
+from words import llm
+from words.tasks import kind_of
+from words.world import parse_text
 
 SHIPPED = str(Path(__file__).resolve().with_name("base.pt"))  # the base that comes with the code
 QUICK_MINUTES = 12  # of pretraining for each domain, when a run finds no base
@@ -47,6 +50,11 @@ class BaseSettings:
     base: str = setting(
         SHIPPED, "checkpoint of the base; the default one is made if it is missing", may_change=True
     )
+    llm: str = setting(
+        "",
+        "a pretrained language model in place of the base: smollm2, a GGUF file or a folder; "
+        "see docs/WORDS.md",
+    )
     pretrain: bool = setting(False, "train the base and stop; goes on where it was interrupted")
     minutes: float = setting(110.0, "length of pretraining", low=0.01)
     documents: int = setting(48, "documents per step of pretraining", low=1)
@@ -54,9 +62,13 @@ class BaseSettings:
     @classmethod
     def fill_in(cls, given: dict) -> dict:
         """The settings that were given, and those that follow from them."""
-        # A corpus has all domains. A run that is not told its length gives each task one stage.
+        # A corpus has all domains. A pretrained model has settings of its own.
         if given.get("pretrain"):
             given = {"tasks": corpus_domains()} | given
+        if given.get("llm"):
+            given = llm.SETTINGS | given | {"llm": llm.full_name(given["llm"])}
+
+        # A run that is not told its length gives each task one stage.
         stage = given.get("stage", cls.stage)
         tasks = given.get("tasks", cls.tasks)
         return {"steps": stage * len(tasks)} | given
@@ -76,11 +88,13 @@ class Base:
         return base_skills(model, list(self.world.domains.values()))
 
 
-def open_base(cfg) -> Base:
+def open_base(cfg) -> Base | llm.Pretrained:
     """The base of a run, trained first where the default one is missing.
 
     Raises ValueError where it cannot be used.
     """
+    if cfg.llm:
+        return llm.open_llm(cfg)
     prepare_base(cfg)
     path = Path(cfg.base)
     model, about = load_base(path)
@@ -88,13 +102,15 @@ def open_base(cfg) -> Base:
     return Base(model, world, about, zlib.crc32(path.read_bytes()))
 
 
-def check_tasks(names: list[str]) -> None:
+def check_tasks(cfg) -> None:
     """Raises ValueError for a name that is no task's, or where there is none."""
     # They may come from a config.json that somebody edited.
+    names = cfg.tasks
     if not names or not all(isinstance(name, str) for name in names):
         raise ValueError(f"tasks must be names of domains, not {names!r}")
+    check = kind_of if cfg.llm else domain_of
     for name in names:
-        domain_of(name)
+        check(name)
 
 
 def domains_of(tasks: list[str]) -> list[str]:
@@ -107,16 +123,18 @@ def corpus_domains() -> tuple[str, ...]:
     return tuple(dict.fromkeys((*CORPUS, *domains())))
 
 
-def clean_prompt(text: str) -> str:
-    """A prompt that a person wrote, in the form that models read: for --prompt.
+def clean_prompt(text: str, given: dict) -> str:
+    """A prompt that a person wrote, in the form in which it is saved: for --prompt.
 
-    Raises ValueError that names the first wrong line, or where there is no instruction.
+    given: the settings on the command line. Raises ValueError that names the first wrong line, or
+    where there is no instruction.
     """
     world = ToyWorld()
-    prompt = world.parse_prompt(text)
+    parse = parse_text if given.get("llm") else world.parse_prompt
+    prompt = parse(text)
     if not prompt:
         raise ValueError("it names no instruction")
-    return world.prompt_text(prompt)
+    return text if given.get("llm") else world.prompt_text(prompt)
 
 
 def load_base(path: Path) -> tuple[GPT, dict]:

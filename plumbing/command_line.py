@@ -29,7 +29,7 @@ def setting(
     low: float | None = None,
     may_change: bool = False,
     is_file: bool = False,
-    clean: Callable[[str], str] | None = None,
+    clean: Callable[[str, dict], str] | None = None,
 ):
     """A field of a settings class, with what the command line must know about it.
 
@@ -38,7 +38,8 @@ def setting(
     choices: the values that it may take, or low: the smallest number that it may be.
     may_change: whether it may change when a run is resumed.
     is_file: the option names a text file; the setting is the text in it.
-    clean: a function from the text in the file to the setting; raises ValueError for a wrong text.
+    clean: a function from the text in the file, and all settings that were given, to the setting;
+        raises ValueError for a wrong text.
     """
     metadata = {
         "help": help,
@@ -145,11 +146,14 @@ def read_files(Config: type, given: dict) -> None:
     # So the text is saved with the other settings: a resumed run does not need the file.
     for field in dataclasses.fields(Config):
         if field.metadata["is_file"] and given.get(field.name):
-            given[field.name] = read_text(field, given[field.name])
+            given[field.name] = read_text(field, given[field.name], given)
 
 
-def read_text(field: dataclasses.Field, path: str) -> str:
-    """The text of the file that an option names, in UTF-8. Raises ValueError, or OSError."""
+def read_text(field: dataclasses.Field, path: str, given: dict) -> str:
+    """The text of the file that an option names, in UTF-8. Raises ValueError, or OSError.
+
+    given: all settings on the command line.
+    """
     # A file like /dev/zero has no end, so no more is read than is allowed.
     with open(path, "rb") as file:
         data = file.read(FILE_BYTES + 1)
@@ -160,7 +164,7 @@ def read_text(field: dataclasses.Field, path: str) -> str:
         if len(data) > FILE_BYTES:
             raise ValueError(f"it is longer than {FILE_BYTES} bytes")
         text = data.decode("utf-8-sig")  # without the byte-order mark that some editors write
-        return clean(text) if clean else text
+        return clean(text, given) if clean else text
     except ValueError as error:  # UnicodeDecodeError is one
         raise ValueError(f"--{field.name} {path}: {error}") from None
 

@@ -62,8 +62,8 @@ class Task:
         """The prompt that would name every hidden rule: topic -> instruction."""
         return {topic: " ".join(rule) for topic, rule in self.rules.items()}
 
-    def question(self, rng: random.Random, validation: bool = False) -> Question:
-        """A random question for training, or for validation."""
+    def question(self, rng: random.Random, purpose: str = "questions") -> Question:
+        """A random question: of those for validation, or else one of the others."""
         while True:
             # Topics and difficulties are all as likely.
             topic = rng.choice(list(self.rules))
@@ -73,13 +73,14 @@ class Task:
 
             # A hash of the question's text decides, once and for all, which of the two it is for.
             for_validation = zlib.crc32(f"{topic}: {ask}".encode()) % 8 == 0
-            if for_validation == validation:
+            if for_validation == (purpose == "validation"):
                 answer = self.domain.apply(self.rules[topic], state)
                 return Question(topic, ask, self.domain.show(answer))
 
-    def questions(self, rng: random.Random, n: int, validation: bool = False) -> list[Question]:
-        """n random questions, for training or for validation; no question is ever in both."""
-        return [self.question(rng, validation) for _ in range(n)]
+    def questions(self, rng: random.Random, n: int, purpose: str = "questions") -> list[Question]:
+        """n random questions for a purpose: "questions" of the gradient and of anchor scores,
+        "lessons" that reflections are about, or "validation", which shares none with the others."""
+        return [self.question(rng, purpose) for _ in range(n)]
 
 
 def domain_of(name: str) -> str:

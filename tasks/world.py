@@ -37,7 +37,7 @@ class World(Protocol):
     def encode_start(self, text: str) -> list[int]: ...  # where a sequence begins; never empty
     def decode(self, tokens: list[int]) -> str: ...
 
-    # --- tasks: .name, .instructions (hidden), .questions(rng, n, validation) -> .topic, .want ---
+    # --- tasks: .name, .instructions (hidden), .questions(rng, n, purpose) -> .topic, .want ---
     def make_task(self, name: str, seed: int) -> Any: ...
     def check_room(self, task: Any, seed_prompt: Prompt, room: int) -> None: ...
 
@@ -45,10 +45,14 @@ class World(Protocol):
     def prompt_text(self, prompt: Prompt) -> str: ...  # the text before a question
     def question_text(self, question: Any) -> str: ...  # the text before an answer
     def grade(self, question: Any, completion: str) -> Outcome: ...
+    def shows(self, prompt: Prompt, question: Any) -> bool: ...  # then it tells nothing about it
 
     # --- reflecting ---
+    # A request: (topic, its instruction or "", failures). What the model reads about one; "" where
+    # the world needs no model to propose something.
     def reflection_text(self, topic: str, instruction: str, failures: list) -> str: ...
-    def proposal(self, topic: str, reflection: str) -> str: ...  # an instruction, "" for none
+    # From what it wrote: an instruction, "" for none; and how it came about, for people.
+    def proposal(self, request: tuple, written: str) -> tuple[str, str]: ...
     def is_prompt(self, prompt: Any) -> bool: ...  # whether it may be shown to the model
     def parse_prompt(self, text: str) -> Prompt: ...  # what a person wrote
     def summary(self, reflection: str) -> str: ...  # a reflection, shortened for people
@@ -130,15 +134,20 @@ class ToyWorld:
     def grade(self, question: Question, completion: str) -> Outcome:
         return Outcome(formats.verify(question, completion), formats.parse_answer(completion))
 
+    def shows(self, prompt: Prompt, question: Question) -> bool:
+        """An instruction is operations, never a question."""
+        return False
+
     # --- reflecting ---
 
     def reflection_text(self, topic: str, instruction: str, failures: list) -> str:
-        """failures: [(question, outcome)]; instruction: "" for none yet."""
-        told = [(question.ask, outcome.answer, question.want) for question, outcome in failures]
+        """failures: [(question, outcome)], of which three are read; instruction: "" for none."""
+        told = [(question.ask, outcome.answer, question.want) for question, outcome in failures[:3]]
         return formats.reflection_text(topic, instruction, told)
 
-    def proposal(self, topic: str, reflection: str) -> str:
-        return formats.parse_instruction(reflection, topic)
+    def proposal(self, request: tuple, written: str) -> tuple[str, str]:
+        instruction = formats.parse_instruction(written, request[0])
+        return instruction, self.summary(self.reflection_text(*request) + written)
 
     def is_prompt(self, prompt: Any) -> bool:
         """Whether a prompt reads as it is stored: else an instruction could smuggle in a line."""

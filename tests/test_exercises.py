@@ -33,7 +33,7 @@ train.main([*toy.SIZES, "--base", "base.pt", "--steps", "6", "--out", "run", "--
 
 def tree(path: Path) -> Path:
     """A copy of the code."""
-    for folder in (".", "base", "plumbing", "tasks", "tests"):
+    for folder in (".", "base", "plumbing", "tasks", "tests", "words"):
         (path / folder).mkdir(exist_ok=True)
         for file in (ROOT / folder).glob("*.py"):
             shutil.copy(file, path / folder)

@@ -25,8 +25,14 @@ from tasks.world import ToyWorld
 
 TRUTH = {"red": "reverse", "blue": "sort raise", "green": "left", "gold": "mirror ends left"}
 ANCHOR = [SimpleNamespace(topic=topic, id=i) for i in range(6) for topic in TRUTH]
+LESSONS = [SimpleNamespace(topic=topic, id=i) for i in range(6, 12) for topic in TRUTH]
 
 is_prompt = ToyWorld().is_prompt
+
+
+def shows(prompt, question):
+    """As in the toy world: no prompt shows a question."""
+    return False
 
 
 class World:
@@ -52,18 +58,22 @@ class World:
 
     def reflect(self, requests):
         self.reflections += len(requests)
-        assert all(1 <= len(failures) <= 3 for _, _, failures in requests)
+        assert all(1 <= len(failures) <= 6 for _, _, failures in requests)
         proposals = []
         for i, (topic, _, _) in enumerate(requests):
             if self.rng.random() < self.insight:
                 new = self.truth[topic]
             else:
                 new = self.rng.choice(["", "sort", "left left"])
-            proposals.append((new, f"reflection {self.reflections} {i}"))
+            proposals.append((new, f"reflection {self.reflections} {i}", 1))
         return proposals
 
+    def evolve(self, population, budget, anchor=ANCHOR, lessons=LESSONS, n=3, surprise=True):
+        functions = (self.answer, self.reflect, is_prompt, shows)
+        return evolve(population, anchor, lessons, *functions, n, budget, surprise)
+
     def phase(self, population, budget=480):
-        return evolve(population, ANCHOR, self.answer, self.reflect, is_prompt, budget)
+        return self.evolve(population, budget)
 
 
 def population_of(size, seed, *prompts):
@@ -163,14 +173,14 @@ def test_an_equal_score_is_not_accepted():
 def test_what_is_unreadable_or_known_costs_no_rollout():
     population = Population(4, seed=0, start={})
     world = World()
-    world.reflect = lambda requests: [("", "how")] * len(requests)
+    world.reflect = lambda requests: [("", "how", 1)] * len(requests)
     assert world.phase(population).proposed == 0
 
     # each of these proposals turns one candidate into a copy of the other, or leaves it as it is
     population = population_of(4, 0, {}, {"red": "sort"})
-    questions = [q for q in ANCHOR if q.topic == "red"]
-    world.reflect = lambda requests: [("sort", "how")] * len(requests)
-    report = evolve(population, questions, world.answer, world.reflect, is_prompt, 200)
+    questions = [q for q in LESSONS if q.topic == "red"]
+    world.reflect = lambda requests: [("sort", "how", 1)] * len(requests)
+    report = world.evolve(population, 200, lessons=questions)
     assert report.proposed == 0
 
 
@@ -185,7 +195,7 @@ def test_a_change_comes_with_the_reflection_that_made_it(monkeypatch):
 
     def watched(requests):
         proposals = reflect(requests)
-        for (topic, _, _), (new, how) in zip(requests, proposals, strict=True):
+        for (topic, _, _), (new, how, _) in zip(requests, proposals, strict=True):
             written[how] = (topic, new)
         return proposals
 
@@ -242,8 +252,117 @@ def test_a_right_prompt_is_never_lost_in_ten_phases(seed):
 def test_fewer_questions_of_a_topic_than_a_minibatch():
     world = World()
     population = Population(4, seed=0, start={})
-    evolve(population, ANCHOR[:5], world.answer, world.reflect, is_prompt, 200)
+    world.evolve(population, 200, lessons=LESSONS[:5])
     assert population.candidates
+
+
+def test_parents_and_children_answer_lessons_and_only_anchor_questions_score():
+    population = Population(4, seed=0, start={})
+    world = World(insight=1.0)
+    asked = []
+    answer = world.answer
+
+    def watched(jobs):
+        asked.extend(
+            (len(questions), question.id) for _, questions in jobs for question in questions
+        )
+        return answer(jobs)
+
+    world.answer = watched
+    assert world.phase(population).accepted
+    assert {number for number, id in asked if id < 6} == {len(ANCHOR)}
+    assert {number for number, id in asked if id >= 6} == {3}
+
+
+@pytest.mark.parametrize("n, answered", [(1, 1), (5, 5), (9, 6)])  # a topic has six lessons
+def test_a_minibatch_has_so_many_lessons_of_one_topic(n, answered):
+    world = World(insight=1.0)
+    sizes = set()
+    answer = world.answer
+
+    def watched(jobs):
+        sizes.update(len(questions) for _, questions in jobs)
+        return answer(jobs)
+
+    world.answer = watched
+    report = world.evolve(Population(4, seed=0, start={}), 480, n=n)
+    assert sizes == {len(ANCHOR), answered} and report.calls <= 480
+
+
+def test_a_line_whose_topic_no_anchor_question_has_is_not_dropped():
+    population = population_of(4, 0, dict(TRUTH))
+    world = World(insight=0.0)
+    population.candidates[0].scores = [1.0] * 20
+    world.truth = dict.fromkeys(TRUTH, "never")
+    asked = 4 * [question for question in ANCHOR if question.topic != "red"]
+    report = world.evolve(population, 1000, anchor=asked)
+    assert report.surprise and "red: reverse" not in report.dropped
+    assert "blue: sort raise" in report.dropped
+
+
+# --- no leaks ---
+
+
+class Copier:
+    """A model that knows nothing: it answers right where its prompt shows the question.
+
+    Each proposal puts a failed question with its answer into the prompt, and takes no rollout.
+    """
+
+    def answer(self, jobs):
+        return [[self.outcome(prompt, q) for q in questions] for prompt, questions in jobs]
+
+    def outcome(self, prompt, question):
+        return SimpleNamespace(score=float(self.shows(prompt, question)), answer="")
+
+    def shows(self, prompt, question):
+        return str(question.id) in prompt.get(question.topic, "").split()
+
+    def reflect(self, requests):
+        proposals = []
+        for _, old, failures in requests:
+            question, _ = failures[0]
+            proposals.append((f"{old} {question.id}".strip(), "example", 0))
+        return proposals
+
+    def phase(self, population, lessons, shows):
+        functions = (self.answer, self.reflect, lambda prompt: True, shows)
+        return evolve(population, ANCHOR, lessons, *functions, 3, 480, True)
+
+
+def test_a_model_that_only_copies_examples_gains_nothing():
+    population = Population(4, seed=0, start={})
+    copier = Copier()
+    for _ in range(4):
+        report = copier.phase(population, LESSONS, copier.shows)
+        assert report.proposed > 0 and not report.accepted
+    assert population.best == {} and population.candidates[0].mean == 0
+
+
+def test_the_copier_would_gain_if_shown_questions_counted_or_lessons_were_anchor_questions():
+    copier = Copier()
+    accepted = copier.phase(Population(4, 0, {}), LESSONS, shows).accepted
+    assert accepted and all(child["after"] == 0 for child in accepted)  # others are in the score
+    population = Population(4, 0, {})
+    copier.phase(population, ANCHOR, shows)
+    assert population.candidates[0].mean > 0
+
+
+def test_a_shown_question_is_left_out_and_the_others_still_count():
+    # A prompt that shows anything answers every question.
+    population = Population(4, 0, {})
+    copier = Copier()
+    copier.outcome = lambda prompt, q: SimpleNamespace(score=float(prompt != {}), answer="")
+    report = copier.phase(population, LESSONS, copier.shows)
+    assert report.accepted and population.candidates[0].mean == 1
+
+
+def test_what_needs_no_rollout_is_not_counted():
+    report = Copier().phase(Population(4, 0, {}), LESSONS, Copier().shows)
+    assert report.reflections == 0 and report.proposed > 0
+    # Its own score, then the answers of parents and of children.
+    answers = report.calls - len(ANCHOR)
+    assert answers % 3 == 0 and answers // 3 > report.proposed
 
 
 # --- a changing world ---
@@ -275,8 +394,7 @@ def test_a_change_is_only_noticed_where_it_is_asked_for():
     population, world = Population(4, seed=0, start={}), World(insight=0.5)
     learned(world, population)
     world.truth = OTHER
-    anchor, functions = ANCHOR, (world.answer, world.reflect, is_prompt)
-    report = evolve(population, anchor, *functions, 480, surprise=False)
+    report = world.evolve(population, 480, surprise=False)
     assert not report.surprise and not report.dropped and report.calls <= 480
 
 
@@ -362,7 +480,7 @@ def test_a_prompt_holds_instructions_alone_whatever_the_reflector_writes(proposa
     world = World()
 
     def reflect(requests):
-        return [(proposal, "") for proposal in (2 * proposals)[: len(requests)]]
+        return [(proposal, "", 1) for proposal in (2 * proposals)[: len(requests)]]
 
     def outcome(prompt, question):
         return SimpleNamespace(score=float(len(prompt)), answer="\n")  # any change is good

@@ -241,13 +241,20 @@ def test_the_end_of_sequence_token_is_in_the_mask():
     assert mask.tolist() == [[1, 0, 0, 0], [1, 1, 1, 0]]
 
 
+# Before a context stands what all of them share: nothing, a token, or a prompt.
 @HEADS
 @pytest.mark.parametrize("rows", [1, 4, 64])  # one context at a time, two, all
-def test_scores_do_not_depend_on_padding_or_on_what_is_scored_together(rows, cfg, monkeypatch):
+@pytest.mark.parametrize("shared", [[], [8], [7, 3, 9, 9]], ids=len)
+def test_scores_do_not_depend_on_padding_or_on_what_is_scored_together(
+    rows, cfg, shared, monkeypatch
+):
     monkeypatch.setattr(model, "ROWS_AT_ONCE", rows)
+    monkeypatch.setattr(model, "WORTH_SHARING", 1)
     gpt = make_model(cfg)
-    together = completion_logprobs(gpt, CONTEXTS, COMPLETIONS, 0.8)
+    contexts = [shared + context for context in CONTEXTS]
+    together = completion_logprobs(gpt, contexts, COMPLETIONS, 0.8)
     for i, (context, completion) in enumerate(PAIRS):
+        context = shared + context
         logits = gpt(torch.tensor([context + completion]))[0, len(context) - 1 : -1] / 0.8
         expected = logits.log_softmax(-1)[torch.arange(len(completion)), completion]
         torch.testing.assert_close(together[i, : len(completion)], expected)
@@ -270,11 +277,24 @@ def test_a_context_is_read_once_for_all_its_completions(monkeypatch):
     read = GPT.read
     seen = []
 
-    def spy(self, prompts):
-        seen.append((self, prompts))
-        return read(self, prompts)
+    def spy(self, texts, prefix=None):
+        seen.append((self, texts))
+        return read(self, texts, prefix)
 
     monkeypatch.setattr(GPT, "read", spy)
     completion_logprobs(gpt, CONTEXTS, COMPLETIONS, 1.0)
     # All but the last token: the output at that one already predicts a completion's first token.
     assert seen == [(gpt, [[3], [], [6, 7]])]
+
+    # What they begin with is read once for all of them, where it is long enough.
+    seen.clear()
+    monkeypatch.setattr(model, "WORTH_SHARING", 2)
+    completion_logprobs(gpt, [[9, 9, *context] for context in CONTEXTS], COMPLETIONS, 1.0)
+    assert seen == [(gpt, [[9, 9]]), (gpt, [[3], [], [6, 7]])]
+
+
+def test_the_tokens_that_contexts_have_in_common():
+    assert model.shared_length([[3, 4], [3, 5], [3, 4]]) == 1
+    assert model.shared_length([[3, 4], [3, 4, 5]]) == model.shared_length([[3, 4]]) == 2
+    assert model.shared_length([[3], [4]]) == model.shared_length([[], [3]]) == 0
+    assert model.shared_length([[3, 4, 5], [3, 6, 5]]) == 1

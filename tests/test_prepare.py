@@ -167,6 +167,6 @@ def test_all_domains_join_pretraining_the_new_ones_last():
 
 
 def test_a_prompt_that_a_person_wrote_is_read_as_models_read_it():
-    assert clean_prompt("red: sort\nblue: left") == "rules\nblue: left\nred: sort\n"
+    assert clean_prompt("red: sort\nblue: left", {}) == "rules\nblue: left\nred: sort\n"
     with pytest.raises(ValueError, match="it names no instruction"):
-        clean_prompt("rules\n")
+        clean_prompt("rules\n", {})

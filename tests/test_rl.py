@@ -277,9 +277,9 @@ def test_a_context_is_read_once_for_all_its_completions_and_only_where_there_is_
     read = GPT.read
     seen = []
 
-    def spy(self, prompts):
-        seen.append((self, prompts))
-        return read(self, prompts)
+    def spy(self, texts, prefix=None):
+        seen.append((self, texts))
+        return read(self, texts, prefix)
 
     monkeypatch.setattr(GPT, "read", spy)
     run_update(policy, base, [1.0, 0, 1, 1, 1, 0])

@@ -95,28 +95,6 @@ def test_questions_read_a_few_at_a_time_give_the_same_rollouts(monkeypatch, few)
 
 
 @HEADS
-def test_long_questions_are_read_once_for_all_samples_as_prompts_are(monkeypatch, cfg):
-    gpt = make_model(cfg)
-    prompts, questions = make_batch()
-    questions = [[question * 6 for question in asked] for asked in questions]  # 6 to 42 tokens
-    noise = make_noise(3 * 4 * 2, 5)
-    shapes = []
-
-    def note(q, prefix, own):
-        shapes.append((prefix[0].size(1), own[0].size(3)))
-        # Nothing is repeated for the query heads.
-        assert len(prefix[0]) == len(own[0]) == cfg.n_kv_head
-
-    spy_on_attention(monkeypatch, note)
-    shared = sample(gpt, prompts, questions, 2, noise=noise, **SETTINGS | {"max_new": 5})
-    # A row's own tokens are the last one of its question and those of its completion.
-    assert {K for K, _ in shapes} == {12}
-    assert max(S for _, S in shapes) == 5
-    naive = sample_naive(gpt, prompts, questions, 2, noise=noise, **SETTINGS | {"max_new": 5})
-    assert_same(shared, naive)
-
-
-@HEADS
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_sampled_logprob_is_the_scored_logprob(temperature, cfg):
     gpt = make_model(cfg)
@@ -461,7 +439,7 @@ def answer(script: Script, jobs: list, samples: int = 1) -> sampling.Answers:
     return scripted(script, lambda sampler: sampler.answer(jobs, samples))
 
 
-def reflect(script: Script, requests: list) -> list[tuple[str, str]]:
+def reflect(script: Script, requests: list) -> list[tuple[str, str, int]]:
     return scripted(script, lambda sampler: sampler.reflect(requests))
 
 
@@ -535,8 +513,9 @@ def test_reflections_name_the_topics_new_instruction():
     wrote = "try d a want a d\nreverse: a d then sort\nred: reverse sort"
     script = Script(wrote, "red: sort", "blue: sort\n")
     requests = [("red", "left", failures), ("blue", "", failures), ("blue", "", failures)]
-    (first, how), *others = reflect(script, requests)
-    assert first == "reverse sort" and [new for new, _ in others] == ["", ""]
+    (first, how, cost), *others = reflect(script, requests)
+    assert first == "reverse sort" and cost == 1
+    assert [(new, cost) for new, _, cost in others] == [("", 1), ("", 1)]
     asked = WORLD.decode(script.questions[0][0])
     assert asked == "reflect red: left\nask d a got d d want a d\nask d a got none want a d\n"
     assert how == WORLD.summary(asked + wrote)
@@ -555,7 +534,7 @@ def test_whatever_a_model_writes_prompts_and_feedback_stay_in_form(rows):
     for asked in script.questions[0]:
         assert asked.count(newline) == 3
         assert not {BOS, WORLD.eos, WORLD.pad} & set(asked)
-    for instruction, how in proposals:
+    for instruction, how, _ in proposals:
         assert formats.clean_instruction(instruction) == instruction
         assert len(WORLD.summary(how)) <= len(how) + 3 * how.count("\n")
 
@@ -595,7 +574,7 @@ def test_the_generator_decides_what_is_answered_and_all_tokens_are_counted():
     sampler = sampler_of(gpt)
     first = sampler.answer(JOBS, samples=3)
     n_tokens = sum(map(len, first.completions))
-    assert sampler.sampled_tokens == first.n_tokens == n_tokens
+    assert sampler.sampled_tokens == n_tokens
     assert sampler_of(gpt).answer(JOBS, samples=3).completions == first.completions
     assert sampler_of(gpt, seed=1).answer(JOBS, samples=3).completions != first.completions
 
@@ -603,6 +582,7 @@ def test_the_generator_decides_what_is_answered_and_all_tokens_are_counted():
     second = sampler.answer(JOBS, samples=3)
     assert second.completions != first.completions
     assert sampler.sampled_tokens == n_tokens + sum(map(len, second.completions))
+    assert sampler.sampled_rollouts == 24
 
 
 def test_reflections_use_the_samplers_form_of_the_decode_step_and_are_counted():
@@ -619,5 +599,30 @@ def test_reflections_use_the_samplers_form_of_the_decode_step_and_are_counted():
     proposals = sampler.reflect(requests)
     assert calls and sampler.sampled_tokens > 2
     assert proposals == sampler_of(gpt).reflect(requests)
-    for (topic, instruction, told), (_, how) in zip(requests, proposals, strict=True):
+    for (topic, instruction, told), (_, how, cost) in zip(requests, proposals, strict=True):
         assert how.startswith(WORLD.reflection_text(topic, instruction, told))
+        assert cost == 1
+    assert sampler.sampled_rollouts == 2
+
+
+def test_what_the_world_proposes_without_the_model_costs_nothing():
+    class Knowing(ToyWorld):
+        """It needs no model for what it proposes on red."""
+
+        def reflection_text(self, topic, instruction, failures):
+            return "" if topic == "red" else super().reflection_text(topic, instruction, failures)
+
+        def proposal(self, request, written):
+            return (request[0], written)
+
+    failures = [(QUESTIONS[0], Outcome(0.0, "d d"))]
+    red, blue = ("red", "left", failures), ("blue", "", failures)
+    sampler = sampler_of(make_talker())
+    sampler.world = Knowing()
+    assert sampler.reflect([red, red]) == 2 * [("red", "", 0)]
+    assert sampler.sampled_rollouts == sampler.sampled_tokens == 0
+
+    # The model's texts go to the requests that it was asked about.
+    (_, none, free), (_, written, cost), (_, other, _) = sampler.reflect([red, blue, blue])
+    assert (none, free, cost) == ("", 0, 1) and sampler.sampled_rollouts == 2
+    assert sampler.sampled_tokens > 0 and isinstance(written + other, str)

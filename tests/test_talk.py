@@ -371,6 +371,13 @@ def test_another_vocabulary(tmp_path, run, capsys):
     assert "knows another vocabulary" in capsys.readouterr().err
 
 
+def test_weights_of_a_pretrained_language_model_are_refused(run, tmp_path, capsys):
+    toy.make_base(tmp_path / "weights.pt", about={"llm": "smollm2"})
+    with pytest.raises(SystemExit):
+        run("--weights", tmp_path / "weights.pt")
+    assert "of a pretrained language model (smollm2)" in capsys.readouterr().err
+
+
 # --- the weights of a run ---
 
 
@@ -382,7 +389,7 @@ def test_weights_of_a_run(start, run, base, monkeypatch):
     # In place of the chances: which weights are they?
     likeliest = lambda _, sampler, question: trace(sampler.model)  # noqa: E731
     monkeypatch.setattr(talk.Dialogue, "likeliest", likeliest)
-    out = start("run", "--tasks", "strings", "numbers")
+    out = start("run", "--tasks", "strings", "numbers", "--passes", "16")
     weights = out / "weights.pt"
     tasks = json.loads((out / "result.json").read_text(encoding="utf-8"))["tasks"]
 

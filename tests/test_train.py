@@ -73,7 +73,7 @@ def test_every_line_of_the_log_has_exactly_its_fields(start):
     fields = {
         "slow": "reward entropy kl_base grad_norm dropped_groups skipped seconds",
         "fast": "calls reflections proposed accepted population surprise dropped recalled seconds",
-        "eval": "val_acc kl_base neutral_acc neutral_kl prompt",
+        "eval": "val_acc kl_base neutral_acc neutral_kl greedy_acc neutral_greedy prompt",
     }
     out = start(steps=9)
     lines = [
@@ -327,9 +327,10 @@ def test_the_fast_phase_sees_the_first_questions_of_the_coming_steps(start, monk
         used.append(questions)
         return slow_step(learner, questions)
 
-    def watched_evolve(population, anchor, *rest):
+    def watched_evolve(population, anchor, lessons, *rest, **settings):
         anchors.append(anchor)
-        return evolve(population, anchor, *rest)
+        assert len(lessons) == len(anchor) and lessons != anchor
+        return evolve(population, anchor, lessons, *rest, **settings)
 
     monkeypatch.setattr(train, "fast_phase", watched_fast_phase)
     monkeypatch.setattr(train, "slow_step", watched_slow_step)

@@ -9,6 +9,7 @@ import subprocess
 import time
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,6 +18,7 @@ import view
 from plumbing.folder import RunFolder
 from tasks import make_task
 from view import Html, Stage, fill
+from words.tasks import make_task as make_word_task
 
 HOSTILE = '</pre><script>document.title = "taken"</script><img src=x onerror="alert(1)">{0} & "'
 TASKS = ("strings", "numbers", "facts")
@@ -472,3 +474,37 @@ def test_nothing_is_wider_than_the_window(tmp_path, width):
     (tmp_path / "view.html").write_text(page(*runs), encoding="utf-8")
     browse(tmp_path / "view.html", f"--window-size={width},2000", f"--screenshot={shot}")
     assert shot.stat().st_size > 20_000
+
+
+# --- a pretrained language model ---
+
+
+def test_a_run_in_words_shows_its_prompts_whole_and_judges_none(tmp_path):
+    text = "Add the numbers.\n31 + 8 = [39] coins\n47 + 5 = [52] <coins>"
+    how = "worked example comes in: 47 + 5 = [52] <coins>"
+    child = {"topic": "text", "old": "none", "new": text, "how": how, "before": 0.1, "after": 0.3}
+    head = {"task": 0, "rollouts": 300, "tokens": 900}
+    fast = {"kind": "fast", "step": 0, "calls": 300, "reflections": 9, "proposed": 5}
+    fast |= {"accepted": [child], "population": [[{"text": text}, 0.3]], "surprise": False}
+    fast |= {"dropped": [], "recalled": [], "seconds": 1.0}
+    first = {"kind": "eval", "step": 0, "val_acc": 0.0, "neutral_acc": 0.0, "kl_base": 0.0}
+    first |= {"prompt": {}, "neutral_kl": 0.0}
+    lines = [first | head | {"rollouts": 0}, fast | head]
+    config = DEFAULTS | {"llm": "smollm2", "tasks": ["sums"], "method": "gepa"}
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    log = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "log.jsonl").write_text(log, encoding="utf-8")
+    (tmp_path / "samples.txt").write_text("", encoding="utf-8")
+    page = view.page([tmp_path])
+    assert f"<code>{html.escape(text)}</code>" in page and html.escape(how) in page
+    assert "rules named" not in page and "✗ wrong" not in Reader(page).text
+    assert make_word_task("sums", 0).hidden in html.unescape(page)
+
+
+def test_the_closing_table_has_a_prompt_of_several_lines_in_one():
+    rows = []
+    accuracy = {"base weights": [0.0, 0.5], "final weights": [0.0, 0.9]}
+    result = {"task": "sums", "hidden": {"text": "[sum] coins"}, "accuracy": accuracy}
+    result |= {"evolved": {"text": "Add.\n3 + 4 = [7] coins"}, "kl_base": [0.1, 0.2], "at_end": 0.9}
+    view.show_result(SimpleNamespace(show_table=rows.extend), result)
+    assert ["text", "[sum] coins", "Add. | 3 + 4 = [7] coins"] in rows

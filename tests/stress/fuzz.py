@@ -84,7 +84,7 @@ def prompts_from(words: str, topic: str, file: Path, rng: random.Random):
         data += rng.randbytes(4)
     file.write_bytes(data)
     try:
-        prompt = read_text(PROMPT, str(file))
+        prompt = read_text(PROMPT, str(file), {})
     except ValueError as error:
         if not str(error).isprintable() or len(str(error)) > 500:
             yield f"{data!r} as a prompt makes the error {error}"
@@ -130,7 +130,7 @@ def check(rows: list[list[int]], rng: random.Random, file: Path):
     for q, words in zip(questions, texts, strict=True):
         outcome = WORLD.grade(q, words)
         asked = WORLD.encode(WORLD.reflection_text(q.topic, "", [(q, outcome)]))
-        instruction = WORLD.proposal(q.topic, words)
+        instruction, _ = WORLD.proposal((q.topic, "", []), words)
         right = words.split("\n")[-1] == f"answer: {q.want}" and words.count("answer") == 1
         yield "right" if right else "instruction" if instruction else ""
         if outcome.score != right:

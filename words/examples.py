@@ -1,0 +1,41 @@
+"""Print a prompt with worked examples that are drawn at random, for --prompt.
+
+    python -m words.examples sums --seed 3 > prompt.txt
+    python train.py --llm smollm2 --tasks sums --seed 3 --method rl --prompt prompt.txt
+
+The examples are lessons of the task that this seed gives: they never score a prompt.
+"""
+
+import argparse
+import random
+
+from words.tasks import make_task
+from words.world import EXAMPLES, join
+
+
+def prompt_of(task, seed: int) -> str:
+    """The text of a prompt without an instruction, with as many examples as there may be."""
+    examples = []
+    rng = random.Random(f"examples {seed}")
+    while len(examples) < EXAMPLES:
+        [question] = task.questions(rng, 1, "lessons")
+        example = f"{question.ask} {question.want}"
+        if example not in examples:
+            examples.append(example)
+    return join("", examples)
+
+
+def main(argv=None) -> None:
+    parser = argparse.ArgumentParser(description="Print a prompt with worked examples.")
+    parser.add_argument("task", help="as for --tasks")
+    parser.add_argument("--seed", type=int, default=0, help="as for the run")
+    args = parser.parse_args(argv)
+    try:
+        task = make_task(args.task, args.seed)
+    except ValueError as error:
+        parser.exit(2, f"words.examples: {error}\n")
+    print(prompt_of(task, args.seed))
+
+
+if __name__ == "__main__":
+    main()
