@@ -7,6 +7,7 @@ import torch
 
 import fast_context
 import train
+from plumbing import console
 from tasks import formats
 from tests import toy
 
@@ -16,6 +17,12 @@ def base(tmp_path_factory):
     path = tmp_path_factory.mktemp("base") / "base.pt"
     toy.make_base(path)
     return path
+
+
+@pytest.fixture(autouse=True)
+def program(monkeypatch):
+    """Scripts tell messages their own name: afterwards it is that of train.py again."""
+    monkeypatch.setattr(console, "PROGRAM", console.PROGRAM)
 
 
 @pytest.fixture

@@ -202,8 +202,8 @@ def join(instruction: str, examples: list[str]) -> str:
 
 def one_line(text: str) -> str:
     """Text that a model wrote, in one line of printable characters and single spaces."""
-    words = " ".join(text.split())
-    return "".join(c for c in words if c.isprintable())
+    words = "".join(c if c.isprintable() else " " for c in text)
+    return " ".join(words.split())
 
 
 def parse_text(text: str) -> Prompt:
