@@ -15,11 +15,10 @@ import pytest
 import torch
 
 import talk
-from plumbing import console
 from plumbing.files import load_checkpoint, save_checkpoint
 from sampling import contexts_of
 from tasks import domains, formats, make_task
-from tests import toy
+from tests import dialogue, toy
 
 ROOT = Path(talk.__file__).parent
 
@@ -28,7 +27,6 @@ ROOT = Path(talk.__file__).parent
 def run(capsys, monkeypatch):
     """A function that runs talk.py in this process: options, lines typed -> the screen."""
     torch.set_num_threads(1)
-    monkeypatch.setattr(console, "PROGRAM", console.PROGRAM)  # main changes it
 
     def run(*options, lines=()) -> str:
         capsys.readouterr()
@@ -149,15 +147,11 @@ def test_from_a_wrong_answer_to_a_right_one_in_a_terminal():
 
 
 def test_the_dialogue_in_the_readme(run):
-    """What the README shows is what the screen shows."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    found = re.search(r"(?:^    > .*\n(?:    .*\n)*)", text, re.M)
-    if not found:
-        pytest.skip("the README shows no dialogue")
-    shown = "".join(line.removeprefix("    ") + "\n" for line in found[0].rstrip().splitlines())
-    lines = re.findall(r"^> (.*)|   accept\?.*\) (.*)", shown, re.M)
-    lines = [command or reply for command, reply in lines]
-    assert shown in run(lines=["task strings 2", *lines]) or shown in run(lines=lines)
+    """The picture shows what the screen shows. `python -m tests.dialogue` draws it again."""
+    assert f"({dialogue.PICTURE.relative_to(ROOT)})" in (ROOT / "README.md").read_text("utf-8")
+    screen = run(lines=dialogue.TYPED)
+    assert dialogue.PICTURE.read_text(encoding="utf-8") == dialogue.picture(screen)
+    assert screen.rstrip("> \n").endswith("\nright")
 
 
 # --- one answer ---
