@@ -81,7 +81,7 @@ plasticity | end strings-after-fst | 0.95 of end rl-strings | end strings-after-
 plasticity | end others-after-fst | 0.95 of end others-after-base | end others-after-rl
 plasticity, mean | end *-after-fst | 0.95 of end rl-numbers,rl-strings,others-after-base | \
 end *-after-rl
-turns, above prompts evolved on rl's weights | end fst-DOMAIN | end catch-up-DOMAIN |
+turns, above prompts evolved on rl's weights | end fst-CHEAP | end catch-up-CHEAP |
 `rl` under the right prompt | end ceiling-DOMAIN | | end fst-DOMAIN
 distillation | end distill-CHEAP | | end fst-CHEAP
 the base reflects | end reflector-CHEAP | | end fst-CHEAP

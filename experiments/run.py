@@ -69,7 +69,8 @@ plasticity  others-after-base   0-4      rl       80     base         strings:7
 plasticity  others-after-fst    0-4      rl       80     fst-strings  strings:7
 plasticity  others-after-rl     0-4      rl       80     rl-strings   strings:7
 ceiling     ceiling-DOMAIN      0-4      rl       80     right        DOMAIN
-catch-up    catch-up-DOMAIN     0-4      gepa     60     rl-DOMAIN    DOMAIN
+catch-up    catch-up-strings    0-4      gepa     60     rl-strings   strings
+catch-up    catch-up-numbers    0-4      gepa     60     rl-numbers   numbers
 distill     distill-strings     0-4      distill  60     base         strings
 distill     distill-numbers     0-4      distill  60     base         numbers
 reflector   reflector-strings   0-4      fst      60     base         strings --reflector base

@@ -132,7 +132,7 @@ def test_the_table_in_the_readme_shows_the_results(capsys):
     report.main(["--readme"])
     table = capsys.readouterr().out
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    if "made with the base before" in readme:  # true only as long as runs are missing
+    if "of the base before" in readme:  # true only as long as runs are missing
         assert "| - |" in table
     else:
         assert table in readme
