@@ -148,7 +148,9 @@ def test_from_a_wrong_answer_to_a_right_one_in_a_terminal():
 
 def test_the_dialogue_in_the_readme(run):
     """The picture shows what the screen shows. `python -m tests.dialogue` draws it again."""
-    assert f"({dialogue.PICTURE.relative_to(ROOT)})" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"({dialogue.PICTURE.relative_to(ROOT)})" in (ROOT / "README.md").read_text(
+        encoding="utf-8"
+    )
     screen = run(lines=dialogue.TYPED)
     assert dialogue.PICTURE.read_text(encoding="utf-8") == dialogue.picture(screen)
     assert screen.rstrip("> \n").endswith("\nright")
