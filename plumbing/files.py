@@ -11,8 +11,6 @@ from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
-import torch
-
 try:
     import fcntl
 except ImportError:  # Windows: there, nothing keeps a second process away
@@ -74,6 +72,8 @@ def say_once(words: str) -> None:
 
 def save_checkpoint(path: Path, contents: dict) -> None:
     """Save tensors and plain data in a file, whole or not at all. Raises OSError."""
+    import torch  # takes seconds, and who only writes a page can do without
+
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **contents}, buffer)
     write_file(path, buffer.getbuffer())
@@ -85,6 +85,8 @@ def load_checkpoint(path: Path) -> dict:
     Raises ValueError where the file is missing, damaged, or no checkpoint of this program. Code in
     such a file is never run.
     """
+    import torch
+
     if not (path.is_file() and os.access(path, os.R_OK)):
         raise ValueError(f"no checkpoint at {path}, or none that may be read")
     contents = {}
