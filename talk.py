@@ -313,7 +313,7 @@ class Dialogue:
         # The model reads them, and writes a search.
         old = self.prompt.get(topic, "")
         [(instruction, text, _)] = self.sampler.reflect([(topic, old, failures)])
-        show(self.world.summary(text), "    ")
+        show(text, "    ")
 
         # The user decides whether it goes into the prompt.
         line = f"{topic}: {instruction}"

@@ -12,10 +12,9 @@ import sys
 from pathlib import Path
 from statistics import fmean, stdev
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from root import ROOT
 
-from tasks import formats, make_task  # noqa: E402
+from tasks import formats, make_task
 
 SEEDS = (0, 1, 2)
 LAST = 5  # gradient steps, over which entropy and tokens are averaged

@@ -55,7 +55,6 @@ class World(Protocol):
     def proposal(self, request: tuple, written: str) -> tuple[str, str]: ...
     def is_prompt(self, prompt: Any) -> bool: ...  # whether it may be shown to the model
     def parse_prompt(self, text: str) -> Prompt: ...  # what a person wrote
-    def summary(self, reflection: str) -> str: ...  # a reflection, shortened for people
 
 
 class ToyWorld:
@@ -147,7 +146,7 @@ class ToyWorld:
 
     def proposal(self, request: tuple, written: str) -> tuple[str, str]:
         instruction = formats.parse_instruction(written, request[0])
-        return instruction, self.summary(self.reflection_text(*request) + written)
+        return instruction, formats.abridged(self.reflection_text(*request) + written)
 
     def is_prompt(self, prompt: Any) -> bool:
         """Whether a prompt reads as it is stored: else an instruction could smuggle in a line."""
@@ -159,9 +158,6 @@ class ToyWorld:
     def parse_prompt(self, text: str) -> Prompt:
         """Raises ValueError that names the first wrong line."""
         return formats.parse_prompt(text)
-
-    def summary(self, reflection: str) -> str:
-        return formats.abridged(reflection)
 
 
 def longest_answer(task: Task) -> int:

@@ -518,7 +518,7 @@ def test_reflections_name_the_topics_new_instruction():
     assert [(new, cost) for new, _, cost in others] == [("", 1), ("", 1)]
     asked = WORLD.decode(script.questions[0][0])
     assert asked == "reflect red: left\nask d a got d d want a d\nask d a got none want a d\n"
-    assert how == WORLD.summary(asked + wrote)
+    assert how == formats.abridged(asked + wrote)
     assert script.prompts == [[BOS]]
 
 
@@ -536,7 +536,7 @@ def test_whatever_a_model_writes_prompts_and_feedback_stay_in_form(rows):
         assert not {BOS, WORLD.eos, WORLD.pad} & set(asked)
     for instruction, how, _ in proposals:
         assert formats.clean_instruction(instruction) == instruction
-        assert len(WORLD.summary(how)) <= len(how) + 3 * how.count("\n")
+        assert len(formats.abridged(how)) <= len(how) + 3 * how.count("\n")
 
 
 # --- a model that answers ---

@@ -118,7 +118,7 @@ def test_a_summary_leaves_out_what_a_search_tried_in_vain():
     text = "reflect red: none\nask d a got none want a d\ntry d a want a d\nleft: a\nraise: e\n"
     text += "reverse: a d done\nred: reverse"
     short = "reflect red: none\nask d a got none want a d\ntry d a want a d\n...\n"
-    assert WORLD.summary(text) == short + "reverse: a d done\nred: reverse"
+    assert formats.abridged(text) == short + "reverse: a d done\nred: reverse"
 
 
 # --- prompts ---

@@ -139,9 +139,6 @@ class WordWorld:
     def parse_prompt(self, text: str) -> Prompt:
         return parse_text(text)
 
-    def summary(self, reflection: str) -> str:
-        return reflection
-
 
 def rng_of(*what) -> random.Random:
     """Random choices that are always the same for the same purpose and request."""
