@@ -216,7 +216,7 @@ class Report:
 
 @dataclass
 class FastPhase:
-    """The state of one fast phase; `evolve` says what happens in which order."""
+    """One fast phase: what it works with, its steps, its ledger. `evolve` has their order."""
 
     population: Population  # the candidates that it starts with
     anchor: list  # the questions that candidates are scored on
@@ -406,31 +406,17 @@ class FastPhase:
             self.report.accepted.append(change)
 
 
-def evolve(
-    population: Population,
-    anchor,
-    lessons,
-    answer,
-    reflect,
-    is_prompt,
-    shows,
-    minibatch,
-    budget,
-    surprise,
-) -> Report:
-    """Improve the prompts of a population, spending at most `budget` calls: one fast phase.
+def evolve(phase: FastPhase, surprise=True) -> Report:
+    """Improve the prompts of a population, spending at most the budget: one fast phase.
 
-    anchor: the questions that candidates are scored on; lessons: others, `minibatch` of which a
-    parent and its child answer; the functions: see the top of the file.
     With too few calls to score the carried candidates nothing is done. surprise: whether to look
     for a change of the world; a phase that finds one spends up to SURPRISE_BUDGET times as much.
     """
-    # Without scores under today's weights nothing can be compared.
-    phase = FastPhase(
-        population, anchor, lessons, answer, reflect, is_prompt, shows, minibatch, budget
-    )
+    population = phase.population
     before = population.candidates[0].mean  # of the best one, at the end of the last phase
-    if budget >= len(phase.scored) * len(anchor):
+
+    # Without scores under today's weights nothing can be compared.
+    if phase.budget >= len(phase.scored) * len(phase.anchor):
         phase.rescore()
         if surprise and phase.has_changed(before):
             phase.adapt()

@@ -105,40 +105,34 @@ def sample(
     eos,
     pad,
     temperature=1.0,
-    noise=None,
+    noise,
     decode=decode_step,
 ) -> Rollouts:
     """Sample completions of K prompts, each followed by its B questions, G = `samples` times each.
 
     prompts: K token lists; questions: for each prompt B token lists. Rows are ordered (k, b, g),
     R = K * B * G; each ends at `eos` or after `max_new` tokens. noise (R, max_new), uniform in
-    [0, 1), makes the rollouts a function of the weights. decode: a form of `decode_step`.
+    [0, 1), decides which tokens are drawn. decode: a form of `decode_step`.
     Raises ValueError for empty or ragged input, and where a sequence would not fit the model.
     """
     check_lengths(model, prompts, questions, max_new)
 
-    # The noise decides all: the same noise gives the same tokens.
-    K = len(prompts)
-    R = K * len(questions[0]) * samples
-    device = model.cos.device
-    if noise is None:
-        noise = torch.rand(R, max_new, device=device)
-
     # Read what is given, and draw the first token of every row.
+    K = len(prompts)
     prefix = model.read(prompts)
     rows, first_logprob = prefill(model, prefix, questions, samples, noise, temperature, eos)
 
     # What has been written so far: the first token of each row, then padding.
-    tokens = torch.full((R, max_new), pad, device=device)
+    tokens = torch.full(noise.shape, pad, device=noise.device)  # (R, max_new)
     tokens[:, 0] = rows.token
-    logprobs = torch.zeros(R, max_new, device=device)
+    logprobs = torch.zeros_like(noise)
     logprobs[:, 0] = first_logprob
     lengths = torch.ones_like(rows.token)
     rollouts = Rollouts(tokens, lengths, logprobs)
 
     # Write the rest chunk by chunk. In a chunk shapes are static, and nobody looks who is done.
     slot = rows.caches[0][0].size(3)  # the first one after the questions
-    chunk = 4 * CHUNK if device.type == "cuda" else CHUNK
+    chunk = 4 * CHUNK if noise.is_cuda else CHUNK
     for begin in range(1, max_new, chunk):
         live = (~rows.done).view(K, -1).sum(1)  # (K,)
         most = live.max().item()  # the one look per chunk: here the program waits for the device
@@ -365,7 +359,19 @@ class Sampler:
         for prompt, questions in jobs:
             prompts.append(world.encode_start(world.prompt_text(prompt)))
             asked.append([world.encode(world.question_text(q)) for q in questions])
-        rollouts = self.sample(prompts, asked, samples, world.answer_tokens)
+        rollouts = sample(
+            self.model,
+            prompts,
+            asked,
+            samples,
+            max_new=world.answer_tokens,
+            eos=world.eos,
+            pad=world.pad,
+            temperature=self.temperature,
+            noise=self.noise(len(jobs) * len(asked[0]) * samples, world.answer_tokens),
+            decode=self.decode,
+        )
+        self.count(rollouts)
 
         # Grade each answer against the question that its row belongs to.
         texts = texts_of(world, rollouts)
@@ -391,35 +397,37 @@ class Sampler:
         asked = [world.encode(text) for text in to_read if text]
         written = []
         if asked:
-            rollouts = self.sample([world.encode_start("")], [asked], 1, world.reflection_tokens)
+            rollouts = sample(
+                self.model,
+                [world.encode_start("")],
+                [asked],
+                samples=1,
+                max_new=world.reflection_tokens,
+                eos=world.eos,
+                pad=world.pad,
+                temperature=self.temperature,
+                noise=self.noise(len(asked), world.reflection_tokens),
+                decode=self.decode,
+            )
+            self.count(rollouts)
             written = texts_of(world, rollouts)
 
         # What each of them proposes for its topic.
         proposals = []
         for request, text in zip(requests, to_read, strict=True):
-            instruction, how = world.proposal(request, written.pop(0) if text else "")
+            new_text = written.pop(0) if text else ""
+            instruction, how = world.proposal(request, text, new_text)
             proposals.append((instruction, how, bool(text)))
         return proposals
 
-    def sample(self, prompts, questions, samples, max_new) -> Rollouts:
-        """Sample with this model, see `sample` above; what it costs is counted."""
-        R = len(prompts) * len(questions[0]) * samples
-        noise = torch.rand(R, max_new, generator=self.rng, device=self.model.cos.device)
-        rollouts = sample(
-            self.model,
-            prompts,
-            questions,
-            samples,
-            max_new=max_new,
-            eos=self.world.eos,
-            pad=self.world.pad,
-            temperature=self.temperature,
-            noise=noise,
-            decode=self.decode,
-        )
-        self.sampled_rollouts += R
+    def noise(self, rows, length):
+        """What decides which tokens are drawn: (rows, length), uniform in [0, 1)."""
+        return torch.rand(rows, length, generator=self.rng, device=self.model.cos.device)
+
+    def count(self, rollouts: Rollouts):
+        """Keep the books: all rollouts and their tokens."""
+        self.sampled_rollouts += len(rollouts.lengths)
         self.sampled_tokens += rollouts.lengths.sum().item()
-        return rollouts
 
 
 def contexts_of(world, jobs):

@@ -35,7 +35,7 @@ import torch
 import rl
 import view
 from base import prepare
-from fast_context import Population, evolve
+from fast_context import FastPhase, Population, evolve
 from model import completion_logprobs
 from plumbing import command_line
 from plumbing.command_line import setting
@@ -178,9 +178,7 @@ class Learner:
         state["model"] = self.policy.state_dict()
         state["optimizer"] = self.optimizer.state_dict()
         state["population"] = self.population.state_dict()
-        state["base"] = (
-            self.origin.checksum
-        )  # with another base the KL penalty would pull elsewhere
+        state["base"] = self.origin.checksum  # another base would pull the weights elsewhere
         return state
 
     def load_state_dict(self, state):
@@ -324,24 +322,24 @@ def fast_phase(learner: Learner, questions, bar):
 
     # Prompts are scored on the first questions; the budget is so many passes over them.
     anchor = questions[: cfg.anchor]
-    report = evolve(
-        learner.population,
-        anchor,
-        learner.questions_of(learner.step, cfg.anchor, "lessons"),
-        answer,
-        reflect,
-        learner.world.is_prompt,
-        learner.world.shows,
-        cfg.minibatch,
+    phase = FastPhase(
+        population=learner.population,
+        anchor=anchor,
+        lessons=learner.questions_of(learner.step, cfg.anchor, "lessons"),
+        answer=answer,
+        reflect=reflect,
+        is_prompt=learner.world.is_prompt,
+        shows=learner.world.shows,
+        minibatch=cfg.minibatch,
         budget=cfg.passes * len(anchor),
-        surprise=cfg.surprise,
     )
+    report = evolve(phase, cfg.surprise)
 
     # What the phase cost, and what came of it: for the log, and for people.
     best = learner.population.best
-    phase = vars(report) | {"seconds": time.perf_counter() - start}
-    learner.log("fast", learner.task_at(learner.step), **phase)
-    for words in view.news(learner.shown, best, phase):
+    figures = vars(report) | {"seconds": time.perf_counter() - start}
+    learner.log("fast", learner.task_at(learner.step), **figures)
+    for words in view.news(learner.shown, best, figures):
         learner.folder.say(learner.step, words)
     learner.shown = best
 
@@ -364,15 +362,14 @@ def slow_step(learner: Learner, questions):
     K = len(prompts)
     B = len(questions)
     samples = cfg.group // K  # answers per question and prompt
-    R = K * B * samples
     sampler = learner.sampler(learner.policy, learner.seed_of("slow"))
     answers = sampler.answer([(prompt, questions) for prompt in prompts], samples=samples)
-    learner.rollouts += R
+    learner.rollouts += sampler.sampled_rollouts
     learner.tokens += sampler.sampled_tokens
     rewards = torch.tensor([outcome.score for outcome in answers.outcomes])  # (R,)
 
     # A group is all rollouts of a question, across prompts: the indices of its rows.
-    rows = torch.arange(R).view(K, B, samples)
+    rows = torch.arange(len(rewards)).view(K, B, samples)
     groups = rows.transpose(0, 1).reshape(B, cfg.group)
 
     # The learning rate rises over the first steps.

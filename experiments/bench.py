@@ -103,9 +103,14 @@ def generate_of(llama, **settings):
     return (before == 0).sum().item()
 
 
+def draw_noise(model, max_new):
+    return torch.rand(QUESTIONS * GROUP, max_new, device=model.cos.device)
+
+
 def sampled(sampler, model, **settings):
     """What one of our samplers samples -> how many tokens."""
-    rollouts = sampler(model, *job(PROMPTS), GROUP // PROMPTS, pad=WORLD.pad, **settings)
+    settings |= {"pad": WORLD.pad, "noise": draw_noise(model, settings["max_new"])}
+    rollouts = sampler(model, *job(PROMPTS), GROUP // PROMPTS, **settings)
     return rollouts.lengths.sum().item()
 
 
@@ -159,7 +164,8 @@ def step(policy, base, optimizer, decode):
     """A gradient step of `rl`, rollouts included."""
     prompts, questions = job(1)
     settings = {"max_new": WORLD.answer_tokens, "eos": WORLD.eos, "pad": WORLD.pad}
-    rollouts = sample(policy, prompts, questions, GROUP, decode=decode, **settings)
+    noise = draw_noise(policy, WORLD.answer_tokens)
+    rollouts = sample(policy, prompts, questions, GROUP, noise=noise, decode=decode, **settings)
     completions = completions_of(rollouts)
     rl.update(
         policy=policy,

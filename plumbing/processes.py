@@ -136,15 +136,15 @@ def split_questions(sample: Callable) -> Callable:
     """A decorator for sampling.sample: each process samples its share, a few questions at a time.
 
     Question b of every prompt goes to process b % size. All processes get all rollouts, in the
-    order in which one process would give them. For that they need the same `noise` (R, max_new),
-    which may not be None then. With one process and few rollouts nothing changes.
+    order in which one process would give them. For that they need the same `noise` (R, max_new).
+    With one process and few rollouts nothing changes.
     """
     # A process without a share never sees what `sample` returns: the class is in its annotation.
     Rollouts = sample.__annotations__["return"]
 
     @functools.wraps(sample)
-    def split(model, prompts, questions, samples, *, noise=None, **settings):
-        if size() == 1 and (noise is None or len(noise) <= ROLLOUTS_AT_ONCE):
+    def split(model, prompts, questions, samples, *, noise, **settings):
+        if size() == 1 and len(noise) <= ROLLOUTS_AT_ONCE:
             return sample(model, prompts, questions, samples, noise=noise, **settings)
 
         # K prompts, B questions for each, G samples of each, R = K * B * G rollouts.

@@ -51,8 +51,8 @@ class World(Protocol):
     # A request: (topic, its instruction or "", failures). What the model reads about one; "" where
     # the world needs no model to propose something.
     def reflection_text(self, topic: str, instruction: str, failures: list) -> str: ...
-    # From what it wrote: an instruction, "" for none; and how it came about, for people.
-    def proposal(self, request: tuple, written: str) -> tuple[str, str]: ...
+    # From what it read and wrote: an instruction, "" for none; and how it came about, for people.
+    def proposal(self, request: tuple, read: str, written: str) -> tuple[str, str]: ...
     def is_prompt(self, prompt: Any) -> bool: ...  # whether it may be shown to the model
     def parse_prompt(self, text: str) -> Prompt: ...  # what a person wrote
 
@@ -144,9 +144,9 @@ class ToyWorld:
         told = [(question.ask, outcome.answer, question.want) for question, outcome in failures[:3]]
         return formats.reflection_text(topic, instruction, told)
 
-    def proposal(self, request: tuple, written: str) -> tuple[str, str]:
-        instruction = formats.parse_instruction(written, request[0])
-        return instruction, formats.abridged(self.reflection_text(*request) + written)
+    def proposal(self, request: tuple, read: str, written: str) -> tuple[str, str]:
+        topic = request[0]
+        return formats.parse_instruction(written, topic), formats.abridged(read + written)
 
     def is_prompt(self, prompt: Any) -> bool:
         """Whether a prompt reads as it is stored: else an instruction could smuggle in a line."""

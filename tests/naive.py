@@ -8,7 +8,7 @@ from sampling import Rollouts, check_lengths
 
 @torch.inference_mode()
 def sample_naive(
-    model, prompts, questions, samples, *, max_new, eos, pad, temperature=1.0, noise=None
+    model, prompts, questions, samples, *, max_new, eos, pad, temperature=1.0, noise
 ) -> Rollouts:
     """As sampling.sample, but every token comes from a full pass over every whole row."""
     check_lengths(model, prompts, questions, max_new)
@@ -18,7 +18,6 @@ def sample_naive(
             rows += samples * [prompt + question]
     R = len(rows)
     device = model.cos.device
-    noise = torch.rand(R, max_new, device=device) if noise is None else noise
 
     # Every row has room for its completion; `end` is the place of its next token.
     tokens, widths = padded([row + [pad] * max_new for row in rows], device)  # (R, T), (R,)

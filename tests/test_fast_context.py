@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import fast_context
 from fast_context import (
     Candidate,
+    FastPhase,
     Population,
     evolve,
     pareto_fronts,
@@ -70,7 +71,7 @@ class World:
 
     def evolve(self, population, budget, anchor=ANCHOR, lessons=LESSONS, n=3, surprise=True):
         functions = (self.answer, self.reflect, is_prompt, shows)
-        return evolve(population, anchor, lessons, *functions, n, budget, surprise)
+        return evolve(FastPhase(population, anchor, lessons, *functions, n, budget), surprise)
 
     def phase(self, population, budget=480):
         return self.evolve(population, budget)
@@ -327,7 +328,7 @@ class Copier:
 
     def phase(self, population, lessons, shows):
         functions = (self.answer, self.reflect, lambda prompt: True, shows)
-        return evolve(population, ANCHOR, lessons, *functions, 3, 480, True)
+        return evolve(FastPhase(population, ANCHOR, lessons, *functions, 3, 480))
 
 
 def test_a_model_that_only_copies_examples_gains_nothing():

@@ -56,7 +56,7 @@ def test_logits_and_greedy_tokens_equal_those_of_transformers(tmp_path, kind, si
 
     # A prompt and a question, continued by the likeliest tokens. (-1: a sequence never ends.)
     prompt, question = tokens[0, :9].tolist(), tokens[0, 9:14].tolist()
-    settings = {"max_new": 20, "eos": -1, "pad": 0, "temperature": 0.0}
+    settings = {"max_new": 20, "eos": -1, "pad": 0, "temperature": 0.0, "noise": torch.rand(1, 20)}
     ours = sample(model, [prompt], [[question]], 1, **settings).tokens
     asked = {"max_new_tokens": 20, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
     written = theirs.generate(tokens[:1, :14], **asked)

@@ -327,10 +327,10 @@ def test_the_fast_phase_sees_the_first_questions_of_the_coming_steps(start, monk
         used.append(questions)
         return slow_step(learner, questions)
 
-    def watched_evolve(population, anchor, lessons, *rest, **settings):
-        anchors.append(anchor)
-        assert len(lessons) == len(anchor) and lessons != anchor
-        return evolve(population, anchor, lessons, *rest, **settings)
+    def watched_evolve(phase, surprise):
+        anchors.append(phase.anchor)
+        assert len(phase.lessons) == len(phase.anchor) and phase.lessons != phase.anchor
+        return evolve(phase, surprise)
 
     monkeypatch.setattr(train, "fast_phase", watched_fast_phase)
     monkeypatch.setattr(train, "slow_step", watched_slow_step)

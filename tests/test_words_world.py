@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fast_context import Population, evolve
+from fast_context import FastPhase, Population, evolve
 from tasks.world import Outcome, World
 from words import world as words
 from words.tasks import KINDS, TOPIC, Question, make_task, purpose_of
@@ -33,6 +33,10 @@ def requests(text: str, n: int = 300):
     for i in range(n):
         failed = rng.sample(LESSONS[EXAMPLES + 1 :], 1 + i % 6)
         yield (TOPIC, text, [(question, Outcome(0.0, f"{i}")) for question in failed])
+
+
+def propose(request, written):
+    return WORLD.proposal(request, WORLD.reflection_text(*request), written)
 
 
 def test_this_world_has_all_that_a_learner_may_ask_for():
@@ -142,10 +146,10 @@ def test_a_reflection_reads_failures_and_writes_the_instruction():
         assert lines[0] == "Instruction: Add." and len(lines) == 3 + len(failures)
         for line, (question, outcome) in zip(lines[2:-1], failures, strict=True):
             assert line == f"{question.ask} {outcome.answer} (right: {question.want})"
-        new, how = WORLD.proposal(request, "  Report\tthe sum. ")
+        new, how = propose(request, "  Report\tthe sum. ")
         assert new == f"Report the sum.\n{LINES[0]}"  # the examples stay
         assert how.startswith("reflection: Instruction: Add.") and how.endswith("sum. ")
-        assert WORLD.proposal(request, " \n ")[0] == ""
+        assert propose(request, " \n ")[0] == ""
 
 
 def test_worked_examples_come_in_replace_others_and_leave():
@@ -156,7 +160,7 @@ def test_worked_examples_come_in_replace_others_and_leave():
         for request in requests(text):
             if WORLD.reflection_text(*request):
                 continue
-            new, how = WORLD.proposal(request, "")
+            new, how = propose(request, "")
             assert WORLD.is_prompt({TOPIC: new})
             instruction, examples = parts_of(new)
             came = [line for line in examples if line not in LINES[:n]]
@@ -177,7 +181,7 @@ def test_worked_examples_come_in_replace_others_and_leave():
     assert (EXAMPLES, "replaces") in seen and (EXAMPLES, "comes in") not in seen
     # With room for more, examples come in twice as often as they are replaced or leave.
     text = f"\n{LINES[0]}"
-    said = [WORLD.proposal(request, "")[1] for request in requests(text, 800)]
+    said = [propose(request, "")[1] for request in requests(text, 800)]
     moves = [re.match("worked example (comes in|replaces|leaves)", how) for how in said]
     moves = [move[1] for move in moves if move]
     assert len(moves) / len(said) == pytest.approx(0.75, abs=0.06)
@@ -197,7 +201,7 @@ def test_an_example_stands_in_a_prompt_once():
 def test_the_last_example_without_an_instruction_leaves_nothing_and_so_proposes_nothing():
     moves = set()
     for request in requests(f"\n{LINES[0]}"):
-        new, how = WORLD.proposal(request, "")
+        new, how = propose(request, "")
         if "leaves" in how:
             assert new == ""
         moves.add(how.split(":")[0])
@@ -212,7 +216,7 @@ def test_whatever_a_model_wrote_makes_a_prompt_or_nothing(written, answered):
         failures = [(question, Outcome(0.0, answered)) for question, _ in failures]
         read = WORLD.reflection_text(topic, text, failures)
         assert read.count("\n") in (0, 2 + min(len(failures), words.READ))
-        new, _ = WORLD.proposal((topic, text, failures), written)
+        new, _ = WORLD.proposal((topic, text, failures), read, written)
         assert new == "" or WORLD.is_prompt({TOPIC: new})
 
 
@@ -244,14 +248,13 @@ def test_a_model_that_only_copies_examples_gains_nothing():
         for request in requests:
             read = WORLD.reflection_text(*request)
             # In its own words it repeats what it has read.
-            proposals.append((*WORLD.proposal(request, read[-200:]), int(read != "")))
+            proposals.append((*WORLD.proposal(request, read, read[-200:]), int(read != "")))
             ways.add(read != "")
         return proposals
 
     for _ in range(6):
-        report = evolve(
-            population, anchor, LESSONS, answer, reflect, WORLD.is_prompt, WORLD.shows, 6, 300, True
-        )
+        functions = (answer, reflect, WORLD.is_prompt, WORLD.shows)
+        report = evolve(FastPhase(population, anchor, LESSONS, *functions, 6, 300))
         assert report.proposed > 10 and report.accepted == []
     assert population.best == {} and ways == {True, False}
 

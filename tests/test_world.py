@@ -94,23 +94,27 @@ def test_a_reflection_shows_the_instruction_and_the_failures():
     assert WORLD.reflection_text("red", "", []) == "reflect red: none\n"
 
 
+def propose(request, written):
+    return WORLD.proposal(request, WORLD.reflection_text(*request), written)
+
+
 def test_a_proposal_is_the_topics_instruction_in_the_last_line():
     wrote = "try d a want a d\nreverse: a d done\n"
     failures = [(QUESTION, Outcome(0.0, "d d"))]
     red, blue = ("red", "left", failures), ("blue", "", failures)
-    new, how = WORLD.proposal(red, wrote + "red: reverse sort")
+    new, how = propose(red, wrote + "red: reverse sort")
     assert new == "reverse sort" and how.startswith("reflect red: left\nask d a got d d want a d\n")
     assert how.endswith("red: reverse sort")
-    assert WORLD.proposal(blue, wrote + "red: reverse sort")[0] == ""
+    assert propose(blue, wrote + "red: reverse sort")[0] == ""
     for nothing in ("", wrote, "red: ", "red: a b c d", "red: ask", "red: Sort", "red: sort\n"):
-        assert WORLD.proposal(red, nothing)[0] == ""
+        assert propose(red, nothing)[0] == ""
 
 
 @settings(deadline=None)
 @given(HOSTILE)
 def test_what_is_proposed_makes_a_prompt_whatever_was_written(text):
     for reflection in (text, "red: " + text):
-        instruction, _ = WORLD.proposal(("red", "", []), reflection)
+        instruction, _ = propose(("red", "", []), reflection)
         assert instruction == "" or WORLD.is_prompt({"red": instruction})
 
 

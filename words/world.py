@@ -114,10 +114,9 @@ class WordWorld:
         instruction, _examples = parts_of(text)
         return failures_text(instruction, failures)
 
-    def proposal(self, request: tuple, written: str) -> tuple[str, str]:
+    def proposal(self, request: tuple, read: str, written: str) -> tuple[str, str]:
         """The new text of the prompt ("" for none), and how it came about, for people."""
         _topic, text, failures = request
-        read = self.reflection_text(*request)
         if not read:
             return changed_examples(text, failures, rng_of("examples", *request))
 

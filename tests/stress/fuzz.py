@@ -130,7 +130,7 @@ def check(rows: list[list[int]], rng: random.Random, file: Path):
     for q, words in zip(questions, texts, strict=True):
         outcome = WORLD.grade(q, words)
         asked = WORLD.encode(WORLD.reflection_text(q.topic, "", [(q, outcome)]))
-        instruction, _ = WORLD.proposal((q.topic, "", []), words)
+        instruction, _ = WORLD.proposal((q.topic, "", []), "", words)
         right = words.split("\n")[-1] == f"answer: {q.want}" and words.count("answer") == 1
         yield "right" if right else "instruction" if instruction else ""
         if outcome.score != right:
