@@ -14,8 +14,8 @@ over seeds, which are for experiments/, and everything that needs a script, like
 import argparse
 import html
 import json
-import math
 import re
+import string
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -177,28 +177,22 @@ class Html(str):
     """Text that is HTML already. All other text is escaped before it comes into the page."""
 
 
+class Escaping(string.Formatter):
+    """str.format, but all that is not HTML already is escaped, and a list becomes one text."""
+
+    def format_field(self, value, spec):
+        if isinstance(value, list | tuple):
+            return "".join(self.format_field(part, spec) for part in value)
+        # A number that was not measured, or that was not finite.
+        if value is None:
+            return "–"
+        text = format(value, spec)
+        return text if isinstance(value, Html) else html.escape(text)
+
+
 def fill(template: str, *values, **named) -> Html:
     """A template of HTML with its {} filled in, as str.format does it."""
-    return Html(template.format(*map(safe, values), **safe(named)))
-
-
-def safe(value):
-    """A value that may come into the page: all text in it is escaped.
-
-    A list becomes one text. Of a dict, a template takes what it needs: {line[step]}.
-    """
-    # Each part of a value is made safe on its own.
-    if isinstance(value, list | tuple):
-        return Html("".join(str(safe(part)) for part in value))
-    if isinstance(value, dict):
-        return {html.escape(name): safe(part) for name, part in value.items()}
-    # Numbers stay numbers, so a template can say how they are written.
-    if isinstance(value, Html | int | float):
-        return value
-    if value is None:  # a number that was not finite
-        return math.nan
-    # All other text is only text.
-    return html.escape(str(value))
+    return Html(Escaping().vformat(template, values, named))
 
 
 # --- charts ---
