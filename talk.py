@@ -31,7 +31,9 @@ import json
 import random
 import re
 import sys
+from collections import defaultdict
 from contextlib import suppress
+from heapq import nlargest
 from pathlib import Path
 from textwrap import indent
 
@@ -41,7 +43,7 @@ from base.prepare import SHIPPED, load_base
 from model import completion_logprobs
 from plumbing import command_line, console
 from plumbing.command_line import setting
-from sampling import Sampler, contexts_of
+from sampling import Sampler
 from tasks import TOPICS, Question, Task, formats
 from tasks.world import ToyWorld
 
@@ -72,9 +74,9 @@ def open_model(path):
 
     # Other models read other texts.
     if "llm" in about:
-        name = about["llm"]
         raise ValueError(
-            f"{path} has the weights of a pretrained language model ({name}): here is the toy world"
+            f"{path} has the weights of a pretrained language model ({about['llm']}): "
+            "here is the toy world"
         )
     # Where domains have changed since pretraining, tokens mean other words.
     if about.get("vocabulary") != formats.fingerprint():
@@ -85,22 +87,22 @@ def open_model(path):
 def read_run(folder, world):
     """The run in a folder -> the file of its base, its tasks {"1": (task, prompt it learned), ...}.
 
-    "" and {} where there is no finished run. Raises ValueError where its files are damaged.
+    None and {} where there is no finished run. Raises ValueError where its files are damaged.
     """
     learned = {}
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-        for i, entry in enumerate(result["tasks"]):
+        for number, entry in enumerate(result["tasks"], start=1):
             task = world.make_task(entry["task"], config["seed"])
             prompt = entry["evolved"]
             # A model wrote it, and somebody may have edited the file.
             if not world.is_prompt(prompt):
                 raise ValueError
-            learned[str(i + 1)] = (task, prompt)
-        return str(config["base"]), learned
+            learned[str(number)] = (task, prompt)
+        return Path(config["base"]), learned
     except FileNotFoundError:  # a base that lies in no run
-        return "", {}
+        return None, {}
     except (OSError, ValueError, LookupError, TypeError):
         raise ValueError(f"config.json or result.json in {folder} is damaged, or too old") from None
 
@@ -156,7 +158,8 @@ class Dialogue:
         self.domain = task.domain
         self.prompt = dict(prompt)
         self.asked = None  # the last question: its topic, its text, the state that it shows
-        self.wrong = {}  # topic -> [(question, outcome)], since its instruction changed
+        # Topic -> [(question, outcome)], since its instruction changed.
+        self.wrong = defaultdict(list)
 
     def obey(self, line):
         """Carry out a line that a user wrote."""
@@ -191,8 +194,8 @@ class Dialogue:
             raise ValueError("an instruction is one to three operations, as in 'red: flip last'")
 
         # Answers that followed the old instruction say nothing about the new one.
+        self.wrong[topic] = []
         self.prompt.pop(topic, None)
-        self.wrong.pop(topic, None)
         if instruction:
             self.prompt[topic] = instruction
 
@@ -267,7 +270,8 @@ class Dialogue:
         show(self.world.question_text(question).strip())
 
         # First what it could have said, then what it said.
-        show(f"likeliest instructions: {self.likeliest(sampler, question)}")
+        likeliest = self.likeliest(sampler, answers.contexts, question.topic)
+        show(f"likeliest instructions: {likeliest}")
         show(answers.texts[0] or "(cut off: too long)", "    ")
 
         # Is that right? What is wrong is kept for reflection.
@@ -276,13 +280,15 @@ class Dialogue:
             show("right")
         elif question.want:
             show(f"wrong: the right answer is {question.want}")
-            self.wrong.setdefault(question.topic, []).append((question, outcome))
+            self.wrong[question.topic].append((question, outcome))
         else:
             show("not judged: this topic has no hidden rule, and no instruction that is known")
 
     @torch.no_grad()
-    def likeliest(self, sampler, question):
-        """The instructions that the first line of the answer most likely names, as text.
+    def likeliest(self, sampler, contexts, topic):
+        """The instructions that the first line of an answer most likely names, as text.
+
+        contexts: the tokens before this answer, in a list. topic: that of the question.
 
         The probabilities are exact: products of token probabilities, for the instructions of the
         prompt and for every chain of one to three operations (at temperature 0: as at 1).
@@ -292,21 +298,20 @@ class Dialogue:
         names = sorted(chains | set(self.prompt.values()))
 
         # How likely is each first line: all of its tokens, up to its end?
-        contexts = contexts_of(self.world, [(self.prompt, [question])])
-        lines = [self.world.encode(f"{question.topic}: {name}\n") for name in names]
+        lines = [self.world.encode(f"{topic}: {name}\n") for name in names]
         logprobs = completion_logprobs(sampler.model, contexts, lines, sampler.temperature or 1.0)
-        probs, best = logprobs.sum(1).exp().topk(4)
+        probs = logprobs.sum(1).exp().tolist()
 
-        # Leave out what rounds to nothing.
-        pairs = zip(best.tolist(), probs.tolist(), strict=True)
-        return ", ".join(f"{names[i]} {prob:.0%}" for i, prob in pairs if prob >= 0.005)
+        # The four likeliest, as far as they do not round to nothing.
+        best = nlargest(4, zip(probs, names, strict=True))
+        return ", ".join(f"{name} {prob:.0%}" for prob, name in best if prob >= 0.005)
 
     # --- commands: reflection and comparison ---
 
     def do_reflect(self, _rest):
         # On the last topic. The base has learned to reflect on one to three wrong answers.
         topic = self.question().topic
-        failures = self.wrong.get(topic, [])[-3:]
+        failures = self.wrong[topic][-3:]
         if not failures:
             raise ValueError("no wrong answer to reflect on: 'ask' until one is wrong")
 
@@ -326,13 +331,13 @@ class Dialogue:
         if not self.base:
             raise ValueError("compare needs a run: start with --weights out/RUN/weights.pt")
         self.question()  # there must be one
-        base, _ = open_model(Path(self.base))
+        base, _ = open_model(self.base)
 
-        # Both answer the same question, under the same prompt, with the same noise.
-        noise = self.sampler.rng.get_state()
+        # Both answer the same question, under the same prompt, with the same noise: the base has a
+        # copy of it.
+        noise = self.sampler.rng.clone_state()
         show("--- base weights")
-        self.answer(dataclasses.replace(self.sampler, model=base))
-        self.sampler.rng.set_state(noise)
+        self.answer(dataclasses.replace(self.sampler, model=base, rng=noise))
         show("--- trained weights")
         self.answer(self.sampler)
 

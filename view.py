@@ -7,17 +7,19 @@ The page needs no network and no script. It can be made while a run is still goi
 at every evaluation. All it shows comes from the files of the run, see docs/RUNS.md.
 
 Read from the top: the files of a run, how text becomes HTML, then the parts of the page in their
-order. The page itself, with its headings, is a template: PAGE and STYLE at the end. Left out: means
-over seeds, which are for experiments/, and everything that needs a script, like zooming.
+order, and what train.py shows of a run in the terminal. The page itself, with its headings, is a
+template: PAGE and STYLE at the end. Left out: means over seeds, which are for experiments/, and
+everything that needs a script, like zooming.
 """
 
 import argparse
 import html
 import json
-import math
 import re
+import string
+from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from textwrap import dedent, indent
 
@@ -43,7 +45,6 @@ FIGURES = {
     "dropped_groups": "Groups without spread: questions of a batch that teach nothing",
 }
 
-TOLD = ("method", "tasks", "steps", "seed", "out")  # settings that the head of the page tells
 SAMPLES = 12  # sample answers on the page; samples.txt has them all
 
 
@@ -58,14 +59,9 @@ class Stage:
     domain: Domain | None  # None in the world of words: there nothing is said of an instruction
     hidden: dict[str, str]  # topic -> hidden rule
     start: int  # rollouts that had been spent when it began
-    prompt: dict[str, str]  # the best prompt when it began
+    prompts: list[tuple]  # when, the best prompt from then on, the children accepted just then
     phases: list[dict]  # its fast phases, as they were logged
     evals: list[dict]  # its evaluations, as they were logged
-
-    @property
-    def best(self) -> dict[str, str]:
-        """The best prompt at its end, or by now."""
-        return best_of(self.phases[-1]) if self.phases else self.prompt
 
     def verdict(self, topic: str, instruction: str) -> str:
         """What can be said of an instruction for a topic: a word of VERDICTS."""
@@ -91,7 +87,8 @@ class Stage:
         if self.domain is None:
             return ""
         # What is equal in effect counts, too.
-        verdicts = [self.verdict(topic, self.best.get(topic, "none")) for topic in self.hidden]
+        _, best, _ = self.prompts[-1]
+        verdicts = [self.verdict(topic, best.get(topic, "none")) for topic in self.hidden]
         n = verdicts.count("right") + verdicts.count("equal")
         return f"{n} of {len(self.hidden)} rules named"
 
@@ -105,50 +102,11 @@ class Run:
     lines: list[dict]  # of log.jsonl
     samples: str  # samples.txt
     result: dict  # the closing table; empty while the run has not reached its end
-
-    def of(self, kind: str) -> list[dict]:
-        """The log lines of a kind."""
-        return [line for line in self.lines if line["kind"] == kind]
+    stages: list[Stage]  # those that it has come to so far
 
     def total(self, kind: str, figure: str) -> float:
         """The sum of a figure over the log lines of a kind."""
-        return sum(line[figure] for line in self.of(kind))
-
-    @cached_property
-    def stages(self) -> list[Stage]:
-        """The stages that the run has come to so far."""
-        # The prompt that it began with stands in the first evaluation.
-        prompt = self.of("eval")[0]["prompt"]
-        stages = []
-        end = 0
-        for i, name in enumerate(self.config["tasks"]):
-            # Its lines in the log. Evaluations come early, too, to see what other tasks teach it.
-            own = [x for x in self.lines if x["task"] == i and x["rollouts"] >= end]
-            spent = [line["rollouts"] for line in own if line["kind"] != "eval"]
-            if i > 0 and not spent:
-                break  # so far its task was only evaluated
-
-            # Its rollouts, up to its end: later its task may be evaluated again.
-            start = end
-            end = max(spent, default=0)
-            phases = [line for line in own if line["kind"] == "fast"]
-            evals = [line for line in own if line["kind"] == "eval" and line["rollouts"] <= end]
-
-            # The hidden rules follow from the settings; a run that has ended tells them itself.
-            make = word_tasks.make_task if self.config.get("llm") else make_task
-            task = make(name, self.config["seed"])
-            hidden = self.result["tasks"][i]["hidden"] if self.result else task.instructions
-            domain = getattr(task, "domain", None)
-            stages.append(Stage(name, domain, hidden, start, prompt, phases, evals))
-            prompt = stages[-1].best
-        return stages
-
-
-def best_of(phase: dict) -> dict[str, str]:
-    """The best prompt after a fast phase."""
-    # They are logged best first, each with its anchor score.
-    prompt, _score = phase["population"][0]
-    return prompt
+        return sum(line[figure] for line in of(self.lines, kind))
 
 
 def read_run(path: Path) -> Run:
@@ -167,7 +125,46 @@ def read_run(path: Path) -> Run:
 
     # What people call the run: its folder.
     name = f"{path.resolve().name} ({config['method']})"
-    return Run(name, config, lines, samples, result)
+    return Run(name, config, lines, samples, result, stages_of(config, lines, result))
+
+
+def of(lines: list[dict], kind: str) -> list[dict]:
+    """The log lines of a kind."""
+    return [line for line in lines if line["kind"] == kind]
+
+
+def stages_of(config: dict, lines: list[dict], result: dict) -> list[Stage]:
+    """The stages that a run has come to so far."""
+    # The prompt that it began with stands in the first evaluation.
+    prompt = of(lines, "eval")[0]["prompt"]
+    make = word_tasks.make_task if config.get("llm") else make_task
+    stages = []
+    end = 0
+    for i, name in enumerate(config["tasks"]):
+        # Training on its task costs rollouts. The first stage may not have begun with that.
+        own = [line for line in lines if line["task"] == i]
+        spent = [line["rollouts"] for line in own if line["kind"] != "eval"]
+        if stages and not spent:
+            break  # so far its task was only evaluated
+
+        # Its lines in the log: its task is evaluated before and after it, too.
+        start = end
+        end = max(spent, default=0)
+        own = [line for line in own if start <= line["rollouts"] <= end]
+
+        # The best prompt of a fast phase is logged first, with its anchor score.
+        phases = of(own, "fast")
+        prompts = [("at first", prompt, [])]
+        for phase in phases:
+            prompt, _score = phase["population"][0]
+            prompts.append((f"step {phase['step']}", prompt, phase["accepted"]))
+
+        # The hidden rules follow from the settings; a run that has ended tells them itself.
+        task = make(name, config["seed"])
+        hidden = result["tasks"][i]["hidden"] if result else task.instructions
+        domain = getattr(task, "domain", None)
+        stages.append(Stage(name, domain, hidden, start, prompts, phases, of(own, "eval")))
+    return stages
 
 
 # --- how text becomes HTML ---
@@ -177,28 +174,23 @@ class Html(str):
     """Text that is HTML already. All other text is escaped before it comes into the page."""
 
 
+class Escaping(string.Formatter):
+    """str.format, but text that is not HTML already is escaped, and a list becomes one text."""
+
+    def format_field(self, value, spec):
+        if isinstance(value, list | tuple | Iterator):
+            return "".join(self.format_field(part, spec) for part in value)
+        # A number that was not measured, or that was not finite.
+        if value is None:
+            return "–"
+        # Numbers are written out first; what is escaped is the text that comes into the page.
+        text = format(value, spec)
+        return text if isinstance(value, Html) else html.escape(text)
+
+
 def fill(template: str, *values, **named) -> Html:
     """A template of HTML with its {} filled in, as str.format does it."""
-    return Html(template.format(*map(safe, values), **safe(named)))
-
-
-def safe(value):
-    """A value that may come into the page: all text in it is escaped.
-
-    A list becomes one text. Of a dict, a template takes what it needs: {line[step]}.
-    """
-    # Each part of a value is made safe on its own.
-    if isinstance(value, list | tuple):
-        return Html("".join(str(safe(part)) for part in value))
-    if isinstance(value, dict):
-        return {html.escape(name): safe(part) for name, part in value.items()}
-    # Numbers stay numbers, so a template can say how they are written.
-    if isinstance(value, Html | int | float):
-        return value
-    if value is None:  # a number that was not finite
-        return math.nan
-    # All other text is only text.
-    return html.escape(str(value))
+    return Html(Escaping().vformat(template, values, named))
 
 
 # --- charts ---
@@ -208,7 +200,7 @@ CHART = """<figure><figcaption>{title}</figcaption>
 <svg class="plot" role="img" aria-label="{title}">
 <line class="grid" x2="100%"/>
 <line class="grid" x2="100%" y1="50%" y2="50%"/><line class="axis" x2="100%" y1="100%" y2="100%"/>
-<g class="left"><text x="-8">{top:.2g}</text><text x="-8" y="50%">{middle:.2g}</text>
+<g class="left"><text x="-8">{top:.3g}</text><text x="-8" y="50%">{middle:.3g}</text>
 <text x="-8" y="100%">0</text></g>
 <g class="below"><text y="100%">0</text><text x="50%" y="100%">{half:,.0f}</text>
 <text x="100%" y="100%">{right:,.0f}</text></g>
@@ -228,18 +220,18 @@ SURPRISE = """<text class="surprise" x="{:.2f}%" dx="6" dy="-.5em">▲ surprise<
 """
 
 
-def chart(title: str, curves: list[list], top: float, right: float, marks=()) -> Html:
+def chart(title: str, curves: list, top: float, right: float, marks=()) -> Html:
     """One curve over rollouts for each run.
 
-    curves: lists of (rollouts, figure); a figure of None breaks the line. top, right: the ends of
+    curves: of points (rollouts, figure); a figure of None breaks the line. top, right: the ends of
     the axes. marks: what is drawn behind the curves; with them, every point gets a dot.
     """
     lines = []
     dots = []
-    for run, curve in enumerate(curves):
+    for run, points in enumerate(curves):
         path = ""
         command = "M"  # begin here; "L" draws a line to here
-        for rollouts, figure in curve:
+        for rollouts, figure in points:
             if figure is None:
                 command = "M"  # the line is broken
                 continue
@@ -266,43 +258,38 @@ def chart(title: str, curves: list[list], top: float, right: float, marks=()) ->
     )
 
 
-def accuracy_curve(run: Run, figure: str) -> list:
+def curve(lines: list[dict], figure: str) -> list:
+    """A figure of log lines as a curve. Not all runs have every figure."""
+    return [(line["rollouts"], line.get(figure)) for line in lines]
+
+
+def accuracy_curve(run: Run, figure: str) -> Iterator:
     """A figure of the evaluations of a run, as a curve."""
-    curve = []
     for stage in run.stages:
         # A stage has a line of its own: at a switch two tasks are evaluated at the same place.
-        curve += [(line["rollouts"], line[figure]) for line in stage.evals]
-        curve.append((0, None))  # the next stage has another task
-    return curve
+        yield from curve(stage.evals, figure)
+        yield 0, None  # the next stage has another task
 
 
-def stage_marks(run: Run, right: float) -> list[Html]:
+def stage_marks(run: Run, right: float) -> Iterator[Html]:
     """Where the stages of a run begin, and where it noticed that its world had changed."""
-    marks = []
     for stage in run.stages:
-        marks.append(fill(STAGE, 100 * stage.start / right, stage.name))
+        yield fill(STAGE, 100 * stage.start / right, stage.name)
         for phase in stage.phases:
             # A surprise is the first thing that happens in a fast phase.
             if phase["surprise"]:
                 before = phase["rollouts"] - phase["calls"]
-                marks.append(fill(SURPRISE, 100 * before / right))
-    return marks
+                yield fill(SURPRISE, 100 * before / right)
 
 
-def slow_charts(runs: list[Run], right: float) -> list[Html]:
+def slow_charts(runs: list[Run], right: float) -> Iterator[Html]:
     """The figures of the gradient steps, a small chart for each."""
-    charts = []
     for name, title in FIGURES.items():
-        # Runs without this figure keep their place, so that colours stay the same.
-        curves = []
-        for run in runs:
-            curves.append([(x["rollouts"], x[name]) for x in run.of("slow") if name in x])
-
         # The axis ends at the highest value. No chart where no run has the figure.
-        figures = [figure for curve in curves for _, figure in curve if figure]
+        curves = [curve(of(run.lines, "slow"), name) for run in runs]
+        figures = [figure for points in curves for _, figure in points if figure]
         if figures:
-            charts.append(chart(title, curves, max(figures), right))
-    return charts
+            yield chart(title, curves, max(figures), right)
 
 
 # An entry of a legend: a piece of the curve with its mark, and a name.
@@ -319,45 +306,31 @@ def legend(names: list[str]) -> list[Html]:
 # --- the other parts of the page ---
 
 
-def about(run: Run) -> dict:
-    """What run this is and how it stands: for the head of the page."""
-    # How every stage ended.
-    tiles = []
+# How a stage ended: its task, its accuracy, what its prompt names.
+TILE = "<li>{} <b>{:.2f}</b> {}</li>"
+
+
+def tiles(run: Run) -> Iterator[Html]:
+    """How every stage ended."""
     for stage in run.stages:
-        accuracy = f"{stage.evals[-1]['val_acc']:.2f}" if stage.evals else "–"
+        # With the weights alone, no prompt is learned.
+        accuracy = stage.evals[-1]["val_acc"] if stage.evals else None
         named = stage.named if stage.phases else "no prompt learned"
-        tiles.append(fill("<li>{} <b>{}</b> {}</li>", stage.name, accuracy, named))
-
-    # What was chosen.
-    cfg = run.config
-    settings = []
-    for name, value in cfg.items():
-        if name not in TOLD:
-            settings.append(fill("<code>{} = {}</code> ", name, value))
-
-    # The template takes what it needs from the settings and from the last line of the log.
-    return {
-        "title": f"{cfg['method']} on {', '.join(cfg['tasks'])}",
-        "cfg": cfg,
-        "last": run.lines[-1],
-        "state": "finished" if run.result else "not finished: reload this page to see more",
-        "tiles": tiles,
-        "settings": settings,
-    }
+        yield fill(TILE, stage.name, accuracy, named)
 
 
-# Evaluation: task and run, the line of the log.
+# An evaluation: task and run, the line of the log.
 EVALUATION = """<tr><th scope="row">{0}, {1}</th><td>{2[step]:,}</td><td>{2[rollouts]:,}</td>
 <td>{2[val_acc]:.3f}</td><td>{2[neutral_acc]:.3f}</td><td>{2[kl_base]:.3f}</td></tr>
 """
 
 
-def evaluations(run: Run) -> list[Html]:
+def evaluations(runs: list[Run]) -> Iterator[Html]:
     """The numbers behind the chart of the accuracy: rows of a table."""
-    rows = []
-    for stage in run.stages:
-        rows += [fill(EVALUATION, stage.name, run.name, line) for line in stage.evals]
-    return rows
+    for run in runs:
+        for stage in run.stages:
+            for line in stage.evals:
+                yield fill(EVALUATION, stage.name, run.name, line)
 
 
 # A stage: its number and task, surprises, a summary, the rows of its topics.
@@ -366,109 +339,105 @@ PROMPT = """<h3>Stage {}: {}</h3>
 <tr><th scope="col">topic, hidden rule</th><th scope="col">instruction in the best prompt</th></tr>
 {}</table>
 """
+# A surprise: its fast phase, the lines that were dropped, how many prompts came back.
+NEWS = """<p class="surprise">▲ Surprise at step {0[step]}: the best prompt earned less than half of
+what it had earned. Dropped: {1}. Prompts back from memory: {2}.</p>
+"""
 # A topic: its name, its hidden rule, the changes of its instruction.
 TOPIC = """<tr><th scope="row">{} <code>{}</code></th><td><ol>{}</ol></td></tr>
 """
 
 
-def prompts(run: Run) -> list[Html]:
+def prompts(run: Run) -> Iterator[Html]:
     """The best prompt of a run as it changed, beside the hidden rules: a table for each stage."""
-    found = {}  # (topic, instruction) -> the accepted child that brought it in, the latest
-    tables = []
+    found = defaultdict(dict)  # topic -> {instruction: where it comes from}, see `changes`
     for number, stage in enumerate(run.stages, start=1):
-        # It begins with the prompt of the stage before.
-        news = []
-        before = stage.prompt
-        changes = {topic: [change(stage, topic, before, "at first")] for topic in stage.hidden}
-        for phase in stage.phases:
-            # What was found?
-            news.append(surprise(phase))
-            for child in phase["accepted"]:
-                found[child["topic"], child["new"]] = child | {"step": phase["step"]}
+        # Where its world had changed. Prompts that came back show in the table.
+        news = [
+            fill(NEWS, phase, dropped(phase), len(phase["recalled"]))
+            for phase in stage.phases
+            if phase["surprise"]
+        ]
 
-            # What is new in the best prompt?
-            best = best_of(phase)
-            for topic, entries in changes.items():
-                new = best.get(topic, "none")
-                if new != before.get(topic, "none"):
-                    when = f"step {phase['step']}"
-                    entries.append(change(stage, topic, best, when, found.get((topic, new))))
-            before = best
+        # Every topic, with its hidden rule beside its instructions.
+        rows = []
+        for topic, rule in stage.hidden.items():
+            rows.append(fill(TOPIC, topic, rule, changes(stage, topic, found[topic])))
+        yield fill(PROMPT, number, stage.name, news, stage.named, rows)
 
-        # Beside all this, the hidden rules.
-        rows = [fill(TOPIC, topic, stage.hidden[topic], changes[topic]) for topic in changes]
-        tables.append(fill(PROMPT, number, stage.name, news, stage.named, rows))
-    return tables
+
+def dropped(phase: dict) -> str:
+    """The instructions that a fast phase dropped at a surprise, in words."""
+    return ", ".join(phase["dropped"]) or "nothing"
 
 
 # A change: when, the instruction, the verdict as a class and in words; then how it was found.
 CHANGE = """<span class="when">{}</span> <code>{}</code> <span class="badge {}">{}</span>"""
 FOUND = """<li><details><summary>{0}</summary>
-<p>Found at step {1[step]} in this way. The prompt's anchor score before and after:
-{1[before]:.2f}, {1[after]:.2f}.</p><pre>{1[how]}</pre></details></li>
+<p>Found at {1} in this way. The prompt's anchor score before and after:
+{2[before]:.2f}, {2[after]:.2f}.</p><pre>{2[how]}</pre></details></li>
 """
 
 
-def change(stage: Stage, topic: str, prompt: dict, when: str, child: dict | None = None) -> Html:
-    """What a prompt says of a topic, and the reflection behind it where that is known."""
-    instruction = prompt.get(topic, "none")
-    verdict = stage.verdict(topic, instruction)
+def changes(stage: Stage, topic: str, found: dict) -> Iterator[Html]:
+    """What the best prompt said of a topic, one instruction after the other.
 
-    # A line that unfolds, where there is more to see.
-    line = fill(CHANGE, when, instruction, verdict, VERDICTS[verdict])
-    if not child:
-        return fill("<li>{}</li>", line)
-    return fill(FOUND, line, child)
+    found: instruction -> when it was accepted, and the latest child that brought it in; of earlier
+    stages, too. New ones are added.
+    """
+    shown = None  # the instruction so far
+    for when, prompt, accepted in stage.prompts:
+        # Which reflections were about this topic?
+        for child in accepted:
+            if child["topic"] == topic:
+                found[child["new"]] = (when, child)
+
+        # Is it another one?
+        instruction = prompt.get(topic, "none")
+        if instruction == shown:
+            continue
+        shown = instruction
+        verdict = stage.verdict(topic, instruction)
+        line = fill(CHANGE, when, instruction, verdict, VERDICTS[verdict])
+
+        # It unfolds where it is known how it was found.
+        origin = found.get(instruction)
+        yield fill(FOUND, line, *origin) if origin else fill("<li>{}</li>", line)
 
 
-# A surprise: its step, the lines that were dropped, how many prompts came back.
-NEWS = """<p class="surprise">▲ Surprise at step {}: the best prompt earned less than half of what
-it had earned. Dropped: {}. Prompts back from memory: {}.</p>
+# Amounts: their title, and each with its share of the sum, in words and as a bar.
+SHARES = """<figure><figcaption>{}</figcaption><ul>{}</ul></figure>
+"""
+SHARE = """<li>{0}: {1:,.0f} ({2:.0f}%)<div class="bar" style="width: {2:.2f}%"></div></li>
 """
 
 
-def surprise(phase: dict) -> Html:
-    """What happened where a fast phase noticed that the world had changed."""
-    if not phase["surprise"]:
-        return Html()
-    # Recalled prompts show in the table, as changes.
-    dropped = ", ".join(phase["dropped"]) or "nothing"
-    return fill(NEWS, phase["step"], dropped, len(phase["recalled"]))
+def shares(title: str, amounts: dict[str, float]) -> Html:
+    """Amounts, each with a bar that shows its share of their sum."""
+    total = sum(amounts.values()) or 1
+    bars = [fill(SHARE, name, amount, 100 * amount / total) for name, amount in amounts.items()]
+    return fill(SHARES, title, bars)
 
 
-# A bar: its title, its parts, and their names.
-BAR = """<figure><figcaption>{}</figcaption><div class="bar">{}</div>
-<ul class="legend">{}</ul></figure>
-"""
-PART = '<li><i class="part{}"></i> {}: {:,.0f} ({:.0f}%)</li>'
-
-
-def bar(title: str, parts: dict[str, float]) -> Html:
-    """One bar, split into parts, with their names and amounts below."""
-    # The width of a part is its share.
-    total = sum(parts.values()) or 1
-    pieces = []
-    names = []
-    for i, (name, amount) in enumerate(parts.items()):
-        share = 100 * amount / total
-        pieces.append(fill('<span class="part{}" style="width: {:.2f}%"></span>', i, share))
-        names.append(fill(PART, i, name, amount, share))
-    return fill(BAR, title, pieces, names)
-
-
-def spending(run: Run) -> list[Html]:
+def spending(runs: list[Run]) -> Iterator[Html]:
     """What was spent on gradient steps, on scores of prompts and on reflections."""
-    # Every rollout is one of three: for the gradient, to score prompts, or a reflection.
-    calls = run.total("fast", "calls")
-    reflections = run.total("fast", "reflections")
-    gradient = run.lines[-1]["rollouts"] - calls
-    scores = calls - reflections
-    rollouts = {"gradient steps": gradient, "scores": scores, "reflections": reflections}
+    for run in runs:
+        # Every rollout is one of three: for the gradient, to score prompts, or a reflection.
+        calls = run.total("fast", "calls")
+        reflections = run.total("fast", "reflections")
+        rollouts = {
+            "gradient steps": run.lines[-1]["rollouts"] - calls,
+            "scores": calls - reflections,
+            "reflections": reflections,
+        }
+        yield shares(f"{run.name}: rollouts", rollouts)
 
-    # Scores and reflections take turns, so their time is logged together.
-    gradient = run.total("slow", "seconds")
-    seconds = {"gradient steps": gradient, "scores, reflections": run.total("fast", "seconds")}
-    return [bar(f"{run.name}: rollouts", rollouts), bar(f"{run.name}: seconds", seconds)]
+        # Scores and reflections take turns, so their time is logged together.
+        seconds = {
+            "gradient steps": run.total("slow", "seconds"),
+            "scores, reflections": run.total("fast", "seconds"),
+        }
+        yield shares(f"{run.name}: seconds", seconds)
 
 
 ANSWER = "<details><summary>{}</summary><pre>{}</pre></details>"
@@ -480,83 +449,87 @@ def answers(run: Run) -> list[Html]:
     said = re.findall(
         r"^\[step \d+\] (step .*)\. One of them:\n((?:    .*\n)*)", run.samples, re.MULTILINE
     )
-    parts = []
-    for heading, text in reversed(said[-SAMPLES:]):
-        parts.append(fill(ANSWER, heading, dedent(text)))
-    return parts
+    return [fill(ANSWER, heading, dedent(text)) for heading, text in reversed(said[-SAMPLES:])]
 
 
-# A stage when the run is over: its task, the run, and seven numbers.
-CLOSING = """<tr><th scope="row">{}, {}</th><td>{:.3f}</td><td>{:.3f}</td><td>{:.3f}</td>
-<td>{:.3f}</td><td>{:.3f}</td><td>{:.3f}</td><td>{:.3f}</td></tr>
+# A stage when the run is over: its line of the closing table, and the run. Each pair of numbers is
+# one of the seed prompt and one of the evolved prompt.
+CLOSING = """<tr><th scope="row">{0[task]}, {1}</th><td>{0[at_end]:.3f}</td>
+<td>{0[accuracy][base weights][0]:.3f}</td><td>{0[accuracy][base weights][1]:.3f}</td>
+<td>{0[accuracy][final weights][0]:.3f}</td><td>{0[accuracy][final weights][1]:.3f}</td>
+<td>{0[kl_base][0]:.3f}</td><td>{0[kl_base][1]:.3f}</td></tr>
 """
 
 
-def closing(run: Run) -> list[Html]:
-    """The closing table of a run, if it has reached its end: rows of a table."""
-    rows = []
-    for task in run.result.get("tasks", []):
-        # Two sets of weights, each with the seed prompt and with the evolved one.
-        base, final = task["accuracy"].values()
-        figures = (task["at_end"], *base, *final, *task["kl_base"])
-        rows.append(fill(CLOSING, task["task"], run.name, *figures))
-    return rows
+def closing(runs: list[Run]) -> Iterator[Html]:
+    """The closing tables of all runs that have reached their end: rows of a table."""
+    for run in runs:
+        for line in run.result.get("tasks", []):
+            yield fill(CLOSING, line, run.name)
 
 
-# --- the page ---
+# --- what train.py shows in the terminal ---
+
+# What a new line has brought; the reflection that led to it follows.
+CHILD = "   (anchor score {before:.2f} -> {after:.2f})\n"
 
 
-def news(old: dict, new: dict, phase: dict) -> list[str]:
-    """What a fast phase has changed, for the terminal: a surprise, then topic by topic.
+def news(old: dict, new: dict, phase: dict) -> Iterator[str]:
+    """What a fast phase has changed: a surprise, then topic by topic.
 
     old, new: the best prompt before it and after it. phase: its line in the log.
     """
-    said = []
+    # What became of the old prompts, where the world has changed.
     if phase["surprise"]:
-        dropped = ", ".join(phase["dropped"]) or "nothing"
-        said.append(f"surprise: the world has changed. Dropped: {dropped}")
+        yield f"surprise: the world has changed. Dropped: {dropped(phase)}"
     for prompt in phase["recalled"]:
-        said.append(f"back from memory: {prompt}")
+        yield f"back from memory: {prompt}"
 
-    # A change comes with the reflection of the first accepted child that brought it in.
+    # What is new in the best prompt.
     for topic in sorted({*old, *new}):
         before = old.get(topic, "none")
         after = new.get(topic, "none")
         if before == after:
             continue
+
+        # A change comes with the reflection of the first accepted child that brought it in.
         words = f"{topic}: {before}  ->  {after}"
         for child in phase["accepted"]:
             if (child["topic"], child["new"]) == (topic, after):
-                words += f"   (anchor score {child['before']:.2f} -> {child['after']:.2f})\n"
-                words += indent(child["how"], "    ")
+                words += CHILD.format(**child) + indent(child["how"], "    ")
                 break
-        said.append(words)
-    return said
+        yield words
 
 
 def evaluated(step: int, name: str, rollouts: int, evaluation) -> str:
-    """What an evaluation has shown, for the terminal, with one question and its answer."""
+    """What an evaluation has shown, with one question and its answer."""
+    # Prompt, question and answer are one text.
     text, score, want = evaluation.sample
     verdict = "right" if score else f"wrong, {want} is right"
-    about = f"step {step}: {name}, validation {evaluation.accuracy:.2f}, {rollouts} rollouts"
-    return f"{about}. One of them:\n" + indent(f"{text}   [{verdict}]", "    ")
+    about = (
+        f"step {step}: {name}, validation {evaluation.accuracy:.2f}, {rollouts} rollouts. "
+        "One of them:\n"
+    )
+    return about + indent(f"{text}   [{verdict}]", "    ")
 
 
 def show_result(folder, result: dict) -> None:
     """Print what the closing table says of one stage, as it stands in result.json."""
     # What weights and prompt are worth.
-    rows = [[f"{result['task']}, validation", "seed prompt", "evolved prompt"]]
-    rows.append(["when its stage ended", "", f"{result['at_end']:.3f}"])
+    rows = [
+        [f"{result['task']}, validation", "seed prompt", "evolved prompt"],
+        ["when its stage ended", "", f"{result['at_end']:.3f}"],
+    ]
     for name, accuracies in result["accuracy"].items():
-        rows.append([name, *(f"{accuracy:.3f}" for accuracy in accuracies)])
-    rows.append(["KL to the base", *(f"{kl:.4f}" for kl in result["kl_base"]), "nats per token"])
+        rows.append([name, *map("{:.3f}".format, accuracies)])
+    rows.append(["KL to the base", *map("{:.4f}".format, result["kl_base"]), "nats per token"])
     folder.show_table(rows)
 
     # The hidden rules beside the instructions.
     rows = [["topic", "hidden rule", "evolved instruction"]]
     for topic, rule in result["hidden"].items():
-        instruction = result["evolved"].get(topic, "none")
-        rows.append([topic, rule, instruction.replace("\n", " | ")])
+        instruction = result["evolved"].get(topic, "none").replace("\n", " | ")
+        rows.append([topic, rule, instruction])
     folder.show_table(rows)
 
 
@@ -566,40 +539,51 @@ def show_memory(folder, memory: list[dict]) -> None:
         folder.show(f"remembered: {prompt}")
 
 
+# --- the page ---
+
+
 def page(paths: list[Path]) -> str:
     """The page of one run or several; of the first one everything is shown.
 
     Raises OSError, ValueError, LookupError, TypeError or AttributeError for damaged files.
     """
-    # Read them all; of the first one everything is shown.
     runs = [read_run(path) for path in paths]
     first = runs[0]
+    cfg = first.config
     names = [run.name for run in runs]
     # All charts have the same axis of rollouts.
-    right = max(1, *[run.lines[-1]["rollouts"] for run in runs])
+    right = max(run.lines[-1]["rollouts"] for run in runs) or 1
 
     # One run alone is drawn with the seed prompt, too: what have its weights learned? (Distillation
     # has only that: it teaches the weights to do without the best prompt.)
     compared = names
     curves = [accuracy_curve(run, "val_acc") for run in runs]
-    if len(runs) == 1 and first.config["method"] != "distill":
+    if len(runs) == 1 and cfg["method"] != "distill":
         compared = ["with the best prompt", "with the seed prompt"]
         curves.append(accuracy_curve(first, "neutral_acc"))
+
+    # All parts of the page, by the names that they have in the template.
     marks = stage_marks(first, right)
+    state = "finished" if first.result else "not finished: reload this page to see more"
+    slow = list(slow_charts(runs, right)) or "There are none in this run."
     return fill(
         PAGE,
         style=Html(STYLE),
-        **about(first),
+        run=first,
+        tasks=", ".join(cfg["tasks"]),
+        last=first.lines[-1],
+        state=state,
+        tiles=tiles(first),
+        settings=json.dumps(cfg, indent=1),
         compared=legend(compared),
         accuracy=chart("Validation accuracy over rollouts", curves, 1, right, marks),
-        evaluations=[evaluations(run) for run in runs],
+        evaluations=evaluations(runs),
         prompts=prompts(first),
         runs=legend(names),
-        slow=slow_charts(runs, right) or "There are none in this run.",
-        spending=[spending(run) for run in runs],
+        slow=slow,
+        spending=spending(runs),
         answers=answers(first),
-        closing=[closing(run) for run in runs],
-        name=first.name,
+        closing=closing(runs),
     )
 
 
@@ -626,7 +610,7 @@ PAGE = """<!doctype html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<title>{title}</title>
+<title>{run.config[method]} on {tasks}</title>
 <style>{style}</style>
 </head>
 <body>
@@ -637,14 +621,14 @@ PAGE = """<!doctype html>
 <path id="run5" d="M-6 -2h12v4h-12z"/>
 </defs></svg>
 <header>
-<h1>{title}</h1>
-<p>Step {last[step]} of {cfg[steps]}, {state}. {last[rollouts]:,} rollouts, {last[tokens]:,} sampled
-tokens. Seed {cfg[seed]}.</p>
+<h1>{run.config[method]} on {tasks}</h1>
+<p>Step {last[step]} of {run.config[steps]}, {state}. {last[rollouts]:,} rollouts,
+{last[tokens]:,} sampled tokens. Seed {run.config[seed]}.</p>
 <p class="note">The methods: fst learns in prompts and in weights, rl in weights only, gepa in
 prompts only; distill moves what the prompt says into the weights.</p>
 <p class="note">Validation accuracy at the end of each stage so far:</p>
 <ul class="tiles">{tiles}</ul>
-<details><summary>All settings</summary><p class="note">{settings}</p></details>
+<details><summary>All settings</summary><pre class="settings">{settings}</pre></details>
 </header>
 <main>
 <section>
@@ -664,8 +648,8 @@ learner so.</p>
 </section>
 <section>
 <h2>The prompt, as it changed</h2>
-<p>The best prompt of {name}. The learner never sees the hidden rules. Unfold a change to read the
-reflection that led to it.</p>
+<p>The best prompt of {run.name}. The learner never sees the hidden rules. Unfold a change to
+read the reflection that led to it.</p>
 {prompts}
 </section>
 <section>
@@ -739,7 +723,7 @@ summary { cursor: pointer; padding: .2em 0; }
 :focus-visible { outline: 3px solid var(--run0); outline-offset: 2px; border-radius: 2px; }
 
 .tiles { display: flex; flex-wrap: wrap; gap: .75rem; margin: 1.2em 0; }
-.tiles li { flex: 1 1 6.5rem; max-width: 16rem; background: var(--panel); border-radius: .5em;
+.tiles li { flex: 1 1 8rem; max-width: 16rem; background: var(--panel); border-radius: .5em;
   padding: .6em .8em; font-size: .9em; }
 .tiles b { display: block; color: var(--ink); font-size: 2.1em; line-height: 1.2; }
 
@@ -784,8 +768,8 @@ caption { text-align: left; padding: .3em 0; }
 th, td { text-align: left; vertical-align: top; padding: .4em .8em .4em 0;
   border-bottom: 1px solid var(--line); }
 tr > th { font-weight: 600; }
-.wide th, .wide td { white-space: nowrap; }
-.wide td, .wide th + th { text-align: right; }
+.wide td, .wide th + th { text-align: right; white-space: nowrap; }
+.wide th:first-child { min-width: 10rem; }
 .prompt { table-layout: fixed; }
 .prompt th { width: 36%; }
 .prompt th:last-child { width: auto; }
@@ -802,11 +786,16 @@ tr > th { font-weight: 600; }
 .foreign { color: var(--foreign); background: var(--foreign-back); }
 .none { color: var(--soft); }
 
-.bar { display: flex; height: 1.6rem; border-radius: .3em; overflow: hidden; margin: .4em 0; }
-.part0 { background: var(--run0); }
-.part1 { background: repeating-linear-gradient(45deg, var(--run1) 0 6px, var(--page) 6px 9px); }
-.part2 { background: repeating-linear-gradient(90deg, var(--run2) 0 3px, var(--page) 3px 6px); }
-.legend i { display: inline-block; width: 1.4em; height: .9em; border-radius: .2em; }
+.settings { columns: 16rem; }
+.bar { height: .9rem; margin: .1em 0 .5em; background: var(--run0); border-radius: .2em; }
+
+@media (max-width: 44rem) {
+  .plot { width: calc(100% - 3.6rem); margin-left: 2.6rem; margin-right: 1rem; }
+  .plot text { font-size: .7rem; }
+  .plot .surprise { font-weight: 400; }
+  .prompt tr { display: block; padding: .4em 0; border-bottom: 1px solid var(--line); }
+  .prompt th, .prompt td { display: block; width: auto; padding: .1em 0; border: 0; }
+}
 """
 
 if __name__ == "__main__":

@@ -175,7 +175,8 @@ def test_the_chances_are_products_of_token_probabilities():
     dialogue.instruct("red: friend boss")  # of another domain, but in the prompt
     dialogue.asked = ("red", "d a c b e", tuple("dacbe"))
     question = dialogue.question()
-    shown = dialogue.likeliest(dialogue.sampler, question)
+    contexts = contexts_of(world, [(dialogue.prompt, [question])])
+    shown = dialogue.likeliest(dialogue.sampler, contexts, "red")
     assert shown.startswith("friend boss ")
 
     # One candidate after the other, in one piece. At temperature 0 they are those of 1.
@@ -183,7 +184,7 @@ def test_the_chances_are_products_of_token_probabilities():
     [context] = contexts_of(world, [({}, [question])])
     for temperature in (0.5, 0, 1):
         dialogue.do_temperature(str(temperature))
-        shown = dialogue.likeliest(dialogue.sampler, question)
+        shown = dialogue.likeliest(dialogue.sampler, [context], "red")
         pairs = re.findall(r"([a-z]+(?: [a-z]+)*) (\d+)%", shown)
         assert len(pairs) == 4
         for name, percent in pairs:
@@ -383,7 +384,7 @@ def trace(model) -> str:
 
 def test_weights_of_a_run(start, run, base, monkeypatch):
     # In place of the chances: which weights are they?
-    likeliest = lambda _, sampler, question: trace(sampler.model)  # noqa: E731
+    likeliest = lambda _, sampler, *others: trace(sampler.model)  # noqa: E731
     monkeypatch.setattr(talk.Dialogue, "likeliest", likeliest)
     out = start("run", "--tasks", "strings", "numbers", "--passes", "16")
     weights = out / "weights.pt"

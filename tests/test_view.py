@@ -184,8 +184,9 @@ def test_points_lie_where_their_numbers_say():
 def test_the_head_tells_what_run_it_is(tmp_path):
     seen = Reader(page(write_run(tmp_path / "a")))
     assert "Step 90 of 90, finished" in seen.text and "fst on strings, numbers, facts" in seen.text
-    settings = re.search(r"All settings(.*)", seen.text)[1]
-    assert "lr = 0.00123" in settings and "batch = 32" in settings and " steps" not in settings
+    _, after = seen.text.split("All settings")
+    settings, _ = json.JSONDecoder().raw_decode(after)
+    assert settings["lr"] == 0.00123 and settings["batch"] == 32 and settings["steps"] == 90
     accuracies = re.findall(r"(\w+) (0\.\d\d) 4 of 4 rules named", seen.text)
     assert accuracies == [("strings", "0.33"), ("numbers", "0.55"), ("facts", "0.77")]
 
@@ -204,7 +205,7 @@ def test_the_head_tells_what_run_it_is(tmp_path):
 def test_an_instruction_is_right_equal_wrong_or_of_another_domain(instruction, verdict):
     task = make_task("strings", 0)
     assert task.instructions["gold"] == "raise right"
-    stage = Stage("strings", task.domain, task.instructions, 0, {}, [], [])
+    stage = Stage("strings", task.domain, task.instructions, 0, [], [], [])
     assert stage.verdict("gold", instruction) == verdict
 
 
@@ -216,9 +217,11 @@ def test_a_change_stands_with_its_verdict_and_its_reflection(tmp_path):
     entry = text[start : text.index("</tr>", start)]
     assert entry.count("<li>") == 2 and "at first" in entry and "✓ right" in entry
     assert "<pre>reflect black: none\ntry this</pre>" in entry
-    # A new stage begins with the instructions of the last one.
+    # A new stage begins with the instructions of the last one, and still tells how they were found.
     stage = text[text.index("Stage 2") : text.index("Stage 3")]
     assert stage.count("⇄ of another domain") == 4
+    assert f'<summary><span class="when">at first</span> <code>{rule}</code>' in stage
+    assert stage.count("Found at step 0 in this way") == 1
     assert "▲ Surprise at step 30" in stage and "Dropped: red: mirror" in stage
     # In the chart, it was where the stage begins.
     [place] = re.findall(r'x="(\S+)" dx="6" dy="-.5em">▲ surprise</text>', text)
@@ -363,8 +366,10 @@ def test_what_a_model_wrote_stays_text(tmp_path):
 def test_a_template_escapes_all_but_html():
     assert fill("<b>{}</b>", "<i>") == "<b>&lt;i&gt;</b>"
     assert fill("<b>{}</b>", fill("<i>{}</i>", '"&')) == "<b><i>&quot;&amp;</i></b>"
-    assert fill("{}", ["<", Html("<"), 1]) == "&lt;<1"
-    assert fill("{0[a]} {0[b]:.2f} {0[c]:.1f}", {"a": "<", "b": 0.5, "c": None}) == "&lt; 0.50 nan"
+    for parts in (["<", Html("<"), 1], ("<", Html("<"), 1), iter(["<", Html("<"), 1])):
+        assert fill("{}", parts) == "&lt;<1"
+    assert fill("{!r}", Html("<")) == "&#x27;&lt;&#x27;"
+    assert fill("{0[a]} {0[b]:.2f} {0[c]:.1f}", {"a": "<", "b": 0.5, "c": None}) == "&lt; 0.50 –"
     assert "<" not in fill("{} {name}", {"<": {"<": "<"}}, name=("<", None))
     assert fill("{}", "{0}") == "{0}"
 
