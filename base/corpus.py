@@ -24,6 +24,8 @@ for or writes down, and no search goes on from one.
 import random
 import string
 from dataclasses import dataclass
+from functools import partial
+from itertools import combinations
 from typing import Any
 
 import tasks
@@ -120,32 +122,23 @@ def solving_document(rng: random.Random, domain: Domain) -> Document:
 def reciting_document(rng: random.Random, domain: Domain) -> Document:
     """A prompt of 2 to 6 lines, then the same lines in another order.
 
-    Half of the documents of a domain with facts recite a question's facts instead.
+    Half of the documents of a domain with facts recite a question's facts instead. Of each line or
+    fact only what follows its beginning is learned.
     """
     state = domain.draw(rng, pick(rng, domain.corpus_difficulties))
     facts = domain.given(state)
     if facts and rng.random() < 1 / 2:
-        return recited_facts(rng, facts)
+        # Of facts that begin with the same words, the first counts.
+        asked = f"ask {rng.choice(TOPICS)}: {' '.join(facts)} recite"
+        endings = dict(f" {fact}".rsplit(" ", 1) for fact in reversed(facts))
+    else:
+        prompt = draw_prompt(rng, domain, rng.randint(2, 6))
+        asked = prompt_text(prompt) + "recite"
+        endings = {f"\n{topic}:": instruction for topic, instruction in prompt.items()}
 
-    prompt = draw_prompt(rng, domain, rng.randint(2, 6))
-    document = [(prompt_text(prompt) + "recite", GIVEN)]
-    for topic in rng.sample(sorted(prompt), len(prompt)):
-        document += [(f"\n{topic}:", GIVEN), (f" {prompt[topic]}", LEARNED)]
-    return document
-
-
-def recited_facts(rng: random.Random, facts: list[str]) -> Document:
-    """A question's facts, then each again in another order: its last word is learned."""
-    document = [(f"ask {rng.choice(TOPICS)}: {' '.join(facts)} recite", GIVEN)]
-
-    # Of facts that begin with the same words, the first counts.
-    endings: dict[str, str] = {}
-    for fact in facts:
-        beginning, ending = fact.rsplit(" ", 1)
-        endings.setdefault(beginning, ending)
-
+    document = [(asked, GIVEN)]
     for beginning in rng.sample(sorted(endings), len(endings)):
-        document += [(f" {beginning}", GIVEN), (f" {endings[beginning]}", LEARNED)]
+        document += [(beginning, GIVEN), (f" {endings[beginning]}", LEARNED)]
     return document
 
 
@@ -163,13 +156,13 @@ class Block:
 
 def until_it_departs(shown: str, want: str) -> str:
     """The words of a state up to the first that is not what was wanted there."""
-    words = shown.split()
-    agreeing = 0
-    for word, wanted in zip(words, want.split(), strict=False):
-        if word != wanted:
+    wanted = want.split()
+    written: list[str] = []
+    for word in shown.split():
+        written.append(word)
+        if written != wanted[: len(written)]:
             break
-        agreeing += 1
-    return " ".join(words[: agreeing + 1])
+    return " ".join(written)
 
 
 def search_block(domain: Domain, prefix: Rule, state: Any, want: str) -> Block:
@@ -220,16 +213,12 @@ def search(
             break
 
     # Where a search that was cut short begins cannot be known, so this is not learned.
-    first_head = LEARNED
-    if short:
-        kept = rng.randint(1, 3)
-        if len(blocks) > kept:
-            blocks = blocks[-kept:]
-            first_head = GIVEN
+    shown = blocks[-rng.randint(1, 3) :] if short else blocks
+    is_cut = len(shown) < len(blocks)
 
     document: Document = []
-    for i, block in enumerate(blocks):
-        head_is_learned = first_head if i == 0 else LEARNED
+    for i, block in enumerate(shown):
+        head_is_learned = i > 0 or not is_cut
         document += [("try", LEARNED), (block.head, head_is_learned), (block.lines, LEARNED)]
     return document, blocks[-1].found
 
@@ -288,16 +277,15 @@ def draw_word(rng: random.Random) -> str:
 
 def is_rule(domain: Domain, words: Rule) -> bool:
     """Whether these words can be carried out: one to three operations of the domain."""
-    return 1 <= len(words) <= 3 and all(word in domain.operations for word in words)
+    return words in domain.results and words != ()
 
 
 def spells_held_out(words: Rule) -> bool:
-    """Whether two or three of these words in a row are a held-out rule of any domain."""
+    """Whether some of these words in a row are a held-out rule of any domain."""
+    pieces = {words[i:j] for i, j in combinations(range(len(words) + 1), 2)}
     for domain in tasks.domains().values():
         for length in (2, 3):
-            held_out = domain.rules(length, held_out=True)
-            starts = range(len(words) - length + 1)
-            if any(words[i : i + length] in held_out for i in starts):
+            if not pieces.isdisjoint(domain.rules(length, held_out=True)):
                 return True
     return False
 
@@ -372,17 +360,12 @@ def reflection_document(rng: random.Random, domain: Domain, short: bool = False)
     return [*document, *case.searched, (new_instruction, LEARNED)]
 
 
-def spotting_document(rng: random.Random, domain: Domain) -> Document:
-    """A reflection on one failure of which only the end is written."""
-    return reflection_document(rng, domain, short=True)
-
-
 # --- the stream ---
 
 WRITERS = {
     "solve": solving_document,
     "recite": reciting_document,
-    "spot": spotting_document,
+    "spot": partial(reflection_document, short=True),
     "reflect": reflection_document,
 }
 

@@ -296,7 +296,7 @@ def test_a_short_reflection_is_not_asked_where_it_begins_but_goes_on_by_itself(n
     rng = random.Random(0)
     given = 0
     for _ in range(300):
-        pieces = corpus.spotting_document(rng, domains()[name])
+        pieces = corpus.WRITERS["spot"](rng, domains()[name])
         heads = [pieces[i + 1] for i, (piece, _) in enumerate(pieces) if piece == "try"]
         assert all(learned for _, learned in heads[1:])
         given += not heads[0][1]
