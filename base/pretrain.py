@@ -7,16 +7,15 @@ of the time is left. Read `pretrain` first: it is the loop.
 
 import dataclasses
 import math
-import random
 import time
-from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 
 import torch
 from tqdm import tqdm
 
 from base import corpus
-from base.batches import document_losses, length_batches
+from base.batches import IGNORED, document_losses, length_batches
 from base.exams import base_rates
 from base.muon import optimizers_of
 from model import GPT, GPTConfig
@@ -42,9 +41,8 @@ def pretrain(
     than the model reads; FloatingPointError where the loss is not finite PATIENCE times in a row.
     """
     # A new training, or the one that was interrupted.
-    worlds = [domains()[name] for name in names]
     partial = beside(path, ".partial")
-    training = new_training(worlds, device, minutes, batch, seed)
+    training = Training(names, device, minutes, batch, seed)
     if partial.exists():
         training.load(partial)
     progress = Progress(training)
@@ -53,14 +51,16 @@ def pretrain(
     while training.elapsed < training.seconds:
         # The loss on the documents of this step, and its gradients.
         training.set_learning_rates()
-        joined, documents = draw_documents(training, worlds, batch, seed)
+        documents = training.documents()
         loss = add_gradients(training.model, documents, device)
-        processes.sum_gradients(list(training.model.parameters()))
 
-        # The processes agree on the loss, and on how long the step took.
+        # Summed over the processes. Each has its own clock, and their schedules must not differ.
         now = time.perf_counter()
-        loss, seconds = agree(loss, now - last, device)
+        figures = torch.tensor([loss, now - last], device=device)
         last = now
+        processes.sum_gradients(list(training.model.parameters()), figures)
+        loss, seconds = figures.tolist()
+        seconds /= processes.size()
         training.update(loss)
 
         progress.show(documents, loss, seconds)
@@ -68,13 +68,14 @@ def pretrain(
 
         # Now and then look at what the base can do, one domain after the other, and save.
         if training.step % LOOK_EVERY == 0 and not training.failed:
+            joined = training.joined
             domain = joined[training.step // LOOK_EVERY % len(joined)]
             progress.rates = base_rates(training.model, domain)
             training.save(partial)
 
     # The base is done: what would be needed to go on is not needed any more.
     progress.bar.close()
-    rates = base_rates(training.model, worlds[0])
+    rates = base_rates(training.model, training.domains[0])
     if processes.rank() == 0:
         save_checkpoint(path, training.contents())
         partial.unlink(missing_ok=True)
@@ -84,21 +85,41 @@ def pretrain(
 
 # --- the state of a training ---
 
+PLACE = ("minutes", "step", "elapsed")  # where a training is in its schedule, see `Training`
 
-@dataclass
+
 class Training:
     """The state of a pretraining between two steps."""
 
-    about: dict  # what tells this training from others; it stands in the checkpoint of the base
-    model: GPT
-    optimizers: list[torch.optim.Optimizer]
-    minutes: float  # the length of the whole training
-    step: int = 0
-    elapsed: float = 0.0  # seconds that all steps took so far
-    failed: int = 0  # steps in a row, up to now, whose loss was not finite
-
-    def __post_init__(self):
+    def __init__(self, names: list[str], device: str, minutes: float, batch: int, seed: int):
+        """For the arguments see `pretrain`. Raises ValueError where documents are too long."""
+        # The first weights depend on the seed alone.
+        torch.manual_seed(seed)
+        cfg = GPTConfig(formats.encoding().n_vocab)
+        self.model = GPT(cfg).to(device)
+        self.optimizers = optimizers_of(self.model)
         self.peaks = [group["lr"] for group in self.groups]
+
+        # Reflections are the longest documents. Look at them now, not only when their turn comes.
+        self.domains = [domains()[name] for name in names]
+        for domain in self.domains:
+            reflections = [corpus.reflection_document(Random(i), domain) for i in range(30)]
+            check_fit(map(corpus.encode_document, reflections), cfg.block_size)
+
+        # Whoever goes on with this training must agree in all of this.
+        self.about = {
+            "vocabulary": formats.fingerprint(),
+            "domains": names,
+            "seed": seed,
+            "batch": batch,
+            "model_config": dataclasses.asdict(cfg),
+        }
+
+        # The place in the schedule.
+        self.minutes = minutes  # the length of the whole training
+        self.step = 0
+        self.elapsed = 0.0  # seconds that all steps took so far
+        self.failed = 0  # steps in a row, up to now, whose loss was not finite
 
     @property
     def groups(self) -> list[dict]:
@@ -109,6 +130,29 @@ class Training:
     def seconds(self) -> float:
         """The length of the whole training."""
         return 60 * self.minutes
+
+    @property
+    def easy_seconds(self) -> float:
+        """The length of its first part, in which documents are easy.
+
+        It is a fifth of the time for one domain, three tenths for two, two fifths for more.
+        """
+        return min(0.4, 0.1 + 0.1 * len(self.domains)) * self.seconds
+
+    @property
+    def joined(self) -> list[Domain]:
+        """The domains that have joined in by now: one at first, all when the easy part is over."""
+        n = 1 + int(len(self.domains) * self.elapsed / self.easy_seconds)
+        return self.domains[:n]
+
+    def documents(self) -> list:
+        """The documents of this step. Raises ValueError where one is too long."""
+        # They depend on the seed and the step alone, so none need be saved.
+        easy = self.elapsed < self.easy_seconds
+        seed = self.about["seed"]
+        documents = corpus.documents(self.joined, seed, self.step, self.about["batch"], easy)
+        check_fit(documents, self.model.cfg.block_size)
+        return documents
 
     def set_learning_rates(self) -> None:
         """They rise over the first steps and fall to zero over the second half of the time."""
@@ -132,17 +176,13 @@ class Training:
         for optimizer in self.optimizers:
             if not self.failed:
                 optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad()
         self.step += 1
 
     def contents(self) -> dict:
         """What the checkpoint of the base holds."""
-        return self.about | {
-            "minutes": self.minutes,
-            "step": self.step,
-            "elapsed": self.elapsed,
-            "model": self.model.state_dict(),
-        }
+        place = {name: getattr(self, name) for name in PLACE}
+        return self.about | place | {"model": self.model.state_dict()}
 
     def save(self, path: Path) -> None:
         """Save all that is needed to go on; the first process does it."""
@@ -154,74 +194,25 @@ class Training:
     def load(self, path: Path) -> None:
         """Go back to what was saved. Raises ValueError where that is of another training."""
         saved = load_checkpoint(path)
-        if any(saved.get(name) != value for name, value in self.about.items()):
+        if not self.about.items() <= saved.items():
             raise ValueError(
                 f"{path} is of a training with other domains, another vocabulary, model, --seed or "
                 "--documents: move it away, or choose another --base"
             )
 
-        # The weights, and what the optimizers remember.
+        # The weights, what the optimizers remember, and the place in the schedule.
         self.model.load_state_dict(saved["model"])
         for optimizer, state in zip(self.optimizers, saved["optimizers"], strict=True):
             optimizer.load_state_dict(state)
 
-        # The place in the schedule.
-        self.step = saved["step"]
-        self.elapsed = saved["elapsed"]
-        self.minutes = saved["minutes"]
+        for name in PLACE:
+            setattr(self, name, saved[name])
         if processes.rank() == 0:
             done = f"{self.elapsed / 60:.0f} of {self.minutes:g} minutes are done"
             print(f"going on with {path}: {done}")
 
 
-def new_training(
-    worlds: list[Domain], device: str, minutes: float, batch: int, seed: int
-) -> Training:
-    """A training at its beginning. Raises ValueError where a domain's documents are too long."""
-    # The first weights depend on the seed alone.
-    torch.manual_seed(seed)
-    cfg = GPTConfig(formats.encoding().n_vocab)
-    model = GPT(cfg).to(device)
-
-    # Reflections are the longest documents. Look at them now, not only when their turn comes.
-    for domain in worlds:
-        reflections = [corpus.reflection_document(random.Random(i), domain) for i in range(30)]
-        documents = [corpus.encode_document(reflection) for reflection in reflections]
-        check_fit(documents, cfg.block_size)
-
-    # Whoever goes on with this training must agree in all of this.
-    about = {
-        "vocabulary": formats.fingerprint(),
-        "domains": [domain.name for domain in worlds],
-        "seed": seed,
-        "batch": batch,
-        "model_config": dataclasses.asdict(cfg),
-    }
-    return Training(about, model, optimizers_of(model), minutes)
-
-
 # --- one step ---
-
-
-def draw_documents(
-    training: Training, worlds: list[Domain], batch: int, seed: int
-) -> tuple[list[Domain], list]:
-    """The domains that have joined in by now, and the documents of this step.
-
-    In the first part of the time (a fifth for one domain, three tenths for two, two fifths for
-    more) documents are easy, and the domains join in one after the other.
-    """
-    # How many domains have joined in by now; at least one.
-    easy_share = min(0.4, 0.1 + 0.1 * len(worlds))
-    easy_seconds = easy_share * 60 * training.minutes
-    n = 1 + int(len(worlds) * training.elapsed / easy_seconds)
-    joined = worlds[:n]
-
-    # The documents depend on the seed and the step alone, so none need be saved.
-    easy = training.elapsed < easy_seconds
-    documents = corpus.documents(joined, seed, training.step, batch, easy)
-    check_fit(documents, training.model.cfg.block_size)
-    return joined, documents
 
 
 def check_fit(documents: list, room: int) -> None:
@@ -253,19 +244,11 @@ def add_gradients(model: GPT, documents: list, device: str) -> float:
         kind = torch.device(device).type
         with torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda"):
             losses = document_losses(model, tokens, targets)  # (N,), each over all of its tokens
-            lengths = (targets != -100).sum(1)  # (N,), of learned tokens
+            lengths = (targets != IGNORED).sum(1)  # (N,), of learned tokens
             loss = (losses * lengths**-0.5).sum() / total
         loss.backward()
         loss_sum += loss.item()
     return loss_sum
-
-
-def agree(loss: float, seconds: float, device: str) -> tuple[float, float]:
-    """The sum of the processes' losses and the mean of their seconds, the same in all of them."""
-    # Each has its own clock, and their schedules must not differ.
-    figures = torch.tensor([loss, seconds], device=device)
-    processes.sum_over_processes(figures)
-    return figures[0].item(), figures[1].item() / processes.size()
 
 
 class Progress:
