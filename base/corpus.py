@@ -21,11 +21,11 @@ Held-out rules never occur, under any spelling: not as instructions, not as what
 for or writes down, and no search goes on from one.
 """
 
-import random
 import string
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
+from random import Random
 from typing import Any
 
 import tasks
@@ -64,18 +64,18 @@ GIVEN = False
 # --- random choices ---
 
 
-def pick(rng: random.Random, weights: dict):
+def pick(rng: Random, weights: dict):
     """A random key of `weights`, by weight."""
     return rng.choices(list(weights), list(weights.values()))[0]
 
 
-def draw_rule(rng: random.Random, domain: Domain, lengths: dict[int, float]) -> Rule:
+def draw_rule(rng: Random, domain: Domain, lengths: dict[int, float]) -> Rule:
     """A random rule that is not held out. lengths: length -> weight."""
     length = pick(rng, lengths)
     return rng.choice(domain.rules(length))
 
 
-def draw_prompt(rng: random.Random, domain: Domain, n: int) -> dict[str, str]:
+def draw_prompt(rng: Random, domain: Domain, n: int) -> dict[str, str]:
     """Random instructions for n random topics."""
     topics = rng.sample(TOPICS, n)
     return {topic: " ".join(draw_rule(rng, domain, SOLVE_LENGTHS)) for topic in topics}
@@ -84,7 +84,7 @@ def draw_prompt(rng: random.Random, domain: Domain, n: int) -> dict[str, str]:
 # --- solve ---
 
 
-def solving_document(rng: random.Random, domain: Domain) -> Document:
+def solving_document(rng: Random, domain: Domain) -> Document:
     """A prompt of up to 6 lines, a question, and its answer by the topic's rule.
 
     Three documents in ten have no rule for the topic in their prompt.
@@ -119,7 +119,7 @@ def solving_document(rng: random.Random, domain: Domain) -> Document:
 # --- recite ---
 
 
-def reciting_document(rng: random.Random, domain: Domain) -> Document:
+def reciting_document(rng: Random, domain: Domain) -> Document:
     """A prompt of 2 to 6 lines, then the same lines in another order.
 
     Half of the documents of a domain with facts recite a question's facts instead. Of each line or
@@ -177,7 +177,7 @@ def search_block(domain: Domain, prefix: Rule, state: Any, want: str) -> Block:
     return Block(head, lines, ())
 
 
-def search_starts(rng: random.Random, domain: Domain, rule: Rule, old: Rule) -> list[Rule]:
+def search_starts(rng: Random, domain: Domain, rule: Rule, old: Rule) -> list[Rule]:
     """The rules whose results the blocks of a search start from, in order."""
     # The first block goes on from the old instruction, the next from the question itself.
     starts = [old, ()] if old else [()]
@@ -190,14 +190,13 @@ def search_starts(rng: random.Random, domain: Domain, rule: Rule, old: Rule) -> 
     # For a third operation the search guesses the first one, and goes two deep from there.
     guess = rng.choice(domain.equivalents(rule))[0]
     pairs = [(guess, name) for name in domain.operations]
-    held_out_pairs = domain.rules(2, held_out=True)
     starts.append((guess,))
-    starts += [pair for pair in pairs if pair not in held_out_pairs]
+    starts += [pair for pair in pairs if pair not in domain.held_out]
     return starts
 
 
 def search(
-    rng: random.Random, domain: Domain, rule: Rule, state: Any, old: Rule, short: bool
+    rng: Random, domain: Domain, rule: Rule, state: Any, old: Rule, short: bool
 ) -> tuple[Document, Rule]:
     """The written search for a rule on one example, and the rule that it finds.
 
@@ -239,7 +238,7 @@ class Case:
     found: Rule  # a spelling of `rule`
 
 
-def draw_old_instruction(rng: random.Random, domain: Domain, rule: Rule) -> Rule:
+def draw_old_instruction(rng: Random, domain: Domain, rule: Rule) -> Rule:
     """None, another rule, the right one without its last operation, or one that makes no sense."""
     kind = pick(rng, OLD_INSTRUCTIONS)
     if kind == "none":
@@ -251,7 +250,7 @@ def draw_old_instruction(rng: random.Random, domain: Domain, rule: Rule) -> Rule
     return draw_rule(rng, domain, SOLVE_LENGTHS)
 
 
-def draw_strange_instruction(rng: random.Random, domain: Domain, kind: str) -> Rule:
+def draw_strange_instruction(rng: Random, domain: Domain, kind: str) -> Rule:
     """An instruction that cannot be carried out in this domain. kind: see STRANGE."""
     others = [other for other in tasks.domains().values() if other.name != domain.name]
     while True:
@@ -268,7 +267,7 @@ def draw_strange_instruction(rng: random.Random, domain: Domain, kind: str) -> R
             return words
 
 
-def draw_word(rng: random.Random) -> str:
+def draw_word(rng: Random) -> str:
     """Some random letters."""
     letters = rng.choices(string.ascii_lowercase, k=rng.randint(2, 7))
     word = "".join(letters)
@@ -283,14 +282,10 @@ def is_rule(domain: Domain, words: Rule) -> bool:
 def spells_held_out(words: Rule) -> bool:
     """Whether some of these words in a row are a held-out rule of any domain."""
     pieces = {words[i:j] for i, j in combinations(range(len(words) + 1), 2)}
-    for domain in tasks.domains().values():
-        for length in (2, 3):
-            if not pieces.isdisjoint(domain.rules(length, held_out=True)):
-                return True
-    return False
+    return any(pieces & domain.held_out for domain in tasks.domains().values())
 
 
-def draw_case(rng: random.Random, domain: Domain, short: bool) -> Case:
+def draw_case(rng: Random, domain: Domain, short: bool) -> Case:
     """Draw until the search on the example finds the rule."""
     while True:
         difficulty = pick(rng, domain.corpus_difficulties)
@@ -312,7 +307,7 @@ def draw_case(rng: random.Random, domain: Domain, short: bool) -> Case:
             return Case(rule, old, followed, difficulty, example, searched, found)
 
 
-def draw_failing_state(rng: random.Random, domain: Domain, case: Case, difficulty: int) -> Any:
+def draw_failing_state(rng: Random, domain: Domain, case: Case, difficulty: int) -> Any:
     """A random state on which the followed rule is wrong."""
     while True:
         state = domain.draw(rng, difficulty)
@@ -320,7 +315,7 @@ def draw_failing_state(rng: random.Random, domain: Domain, case: Case, difficult
             return state
 
 
-def reflection_document(rng: random.Random, domain: Domain, short: bool = False) -> Document:
+def reflection_document(rng: Random, domain: Domain, short: bool = False) -> Document:
     """A topic, its instruction, failures with feedback; then the search and the new instruction.
 
     short: one failure, and only the end of the search.
@@ -370,7 +365,7 @@ WRITERS = {
 }
 
 
-def document(rng: random.Random, domains: list[Domain], easy: bool = False) -> Document:
+def document(rng: Random, domains: list[Domain], easy: bool = False) -> Document:
     """One random document of a random domain.
 
     easy: only short kinds, and every other document is of the last domain, which is new.
@@ -401,5 +396,5 @@ def documents(domains: list[Domain], seed: int, step: int, n: int, easy: bool = 
 
     They depend on the arguments alone: an interrupted training needs no saved corpus to go on.
     """
-    rng = random.Random(f"corpus {seed} {step}")
+    rng = Random(f"corpus {seed} {step}")
     return [encode_document(document(rng, domains, easy)) for _ in range(n)]

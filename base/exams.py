@@ -3,8 +3,8 @@
 An exam is a list of items. Each item is a prompt, a question and a check of what the model writes.
 """
 
-import random
 from collections.abc import Callable
+from random import Random
 from typing import NamedTuple
 
 import torch
@@ -34,15 +34,13 @@ class Item(NamedTuple):
     passes: Callable[[str], bool]
 
 
-def known_rule(rng: random.Random, domain: Domain) -> Rule:
+def known_rule(rng: Random, domain: Domain) -> Rule:
     """A random rule of the corpus, of a random length."""
     length = rng.choice((1, 2, 3))
     return rng.choice(domain.rules(length))
 
 
-def solving(
-    rng: random.Random, domain: Domain, difficulty: int, length: int, held_out: bool
-) -> Item:
+def solving(rng: Random, domain: Domain, difficulty: int, length: int, held_out: bool) -> Item:
     """A question under a prompt of four lines. It passes with the right answer.
 
     length, held_out: of the rule that the question asks for.
@@ -66,12 +64,12 @@ def skills(domain: Domain, n: int = 256) -> list[Item]:
     What a model forgets is measured on them.
     """
     # All of them are rules and difficulties that the corpus shows often.
-    rng = random.Random(f"skills of {domain.name}")
+    rng = Random(f"skills of {domain.name}")
     draws = [(rng.choice(domain.seen_difficulties), rng.choice((1, 2, 3))) for _ in range(n)]
     return [solving(rng, domain, difficulty, length, False) for difficulty, length in draws]
 
 
-def looking_up(rng: random.Random, domain: Domain, position: int, lines: int) -> Item:
+def looking_up(rng: Random, domain: Domain, position: int, lines: int) -> Item:
     """A prompt of several lines, and a question about the one at `position` (0 is the first).
 
     It passes when the answer begins with that line.
@@ -92,7 +90,7 @@ def looking_up(rng: random.Random, domain: Domain, position: int, lines: int) ->
 
 
 def reflecting(
-    rng: random.Random,
+    rng: Random,
     domain: Domain,
     difficulty: int,
     length: int,
@@ -167,7 +165,7 @@ def base_rates(model: GPT, domain: Domain) -> str:
 
     It is examined at a difficulty that the corpus shows often.
     """
-    rng = random.Random(0)
+    rng = Random(0)
     difficulty = domain.seen_difficulties[-1]
     questions = [solving(rng, domain, difficulty, 2, False) for _ in range(64)]
     solved = pass_rate(model, questions)

@@ -12,10 +12,10 @@ earns nothing.
 
 import importlib
 import pkgutil
-import random
 import zlib
 from dataclasses import dataclass
 from functools import cache
+from random import Random
 
 from tasks.contract import problems
 from tasks.domain import KEYWORDS, ONE_IN, RULE_LENGTHS, STATE, TOPICS, WORD, Domain, Rule
@@ -62,7 +62,7 @@ class Task:
         """The prompt that would name every hidden rule: topic -> instruction."""
         return {topic: " ".join(rule) for topic, rule in self.rules.items()}
 
-    def question(self, rng: random.Random, purpose: str = "questions") -> Question:
+    def question(self, rng: Random, purpose: str = "questions") -> Question:
         """A random question: of those for validation, or else one of the others."""
         while True:
             # Topics and difficulties are all as likely.
@@ -77,7 +77,7 @@ class Task:
                 answer = self.domain.apply(self.rules[topic], state)
                 return Question(topic, ask, self.domain.show(answer))
 
-    def questions(self, rng: random.Random, n: int, purpose: str = "questions") -> list[Question]:
+    def questions(self, rng: Random, n: int, purpose: str = "questions") -> list[Question]:
         """n random questions for a purpose: "questions" of the gradient and of anchor scores,
         "lessons" that reflections are about, or "validation", which shares none with the others."""
         return [self.question(rng, purpose) for _ in range(n)]
@@ -102,11 +102,11 @@ def make_task(name: str, seed: int) -> Task:
     domain = domains()[domain_of(name)]
 
     # The same name and seed give the same task in every process.
-    rng = random.Random(f"{name} {seed}")
+    rng = Random(f"{name} {seed}")
     return Task(domain, draw_rules(rng, domain), domain.task_difficulties, name)
 
 
-def draw_rules(rng: random.Random, domain: Domain) -> dict[str, Rule]:
+def draw_rules(rng: Random, domain: Domain) -> dict[str, Rule]:
     """The hidden rules of a task: topic -> rule, for the first four topics."""
     # A domain with one right way hides it behind every topic.
     if domain.hidden:
@@ -117,7 +117,7 @@ def draw_rules(rng: random.Random, domain: Domain) -> dict[str, Rule]:
     rules: dict[str, Rule] = {}
     for topic, length in zip(TOPICS, lengths, strict=False):
         # Leave out what another topic already has, under any spelling.
-        candidates = domain.task_rules[length]
+        candidates = domain.task_rules(length)
         for taken in rules.values():
             candidates = [rule for rule in candidates if not domain.same(rule, taken)]
         rules[topic] = rng.choice(candidates)

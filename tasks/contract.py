@@ -3,9 +3,9 @@
 Whoever writes a new domain gets one line that names the operation or state at fault.
 """
 
-import random
 import re
 from collections.abc import Iterator
+from random import Random
 from typing import Any
 
 from tasks.domain import KEYWORDS, RULE_LENGTHS, STATE, TOPICS, WORD, Domain
@@ -73,7 +73,7 @@ class Trial:
 
     def __init__(self, domain: Domain):
         self.domain = domain
-        self.rng = random.Random(0)
+        self.rng = Random(0)
         self.doing = ""  # what is being tried now, for the message
         self.seen: dict[str, Any] = {}  # text -> the first state that was written so
 
@@ -86,8 +86,8 @@ class Trial:
             # The same seed must draw the same state.
             difficulty = self.rng.choice(difficulties)
             self.doing = f"draw at difficulty {difficulty}"
-            state = domain.draw(random.Random(seed), difficulty)
-            again = domain.draw(random.Random(seed), difficulty)
+            state = domain.draw(Random(seed), difficulty)
+            again = domain.draw(Random(seed), difficulty)
             yield from self.check_state(state, again)
 
             for name in self.rng.choices(names, k=3):
@@ -140,7 +140,7 @@ class Trial:
         self.doing = "comparing all rules"
 
         # The one right way must not have a shorter spelling.
-        if domain.hidden and domain.hidden not in domain.rules(len(domain.hidden), held_out=True):
+        if domain.hidden and domain.hidden not in domain.held_out:
             words = " ".join(domain.hidden)
             yield f"the hidden rule {words!r} does what a shorter rule does"
 
@@ -153,7 +153,7 @@ class Trial:
                 )
 
             # A task needs different ones. Each class counts once, however many spellings it has.
-            n = len({domain.results[rule] for rule in domain.task_rules[length]})
+            n = len({domain.results[rule] for rule in domain.task_rules(length)})
             if n < RULE_LENGTHS.count(length) and not domain.hidden:
                 kind = "held-out rules" if length > 1 else "rules"
                 yield (

@@ -5,11 +5,12 @@ decides which rules are *held out*: the pretraining corpus never shows them, so 
 never seen them.
 """
 
-import random
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
+from random import Random
 from typing import Any
 
 TOPICS = ("red", "blue", "green", "gold", "black", "white", "pink", "gray")  # a task uses four
@@ -43,7 +44,7 @@ class Domain:
     operations: dict[str, Callable[[Any], Any]]
 
     # Draws a random state of the given difficulty.
-    draw: Callable[[random.Random, int], Any]
+    draw: Callable[[Random, int], Any]
 
     # Difficulty -> its weight in the pretraining corpus. The last ones are rare.
     corpus_difficulties: dict[int, float]
@@ -95,16 +96,15 @@ class Domain:
         The rules come in order of length; the first is the empty rule (), which does nothing.
         """
         # The probe states are fixed: six of each difficulty.
-        rng = random.Random(f"probes of {self.name}")
+        rng = Random(f"probes of {self.name}")
         probes = [self.draw(rng, d) for d in difficulties for _ in range(6)]
 
-        # A longer rule goes on from the states that the rule without its last operation led to.
+        # A rule goes on from the states that the rule without its last operation led to.
         states = {(): probes}
-        for length in range(3):
-            shorter = [rule for rule in states if len(rule) == length]
-            for rule in shorter:
-                for name, operation in self.operations.items():
-                    states[*rule, name] = [operation(state) for state in states[rule]]
+        for length in (1, 2, 3):
+            for rule in product(self.operations, repeat=length):
+                operation = self.operations[rule[-1]]
+                states[rule] = [operation(state) for state in states[rule[:-1]]]
 
         return {rule: tuple(map(self.show, reached)) for rule, reached in states.items()}
 
@@ -115,17 +115,13 @@ class Domain:
 
     @cached_property
     def classes(self) -> dict[Results, list[Rule]]:
-        """Results -> all shortest rules that give them. The class of rules that do nothing is left
-        out."""
-        classes: dict[Results, list[Rule]] = {}
-        for rule, results in self.results.items():
-            # Rules come in order of length, so the first spelling of a class is a shortest one.
-            spellings = classes.setdefault(results, [])
-            if not spellings or len(spellings[0]) == len(rule):
-                spellings.append(rule)
-
-        nothing = self.results[()]
-        del classes[nothing]
+        """Results -> all shortest rules that give them, in order of length. The class of rules that
+        do nothing is left out."""
+        classes = {}
+        for results, rules in alike(self.results).items():
+            shortest = len(rules[0])
+            if shortest > 0:
+                classes[results] = [rule for rule in rules if len(rule) == shortest]
         return classes
 
     def same(self, a: Rule, b: Rule) -> bool:
@@ -138,6 +134,27 @@ class Domain:
 
     # --- which rules are held out ---
 
+    @cached_property
+    def held_out(self) -> set[Rule]:
+        """The rules that the corpus never shows, in all their shortest spellings."""
+        held_out: set[Rule] = set()
+        for results, spellings in self.classes.items():
+            # A domain's one right way is always held out; other single operations never are.
+            length = len(spellings[0])
+            is_held_out = self.hidden in spellings
+
+            # A hash of what the rule does chooses one class in eight: the same in every process.
+            if length > 1:
+                is_held_out |= zlib.crc32("/".join(results).encode()) % ONE_IN == 0
+
+            # A triple that contains a held-out pair would show the pair. Pairs come before triples.
+            if length == 3:
+                is_held_out |= any({r[:2], r[1:]} & held_out for r in spellings)
+
+            if is_held_out:
+                held_out.update(spellings)
+        return held_out
+
     def rules(self, length: int, held_out: bool = False) -> list[Rule]:
         """The rules of a length that have no shorter spelling: those of the corpus, or the held-out
         ones."""
@@ -147,75 +164,44 @@ class Domain:
     def _rules(self) -> dict[tuple[int, bool], list[Rule]]:
         """(length, whether held out) -> rules."""
         table: dict[tuple[int, bool], list[Rule]] = {}
-        for results, spellings in self.classes.items():
-            # Classes come in order of length, so all pairs are in the table before the triples.
-            held_out_pairs = table.get((2, True), [])
-            held_out = self._is_held_out(results, spellings, held_out_pairs)
-            key = (len(spellings[0]), held_out)
+        for spellings in self.classes.values():
+            key = (len(spellings[0]), spellings[0] in self.held_out)
             table.setdefault(key, []).extend(spellings)
         return table
 
-    def _is_held_out(self, results: Results, spellings: list[Rule], held_out_pairs: list) -> bool:
-        """Whether a class is held out of the corpus."""
-        # A domain's one right way is always held out; other single operations never are.
-        if self.hidden in spellings:
-            return True
-        if len(spellings[0]) == 1:
-            return False
-
-        # A hash of what the rule does chooses one class in eight: the same ones in every process.
-        if zlib.crc32("/".join(results).encode()) % ONE_IN == 0:
-            return True
-
-        # A triple that contains a held-out pair would show the pair.
-        return any(r[:2] in held_out_pairs or r[1:] in held_out_pairs for r in spellings)
-
     # --- which rules a task may hide ---
 
+    def task_rules(self, length: int) -> list[Rule]:
+        """The rules of a length that a task may hide: of two and three operations held-out ones."""
+        candidates = self.rules(length, held_out=length > 1)
+        return [rule for rule in candidates if rule not in self._unfit]
+
     @cached_property
-    def task_rules(self) -> dict[int, list[Rule]]:
-        """Length -> the rules that a task may hide. Those of two and three operations are held out.
-
-        Left out are rules that a search as the corpus shows it cannot find, and rules that are
-        easier than they look: at the difficulty of a task, a shorter rule or one of the corpus does
-        the same.
-        """
-        unfit = self._not_found_by_search()
-        for difficulty in self.task_difficulties:
-            unfit |= self._too_easy(difficulty)
-
-        table = {}
-        for length in sorted(set(RULE_LENGTHS)):
-            candidates = self.rules(length, held_out=length > 1)
-            table[length] = [rule for rule in candidates if rule not in unfit]
-        return table
-
-    def _not_found_by_search(self) -> set[Rule]:
-        """Rules of three operations whose spellings all begin with a held-out pair.
-
-        The searches of the corpus never go on from such a pair.
-        """
-        held_out_pairs = self.rules(2, held_out=True)
-        not_found = set()
+    def _unfit(self) -> set[Rule]:
+        """Rules that no task may hide."""
+        # A search as the corpus shows it never goes on from a held-out pair. So it does not find
+        # rules of three operations whose spellings all begin with one.
+        unfit = set()
         for rule in self.rules(3, held_out=True):
-            if all(spelling[:2] in held_out_pairs for spelling in self.equivalents(rule)):
-                not_found.add(rule)
-        return not_found
+            if all(other[:2] in self.held_out for other in self.equivalents(rule)):
+                unfit.add(rule)
 
-    def _too_easy(self, difficulty: int) -> set[Rule]:
-        """Rules that do the same as a shorter rule, or as one of the corpus, on states of this
-        difficulty."""
-        # Group all rules by what they do here; within a group the shortest comes first.
-        groups: dict[Results, list[Rule]] = {}
-        for rule, results in self.results_at([difficulty]).items():
-            groups.setdefault(results, []).append(rule)
-
+        # Others are easier than they look: at the difficulty of a task, a shorter rule or one of
+        # the corpus does the same.
         shown = {rule for length in (1, 2, 3) for rule in self.rules(length)}
-        too_easy = set()
-        for group in groups.values():
-            group_is_shown = any(rule in shown for rule in group)
-            for rule in group:
-                has_shorter = len(rule) > len(group[0])
-                if has_shorter or (group_is_shown and rule not in shown):
-                    too_easy.add(rule)
-        return too_easy
+        for difficulty in self.task_difficulties:
+            for rules in alike(self.results_at([difficulty])).values():
+                one_is_shown = not shown.isdisjoint(rules)
+                for rule in rules:
+                    has_shorter = len(rule) > len(rules[0])
+                    if has_shorter or (one_is_shown and rule not in shown):
+                        unfit.add(rule)
+        return unfit
+
+
+def alike(results: dict[Rule, Results]) -> dict[Results, list[Rule]]:
+    """Results -> the rules that give them, in order of length."""
+    groups: dict[Results, list[Rule]] = {}
+    for rule, made in results.items():
+        groups.setdefault(made, []).append(rule)
+    return groups

@@ -6,7 +6,7 @@ model wrote is untrusted: any text is graded ("" is an answer that was cut off),
 proposes an instruction or nothing.
 """
 
-import random
+from random import Random
 from typing import Any, NamedTuple, Protocol
 
 from tasks import Question, Task, domain_of, domains, formats, make_task
@@ -106,7 +106,7 @@ class ToyWorld:
 
         # In an instruction of no known words every letter is a token.
         worst = " ".join(3 * ["z" * 16])
-        questions = [task.question(random.Random(i)) for i in range(100)]
+        questions = [task.question(Random(i)) for i in range(100)]
         ask = max((question.ask for question in questions), key=len)
         want = max((question.want for question in questions), key=len)
         prompt = dict.fromkeys([*task.rules, *seed_prompt], worst)
@@ -166,7 +166,7 @@ def longest_answer(task: Task) -> int:
     for topic, rule in task.rules.items():
         for i in range(10):
             for difficulty in task.difficulties:
-                state = task.domain.draw(random.Random(i), difficulty)
+                state = task.domain.draw(Random(i), difficulty)
                 solution = formats.solution_text(task.domain, rule, state)
                 lengths.append(len(formats.encode(f"{topic}: {' '.join(rule)}\n{solution}")))
     return 1 + max(lengths)
