@@ -13,20 +13,18 @@ earns nothing.
 import importlib
 import pkgutil
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from random import Random
 
 from tasks.contract import problems
-from tasks.domain import KEYWORDS, ONE_IN, RULE_LENGTHS, STATE, TOPICS, WORD, Domain, Rule
+from tasks.domain import KEYWORDS, RULE_LENGTHS, TOPICS, Domain, Rule
 
 __all__ = [
     "KEYWORDS",
-    "ONE_IN",
     "RULE_LENGTHS",
-    "STATE",
     "TOPICS",
-    "WORD",
     "Domain",
     "Question",
     "Rule",
@@ -84,17 +82,22 @@ class Task:
 
 
 def domain_of(name: str) -> str:
-    """The domain of a task: "strings" of "strings", and of "strings:2", another task there.
+    """The domain of a task. Raises ValueError for an unknown one."""
+    return kind_of(name, domains(), "strings")
 
-    Raises ValueError for an unknown domain.
+
+def kind_of(name: str, kinds: Iterable[str], example: str) -> str:
+    """The kind of a task: "strings" of "strings", and of "strings:2", another task of that kind.
+
+    Raises ValueError, with an example, for what is none of the kinds.
     """
-    domain, colon, number = name.partition(":")
-    if domain not in domains() or bool(colon) != number.isdigit():
-        known = ", ".join(domains())
+    kind, colon, number = name.partition(":")
+    if kind not in kinds or bool(colon) != number.isdigit():
+        known = ", ".join(kinds)
         raise ValueError(
-            f"unknown task '{name}': known tasks are {known}, and others like strings:2"
+            f"unknown task '{name}': known tasks are {known}, and others like {example}:2"
         )
-    return domain
+    return kind
 
 
 def make_task(name: str, seed: int) -> Task:

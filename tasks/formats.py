@@ -30,7 +30,8 @@ from functools import cache
 
 import tiktoken
 
-from tasks import KEYWORDS, STATE, TOPICS, WORD, Domain, Question, Rule, domains
+from tasks import KEYWORDS, TOPICS, Domain, Question, Rule, domains
+from tasks.domain import STATE, WORD
 
 # --- the tokenizer ---
 
@@ -116,11 +117,11 @@ def question_text(topic: str, ask: str) -> str:
 def solution_text(domain: Domain, rule: Rule, state) -> str:
     """What follows the restated rule in a right completion: the rule's steps, then the answer."""
     # After each operation the model writes the state that it led to.
-    lines = []
+    text = ""
     for name in rule:
         state = domain.operations[name](state)
-        lines.append(f"{name}: {domain.show(state)}\n")
-    return "".join(lines) + f"answer: {domain.show(state)}"
+        text += f"{name}: {domain.show(state)}\n"
+    return f"{text}answer: {domain.show(state)}"
 
 
 def parse_answer(text: str) -> str | None:
@@ -179,16 +180,12 @@ def abridged(reflection: str) -> str:
     *lines, last = reflection.split("\n")
     shown = []
     for line in lines:
-        telling = line.startswith(("reflect", "ask", "try")) or line.endswith(" done")
-        shown.append(line if telling else "...")
-    shown.append(last)
-
-    # One "..." stands for all lines that were left out in a row.
-    kept = []
-    for line in shown:
-        if line != "..." or kept[-1:] != ["..."]:
-            kept.append(line)
-    return "\n".join(kept)
+        if line.startswith(("reflect", "ask", "try")) or line.endswith(" done"):
+            shown.append(line)
+        # One "..." stands for all lines that were left out in a row.
+        elif shown[-1:] != ["..."]:
+            shown.append("...")
+    return "\n".join([*shown, last])
 
 
 def clean_instruction(text: str) -> str:

@@ -18,6 +18,8 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import tasks
+
 TOPIC = "text"  # the one topic: a prompt of this world is one text
 PURPOSES = ("validation", "lessons", "lessons") + 5 * ("questions",)  # of eight questions
 
@@ -78,11 +80,7 @@ def make_task(name: str, seed: int) -> Task:
 
 def kind_of(name: str) -> str:
     """The kind of a task: "sums" of "sums", and of "sums:2". Raises ValueError for no task."""
-    kind, colon, number = name.partition(":")
-    if kind not in KINDS or bool(colon) != number.isdigit():
-        known = ", ".join(KINDS)
-        raise ValueError(f"unknown task '{name}': known tasks are {known}, and others like sums:2")
-    return kind
+    return tasks.kind_of(name, KINDS, "sums")
 
 
 # --- the kinds: from a random.Random, what is made up, and a function that draws questions ---
