@@ -129,12 +129,14 @@ def clean_prompt(text: str, given: dict) -> str:
     given: the settings on the command line. Raises ValueError that names the first wrong line, or
     where there is no instruction.
     """
-    world = ToyWorld()
-    parse = parse_text if given.get("llm") else world.parse_prompt
-    prompt = parse(text)
+    if given.get("llm"):
+        prompt = parse_text(text)
+    else:
+        prompt = formats.parse_prompt(text)
+        text = formats.prompt_text(prompt)
     if not prompt:
         raise ValueError("it names no instruction")
-    return text if given.get("llm") else world.prompt_text(prompt)
+    return text
 
 
 def load_base(path: Path) -> tuple[GPT, dict]:
@@ -161,21 +163,20 @@ def prepare_base(cfg) -> None:
     `pretrain` raises.
     """
     # With --pretrain a base is trained in any case.
-    path = Path(cfg.base)
     if cfg.pretrain:
-        train_base(cfg, path, cfg.minutes)
+        train_base(cfg, cfg.minutes)
         return
 
     # A run that finds no base makes a quick one, which knows only the domains of its tasks.
-    fault = fault_of_base(cfg, path)
+    fault = fault_of_base(cfg)
     if fault:
         minutes = min(cfg.minutes, QUICK_MINUTES * len(domains_of(cfg.tasks)))
         if processes.rank() == 0:
             print(f"{fault}: training one, {minutes:g} minutes")
-        train_base(cfg, path, minutes)
+        train_base(cfg, minutes)
 
 
-def fault_of_base(cfg, path: Path) -> str:
+def fault_of_base(cfg) -> str:
     """Why a base must be trained before the run can begin; "" where it need not be.
 
     Raises ValueError where the base cannot be used, and may not be replaced either.
@@ -187,38 +188,38 @@ def fault_of_base(cfg, path: Path) -> str:
     replaceable = cfg.base in (SHIPPED, own) and not begun
 
     # A damaged file is not replaced: load_checkpoint raises.
-    if replaceable and not os.path.lexists(path):
-        return f"the base {path} is not there yet"
-    contents = load_checkpoint(path)
+    if replaceable and not os.path.lexists(cfg.base):
+        return f"the base {cfg.base} is not there yet"
+    contents = load_checkpoint(Path(cfg.base))
     if contents.get("vocabulary") == formats.fingerprint():
         return ""
 
     # The words of the domains have changed since it was trained, or it is no base at all.
-    fault = f"the base {path} knows another vocabulary"
+    fault = f"the base {cfg.base} knows another vocabulary"
     if not replaceable:
         raise ValueError(f"{fault}, or is none; train one with --pretrain --base OTHER")
     return fault
 
 
-def train_base(cfg, path: Path, minutes: float) -> None:
-    """Train a base and write it to `path`; an old base is kept beside it.
+def train_base(cfg, minutes: float) -> None:
+    """Train a base and write it to its file; an old base is kept beside it.
 
     Raises ValueError where another process is training it, and what `pretrain` raises.
     """
+    path = Path(cfg.base)
+    device = pick_device(cfg.device)
+    names = domains_of(cfg.tasks)
+    stopped = (
+        f"stopped; the base is saved every {LOOK_EVERY} steps in {beside(path, '.partial')}: "
+        "once that exists, the same command goes on with it"
+    )
+
     # The first process locks the base for all of them.
     first = processes.rank() == 0
-    locked = nullcontext()
-    if first:
-        taken = f"another process is training {path}: wait, or choose another --base"
-        locked = lock(beside(path, ".lock"), taken)
-    with locked:
+    taken = f"another process is training {path}: wait, or choose another --base"
+    with lock(beside(path, ".lock"), taken) if first else nullcontext():
         if first and path.exists():
             keep_old_base(path)
-        device = pick_device(cfg.device)
-        names = domains_of(cfg.tasks)
-        partial = beside(path, ".partial")
-        stopped = f"stopped; the base is saved every {LOOK_EVERY} steps in {partial}: "
-        stopped += "once that exists, the same command goes on with it"
         with failures_in_one_line(stopped):
             pretrain(path, device, names, minutes=minutes, batch=cfg.documents, seed=cfg.seed)
 

@@ -16,15 +16,10 @@ TOKEN = "[a-z]+|[0-9]"  # what the tokenizer can make one token of: a word or a 
 
 def problems(domain: Domain) -> Iterator[str]:
     """What breaks the contract, one line each; nothing for a good domain. Takes a tenth of a
-    second."""
-    # First what can be read off the domain. With a broken rule nothing can be tried out.
-    yield from bad_operation_names(domain)
-    for problem in bad_named_rules(domain):
-        yield problem
-        return
-    yield from bad_words(domain)
-
-    # The rest calls the domain's own functions, which may raise anything.
+    second. After the first problem the others may be its consequences."""
+    # First what can be read off the domain. The rest calls the domain's own functions, which may
+    # raise anything.
+    yield from bad_names(domain)
     trial = Trial(domain)
     try:
         yield from trial.run_random_chains()
@@ -34,8 +29,8 @@ def problems(domain: Domain) -> Iterator[str]:
         yield f"{trial.doing} raises {error!r}"
 
 
-def bad_operation_names(domain: Domain) -> Iterator[str]:
-    """Operations whose name could not stand in an instruction."""
+def bad_names(domain: Domain) -> Iterator[str]:
+    """Operations, words and named rules that could not stand in a text."""
     for name in domain.operations:
         if not re.fullmatch(WORD, name) or name in KEYWORDS or name in TOPICS:
             yield (
@@ -43,23 +38,15 @@ def bad_operation_names(domain: Domain) -> Iterator[str]:
                 "and no keyword or topic"
             )
 
-
-def bad_named_rules(domain: Domain) -> Iterator[str]:
-    """A habit or a hidden rule that the domain cannot carry out."""
-    named_rules = {"habit": domain.habit, "hidden rule": domain.hidden}
-    for kind, rule in named_rules.items():
+    # Rules are told apart up to three operations, and are made of the domain's own.
+    for kind, rule in (("habit", domain.habit), ("hidden rule", domain.hidden)):
         if rule is None:
             continue
-
-        # Rules are told apart up to three operations, and are made of the domain's own.
-        known = all(name in domain.operations for name in rule)
+        known = set(rule) <= set(domain.operations)
         if not known or not 1 <= len(rule) <= 3:
             words = " ".join(rule)
             yield f"the {kind} {words!r} must be one to three of the domain's operations"
 
-
-def bad_words(domain: Domain) -> Iterator[str]:
-    """Words of states that the tokenizer could not make one token of."""
     for word in domain.words:
         if not re.fullmatch(TOKEN, word) or word in KEYWORDS:
             yield (
@@ -87,20 +74,19 @@ class Trial:
             difficulty = self.rng.choice(difficulties)
             self.doing = f"draw at difficulty {difficulty}"
             state = domain.draw(Random(seed), difficulty)
-            again = domain.draw(Random(seed), difficulty)
-            yield from self.check_state(state, again)
+            yield from self.check_state(state, domain.draw(Random(seed), difficulty))
 
             for name in self.rng.choices(names, k=3):
                 # An operation must leave its argument alone.
+                operation = domain.operations[name]
                 before = domain.ask(state)
                 self.doing = f"operation {name!r} on {before!r}"
-                result = domain.operations[name](state)
+                result = operation(state)
                 if domain.ask(state) != before:
                     yield f"{self.doing} changes the state that it is given"
 
                 # And it must give the same result when it is called again.
-                again = domain.operations[name](state)
-                yield from self.check_state(result, again)
+                yield from self.check_state(result, operation(state))
                 state = result
 
     def check_state(self, state: Any, again: Any) -> Iterator[str]:
@@ -126,8 +112,7 @@ class Trial:
         domain = self.domain
         for difficulty in domain.task_difficulties:
             self.doing = f"draw at difficulty {difficulty}"
-            shown = [domain.ask(domain.draw(self.rng, difficulty)) for _ in range(100)]
-            n = len(set(shown))
+            n = len({domain.ask(domain.draw(self.rng, difficulty)) for _ in range(100)})
             if n < 50:
                 yield (
                     f"{self.doing} gives only {n} different states in 100: "

@@ -113,9 +113,10 @@ class ToyWorld:
         solving = formats.prompt_text(prompt) + formats.question_text("red", ask)
         failure = (ask, "z" * (2 * len(want) + 8), want)
         reflecting = formats.reflection_text("red", worst, 3 * [failure])
-        need_to_solve = len(self.encode_start(solving)) + self.answer_tokens
-        need_to_reflect = len(self.encode_start(reflecting)) + self.reflection_tokens
-        need = max(need_to_solve, need_to_reflect)
+        need = max(
+            len(self.encode_start(solving)) + self.answer_tokens,
+            len(self.encode_start(reflecting)) + self.reflection_tokens,
+        )
         if need > room:
             raise ValueError(
                 f"the texts of {name} can take {need} tokens, the base reads {room}: "
