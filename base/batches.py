@@ -3,6 +3,7 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from tasks.formats import special
 
@@ -35,20 +36,15 @@ def is_wasteful(documents: list) -> bool:
 
 def padded_batch(documents: list, device: str) -> tuple[Tensor, Tensor]:
     """N encoded documents, the longest (T tokens) first -> tokens (N, T), targets (N, T - 1)."""
-    longest, _ = documents[0]
     # Padding is never learned.
-    token_rows = []
-    learn_rows = []
-    for tokens, learn in documents:
-        missing = len(longest) - len(tokens)
-        token_rows.append(tokens + [special("pad")] * missing)
-        learn_rows.append(learn + [0] * missing)
+    token_rows = [torch.tensor(tokens) for tokens, _ in documents]
+    learn_rows = [torch.tensor(learn) for _, learn in documents]
+    tokens = pad_sequence(token_rows, batch_first=True, padding_value=special("pad"))  # (N, T)
+    learn = pad_sequence(learn_rows, batch_first=True)  # (N, T)
 
     # The target at each place is the next token, where that is to be learned.
-    tokens = torch.tensor(token_rows, device=device)  # (N, T)
-    learn = torch.tensor(learn_rows, device=device)  # (N, T)
     targets = tokens[:, 1:].masked_fill(learn[:, 1:] == 0, IGNORED)  # (N, T - 1)
-    return tokens, targets
+    return tokens.to(device), targets.to(device)
 
 
 def document_losses(model, tokens: Tensor, targets: Tensor) -> Tensor:

@@ -69,7 +69,7 @@ def pick(rng: Random, weights: dict):
     return rng.choices(list(weights), list(weights.values()))[0]
 
 
-def draw_rule(rng: Random, domain: Domain, lengths: dict[int, float]) -> Rule:
+def draw_rule(rng: Random, domain: Domain, lengths: dict[int, float] = SOLVE_LENGTHS) -> Rule:
     """A random rule that is not held out. lengths: length -> weight."""
     length = pick(rng, lengths)
     return rng.choice(domain.rules(length))
@@ -78,7 +78,7 @@ def draw_rule(rng: Random, domain: Domain, lengths: dict[int, float]) -> Rule:
 def draw_prompt(rng: Random, domain: Domain, n: int) -> dict[str, str]:
     """Random instructions for n random topics."""
     topics = rng.sample(TOPICS, n)
-    return {topic: " ".join(draw_rule(rng, domain, SOLVE_LENGTHS)) for topic in topics}
+    return {topic: " ".join(draw_rule(rng, domain)) for topic in topics}
 
 
 # --- solve ---
@@ -145,15 +145,6 @@ def reciting_document(rng: Random, domain: Domain) -> Document:
 # --- reflect: the written search ---
 
 
-@dataclass
-class Block:
-    """One block of a search: all operations in turn, from one state, until one arrives."""
-
-    head: str  # the operations that led to the state
-    lines: str
-    found: Rule  # the rule that arrives, () for none
-
-
 def until_it_departs(shown: str, want: str) -> str:
     """The words of a state up to the first that is not what was wanted there."""
     wanted = want.split()
@@ -165,16 +156,22 @@ def until_it_departs(shown: str, want: str) -> str:
     return " ".join(written)
 
 
-def search_block(domain: Domain, prefix: Rule, state: Any, want: str) -> Block:
-    """Try all operations in turn on `state`, which the operations in `prefix` led to."""
+def search_block(domain: Domain, prefix: Rule, state: Any, want: str) -> tuple[Document, Rule]:
+    """Try all operations in turn on `state`, which the operations in `prefix` led to.
+
+    -> the block, in three pieces, and the rule that arrives, () for none.
+    """
     head = f" {' '.join(prefix)}:" if prefix else ""
     lines = f" {domain.show(state)} want {want}\n"
+    found: Rule = ()
     for name, operation in domain.operations.items():
         after = domain.show(operation(state))
         if after == want:
-            return Block(head, f"{lines}{name}: {after} done\n", (*prefix, name))
+            found = (*prefix, name)
+            lines += f"{name}: {after} done\n"
+            break
         lines += f"{name}: {until_it_departs(after, want)}\n"
-    return Block(head, lines, ())
+    return [("try", LEARNED), (head, LEARNED), (lines, LEARNED)], found
 
 
 def search_starts(rng: Random, domain: Domain, rule: Rule, old: Rule) -> list[Rule]:
@@ -204,22 +201,21 @@ def search(
     none. short: only the last one to three blocks; the head of the first is then given.
     """
     want = domain.show(domain.apply(rule, state))
-    blocks = []
+    document: Document = []
     for prefix in search_starts(rng, domain, rule, old):
-        block = search_block(domain, prefix, domain.apply(prefix, state), want)
-        blocks.append(block)
-        if block.found:
+        block, found = search_block(domain, prefix, domain.apply(prefix, state), want)
+        document += block
+        if found:
             break
 
     # Where a search that was cut short begins cannot be known, so this is not learned.
-    shown = blocks[-rng.randint(1, 3) :] if short else blocks
-    is_cut = len(shown) < len(blocks)
-
-    document: Document = []
-    for i, block in enumerate(shown):
-        head_is_learned = i > 0 or not is_cut
-        document += [("try", LEARNED), (block.head, head_is_learned), (block.lines, LEARNED)]
-    return document, blocks[-1].found
+    if short:
+        end = document[-3 * rng.randint(1, 3) :]
+        if len(end) < len(document):
+            head, _ = end[1]
+            end[1] = (head, GIVEN)
+        document = end
+    return document, found
 
 
 # --- reflect: the whole document ---
@@ -247,7 +243,7 @@ def draw_old_instruction(rng: Random, domain: Domain, rule: Rule) -> Rule:
         return draw_strange_instruction(rng, domain, pick(rng, STRANGE))
     if kind == "prefix" and rule[:-1] in domain.rules(len(rule) - 1):
         return rule[:-1]
-    return draw_rule(rng, domain, SOLVE_LENGTHS)
+    return draw_rule(rng, domain)
 
 
 def draw_strange_instruction(rng: Random, domain: Domain, kind: str) -> Rule:
@@ -255,9 +251,9 @@ def draw_strange_instruction(rng: Random, domain: Domain, kind: str) -> Rule:
     others = [other for other in tasks.domains().values() if other.name != domain.name]
     while True:
         if kind == "other domain" and others:
-            words = draw_rule(rng, rng.choice(others), SOLVE_LENGTHS)
+            words = draw_rule(rng, rng.choice(others))
         elif kind == "too long":
-            words = draw_rule(rng, domain, {3: 1}) + draw_rule(rng, domain, SOLVE_LENGTHS)
+            words = draw_rule(rng, domain, {3: 1}) + draw_rule(rng, domain)
         else:
             words = tuple(draw_word(rng) for _ in range(rng.randint(1, 3)))
 
@@ -294,7 +290,7 @@ def draw_case(rng: Random, domain: Domain, short: bool) -> Case:
 
         # Answers follow the old instruction; where it cannot be carried out, they follow some rule.
         old = draw_old_instruction(rng, domain, rule)
-        followed = old if is_rule(domain, old) else draw_rule(rng, domain, SOLVE_LENGTHS)
+        followed = old if is_rule(domain, old) else draw_rule(rng, domain)
 
         # A rule has at most three operations, so there is no going on from three.
         searched_from = old if is_rule(domain, old) and len(old) < 3 else ()

@@ -5,6 +5,9 @@ from torch import Tensor, nn
 
 from model import GPT
 
+MOMENTUM = 0.95
+WEIGHT_DECAY = 0.1
+
 
 def orthogonalize(matrix: Tensor) -> Tensor:
     """Bring the singular values of a matrix (a, b) near 1 and keep its singular vectors.
@@ -31,15 +34,8 @@ class Muon(torch.optim.Optimizer):
     whole training step, or more. Here matrices keep their own dtype.
     """
 
-    def __init__(
-        self,
-        matrices: list[nn.Parameter],
-        lr: float,
-        momentum: float = 0.95,
-        weight_decay: float = 0.1,
-    ):
-        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
-        super().__init__(matrices, defaults)
+    def __init__(self, matrices: list[nn.Parameter], lr: float):
+        super().__init__(matrices, {"lr": lr})
 
     @torch.no_grad()
     def step(self) -> None:
@@ -47,17 +43,14 @@ class Muon(torch.optim.Optimizer):
         # One by one: stacked by shape, matrices take no less time.
         for group in self.param_groups:
             for p in group["params"]:
-                self.update(p, group)
+                self.update(p, group["lr"])
 
-    def update(self, p: nn.Parameter, group: dict) -> None:
-        """Update one matrix (a, b); group: its learning rate and so on."""
-        lr = group["lr"]
-        momentum = group["momentum"]
-
+    def update(self, p: nn.Parameter, lr: float) -> None:
+        """Update one matrix (a, b)."""
         # The running mean of the gradients, with Nesterov's look ahead.
-        memory = self.state[p].setdefault("momentum", torch.zeros_like(p))
-        memory.lerp_(p.grad, 1 - momentum)
-        update = orthogonalize(p.grad.lerp(memory, momentum))
+        mean = self.state[p].setdefault("momentum", torch.zeros_like(p))
+        mean.lerp_(p.grad, 1 - MOMENTUM)
+        update = orthogonalize(p.grad.lerp(mean, MOMENTUM))
 
         # A tall matrix takes larger steps.
         rows, columns = p.shape
@@ -65,7 +58,7 @@ class Muon(torch.optim.Optimizer):
 
         # Without decay equal updates add up: queries and keys grow until attention looks at one
         # position only.
-        p.mul_(1 - lr * group["weight_decay"])
+        p.mul_(1 - lr * WEIGHT_DECAY)
         p.sub_(update, alpha=step_size)
 
 

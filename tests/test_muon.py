@@ -21,22 +21,22 @@ def test_orthogonalized_matrices_keep_their_singular_vectors_and_have_values_nea
 
 def test_muon_by_hand():
     p = torch.nn.Parameter(torch.zeros(4, 2))
-    optimizer = Muon([p], lr=0.1, momentum=0.5)
+    optimizer = Muon([p], lr=0.1)
     first, second = (
         torch.randn(4, 2, generator=torch.Generator().manual_seed(i)) for i in range(2)
     )
     p.grad = first
     optimizer.step()
-    memory = 0.5 * first
+    memory = 0.05 * first
     step_size = 0.1 * 2**0.5  # sqrt(rows / columns)
-    expected = -step_size * orthogonalize(0.5 * first + 0.5 * memory)
+    expected = -step_size * orthogonalize(0.05 * first + 0.95 * memory)
     torch.testing.assert_close(p.data, expected)
     p.grad = second
     optimizer.step()
-    memory = 0.5 * memory + 0.5 * second
+    memory = 0.95 * memory + 0.05 * second
     decayed = (1 - 0.1 * 0.1) * expected
     torch.testing.assert_close(
-        p.data, decayed - step_size * orthogonalize(0.5 * second + 0.5 * memory)
+        p.data, decayed - step_size * orthogonalize(0.05 * second + 0.95 * memory)
     )
 
 
