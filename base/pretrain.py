@@ -62,9 +62,8 @@ def pretrain(
         loss, seconds = figures.tolist()
         seconds /= processes.size()
         training.update(loss)
-
-        progress.show(documents, loss, seconds)
         training.elapsed += seconds
+        progress.show(documents, loss, seconds)
 
         # Now and then look at what the base can do, one domain after the other, and save.
         if training.step % LOOK_EVERY == 0 and not training.failed:
@@ -267,14 +266,13 @@ class Progress:
         )
 
     def show(self, documents: list, loss: float, seconds: float) -> None:
-        """Show the step that was just made, before its seconds are counted as elapsed."""
+        """Show the step that was just made: its documents, their loss, how long it took."""
         # One step's speed varies with its documents: show a mean over about 20 of them.
         tokens = sum(len(tokens) for tokens, _ in documents)
         self.tokens_per_second += 0.05 * (tokens / seconds - self.tokens_per_second)
 
         # Beyond its total the bar would lose it.
-        left = self.training.seconds - self.training.elapsed
-        self.bar.update(min(seconds, left))
-        step = self.training.step
+        training = self.training
+        self.bar.n = min(training.elapsed, training.seconds)
         speed = f"{self.tokens_per_second:.0f} tokens/s"
-        self.bar.set_postfix_str(f"step {step}, loss {loss:.3f}, {speed}, {self.rates}")
+        self.bar.set_postfix_str(f"step {training.step}, loss {loss:.3f}, {speed}, {self.rates}")

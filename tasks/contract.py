@@ -40,10 +40,8 @@ def bad_names(domain: Domain) -> Iterator[str]:
 
     # Rules are told apart up to three operations, and are made of the domain's own.
     for kind, rule in (("habit", domain.habit), ("hidden rule", domain.hidden)):
-        if rule is None:
-            continue
         known = set(rule) <= set(domain.operations)
-        if not known or not 1 <= len(rule) <= 3:
+        if not known or len(rule) > 3:
             words = " ".join(rule)
             yield f"the {kind} {words!r} must be one to three of the domain's operations"
 

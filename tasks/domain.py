@@ -6,6 +6,7 @@ never seen them.
 """
 
 import zlib
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -62,11 +63,11 @@ class Domain:
     # Facts that the question tells before the state. Operations never change them.
     given: Callable[[Any], list[str]] = lambda state: []
 
-    # What the base does when its prompt has no rule for the topic. None: it makes up any rule.
-    habit: Rule | None = None
+    # What the base does when its prompt has no rule for the topic. (): it makes up any rule.
+    habit: Rule = ()
 
-    # The rule behind every topic, for a domain with one right way. None: tasks draw their rules.
-    hidden: Rule | None = None
+    # The rule behind every topic, for a domain with one right way. (): tasks draw their rules.
+    hidden: Rule = ()
 
     def ask(self, state: Any) -> str:
         """A state as a question shows it: the facts, if the domain has some, and then the state."""
@@ -158,15 +159,15 @@ class Domain:
     def rules(self, length: int, held_out: bool = False) -> list[Rule]:
         """The rules of a length that have no shorter spelling: those of the corpus, or the held-out
         ones."""
-        return self._rules.get((length, held_out), [])
+        return self._rules[length, held_out]
 
     @cached_property
     def _rules(self) -> dict[tuple[int, bool], list[Rule]]:
         """(length, whether held out) -> rules."""
-        table: dict[tuple[int, bool], list[Rule]] = {}
+        table = defaultdict(list)
         for spellings in self.classes.values():
-            key = (len(spellings[0]), spellings[0] in self.held_out)
-            table.setdefault(key, []).extend(spellings)
+            is_held_out = spellings[0] in self.held_out
+            table[len(spellings[0]), is_held_out] += spellings
         return table
 
     # --- which rules a task may hide ---
@@ -201,7 +202,7 @@ class Domain:
 
 def alike(results: dict[Rule, Results]) -> dict[Results, list[Rule]]:
     """Results -> the rules that give them, in order of length."""
-    groups: dict[Results, list[Rule]] = {}
+    groups = defaultdict(list)
     for rule, made in results.items():
-        groups.setdefault(made, []).append(rule)
+        groups[made].append(rule)
     return groups
