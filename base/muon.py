@@ -65,10 +65,8 @@ class Muon(torch.optim.Optimizer):
 def optimizers_of(model: GPT) -> list[torch.optim.Optimizer]:
     """Muon for the matrices of the blocks; AdamW for embedding, head and norms."""
     matrices = [p for p in model.blocks.parameters() if p.ndim == 2]
-    others = []
-    for name, p in model.named_parameters():
-        if p.ndim == 1 or not name.startswith("blocks"):
-            others.append(p)
+    chosen = set(matrices)
+    others = [p for p in model.parameters() if p not in chosen]
 
     # Muon decays the weights of its matrices; the others are not decayed.
     muon = Muon(matrices, lr=0.02)

@@ -10,7 +10,7 @@ from typing import Any
 
 from tasks.domain import KEYWORDS, RULE_LENGTHS, STATE, TOPICS, WORD, Domain
 
-CHAINS = 500  # random chains of three operations that are tried out
+CHAINS = 100  # random chains of three operations that are tried out for each difficulty
 TOKEN = "[a-z]+|[0-9]"  # what the tokenizer can make one token of: a word or a digit
 
 
@@ -22,8 +22,8 @@ def problems(domain: Domain) -> Iterator[str]:
     yield from bad_names(domain)
     trial = Trial(domain)
     try:
-        yield from trial.run_random_chains()
-        yield from trial.count_states()
+        for difficulty in (*domain.corpus_difficulties, *domain.task_difficulties):
+            yield from trial.run_random_chains(difficulty)
         yield from trial.compare_rules()
     except Exception as error:
         yield f"{trial.doing} raises {error!r}"
@@ -58,23 +58,22 @@ class Trial:
 
     def __init__(self, domain: Domain):
         self.domain = domain
-        self.rng = Random(0)
         self.doing = ""  # what is being tried now, for the message
         self.seen: dict[str, Any] = {}  # text -> the first state that was written so
 
-    def run_random_chains(self) -> Iterator[str]:
+    def run_random_chains(self, difficulty: int) -> Iterator[str]:
         """Try random chains of three operations, each on a random state."""
         domain = self.domain
-        names = list(domain.operations)
-        difficulties = [*domain.corpus_difficulties, *domain.task_difficulties]
+        drawn = set()
         for seed in range(CHAINS):
             # The same seed must draw the same state.
-            difficulty = self.rng.choice(difficulties)
             self.doing = f"draw at difficulty {difficulty}"
-            state = domain.draw(Random(seed), difficulty)
+            rng = Random(seed)
+            state = domain.draw(rng, difficulty)
             yield from self.check_state(state, domain.draw(Random(seed), difficulty))
+            drawn.add(domain.ask(state))
 
-            for name in self.rng.choices(names, k=3):
+            for name in rng.choices(list(domain.operations), k=3):
                 # An operation must leave its argument alone.
                 operation = domain.operations[name]
                 before = domain.ask(state)
@@ -86,6 +85,13 @@ class Trial:
                 # And it must give the same result when it is called again.
                 yield from self.check_state(result, operation(state))
                 state = result
+
+        # Tasks need enough different questions.
+        if difficulty in domain.task_difficulties and len(drawn) < CHAINS / 2:
+            yield (
+                f"draw at difficulty {difficulty} gives only {len(drawn)} different states in "
+                f"{CHAINS}: too few to train on some and validate on others"
+            )
 
     def check_state(self, state: Any, again: Any) -> Iterator[str]:
         """Problems of a state that was made twice in the same way."""
@@ -104,18 +110,6 @@ class Trial:
         first = self.seen.setdefault(shown, state)
         if first != state:
             yield f"{self.doing} gives {state!r}, written {shown!r} like another state, {first!r}"
-
-    def count_states(self) -> Iterator[str]:
-        """Tasks need enough different questions."""
-        domain = self.domain
-        for difficulty in domain.task_difficulties:
-            self.doing = f"draw at difficulty {difficulty}"
-            n = len({domain.ask(domain.draw(self.rng, difficulty)) for _ in range(100)})
-            if n < 50:
-                yield (
-                    f"{self.doing} gives only {n} different states in 100: "
-                    "too few to train on some and validate on others"
-                )
 
     def compare_rules(self) -> Iterator[str]:
         """There must be enough rules of each length, for the corpus and for tasks."""
