@@ -58,14 +58,14 @@ def solving(rng: Random, domain: Domain, difficulty: int, length: int, held_out:
     return Item(prompt_text(prompt), question, lambda text: parse_answer(text) == want)
 
 
-def skills(domain: Domain, n: int = 256) -> list[Item]:
-    """A fixed set of questions as the corpus asks them, each with the right instruction.
+def skills(domain: Domain) -> list[Item]:
+    """256 questions as the corpus asks them, always the same, each with the right instruction.
 
     What a model forgets is measured on them.
     """
     # All of them are rules and difficulties that the corpus shows often.
     rng = Random(f"skills of {domain.name}")
-    draws = [(rng.choice(domain.seen_difficulties), rng.choice((1, 2, 3))) for _ in range(n)]
+    draws = [(rng.choice(domain.seen_difficulties), rng.choice((1, 2, 3))) for _ in range(256)]
     return [solving(rng, domain, difficulty, length, False) for difficulty, length in draws]
 
 
@@ -179,10 +179,10 @@ def base_rates(model: GPT, domain: Domain) -> str:
 
 
 @torch.no_grad()
-def corpus_loss(model: GPT, domains: list[Domain], n: int = 192) -> float:
-    """Loss on n documents that no training has seen, in nats per learned token."""
+def corpus_loss(model: GPT, domains: list[Domain]) -> float:
+    """Loss on 192 documents that no training has seen, in nats per learned token."""
     # No training has the seed -1.
-    documents = corpus.documents(domains, seed=-1, step=0, n=n)
+    documents = corpus.documents(domains, seed=-1, step=0, n=192)
 
     # Padding and what is given are not counted.
     loss = 0.0
