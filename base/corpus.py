@@ -208,7 +208,8 @@ def search(
         if found:
             break
 
-    # Where a search that was cut short begins cannot be known, so this is not learned.
+    # A block is three pieces: "try", its head, its lines. Where a search that was cut short begins
+    # cannot be known: the head of its first block is not learned.
     if short:
         end = document[-3 * rng.randint(1, 3) :]
         if len(end) < len(document):
