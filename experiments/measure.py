@@ -18,7 +18,7 @@ LEAST_GAIN = 0.02  # an accuracy that has risen by less has not risen
 
 @dataclass
 class Finished:
-    """A finished run, as run.py keeps it."""
+    """A finished run."""
 
     seed: int
     length: int  # of a stage, in gradient steps
@@ -30,41 +30,49 @@ class Finished:
         """The number of the last stage, from 0 on."""
         return len(self.stages) - 1
 
-    def lines(self, kind, stage: int = 0) -> list[dict]:
-        """The log lines of a kind within a stage; evaluations from its beginning to its end."""
+    def of(self, kind) -> list[dict]:
+        """The log lines of a kind."""
+        return [line for line in self.log if line["kind"] == kind]
+
+    def evals(self, stage: int = 0) -> list[dict]:
+        """The evaluations of a stage, on its own task, from its beginning to its end."""
         begin = stage * self.length
         steps = range(begin, begin + self.length + 1)
-        own = [line for line in self.log if line["kind"] == kind and line["task"] == stage]
+        own = [line for line in self.of("eval") if line["task"] == stage]
         return [line for line in own if line["step"] in steps]
 
 
-Runs = dict[str, dict[int, Finished]]  # name -> seed -> run
+Runs = dict[int, dict[str, Finished]]  # seed -> name -> run
 
 
-def load(folder: Path = KEPT) -> Runs:
-    """All finished runs. Each log line also gets `time`: the seconds of learning until then."""
+def read(folder: Path) -> Finished:
+    """A finished run. Each log line also gets `time`: the seconds of learning until then."""
+    # The closing table has four cells for each stage.
+    stages = json.loads((folder / "result.json").read_text(encoding="utf-8"))["tasks"]
+    for done in stages:
+        done["neither"], done["prompt"] = done["accuracy"]["base weights"]
+        done["weights"], done["both"] = done["accuracy"]["final weights"]
+
+    # The log, with the time so far.
+    log = []
+    time = 0.0
+    for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines():
+        log.append(json.loads(line))
+        time += log[-1].get("seconds", 0.0)
+        log[-1]["time"] = time
+
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return Finished(config["seed"], config["stage"], log, stages)
+
+
+def load(kept: Path = KEPT) -> Runs:
+    """All finished runs that run.py has kept."""
     runs: Runs = {}
-    for path in sorted(folder.glob("*/result.json")):
-        # The closing table has four cells for each stage.
-        stages = json.loads(path.read_text(encoding="utf-8"))["tasks"]
-        for done in stages:
-            done["neither"], done["prompt"] = done["accuracy"]["base weights"]
-            done["weights"], done["both"] = done["accuracy"]["final weights"]
-
-        # The log, with the time so far.
-        config = path.with_name("config.json").read_text(encoding="utf-8")
-        lines = path.with_name("log.jsonl").read_text(encoding="utf-8").splitlines()
-        log = [json.loads(line) for line in lines]
-        time = 0.0
-        for line in log:
-            time += line.get("seconds", 0.0)
-            line["time"] = time
-
-        # The folder is named after the run and its seed.
-        name, _, seed = path.parent.name.rpartition("-")
-        one = Finished(int(seed), json.loads(config)["stage"], log, stages)
-        runs.setdefault(name, {})[one.seed] = one
-    return runs
+    for path in sorted(kept.glob("*/result.json")):
+        one = read(path.parent)
+        name = path.parent.name.removesuffix(f"-{one.seed}")
+        runs.setdefault(one.seed, {})[name] = one
+    return dict(sorted(runs.items()))
 
 
 # --- at the end of a run ---
@@ -75,35 +83,27 @@ def end(one: Finished):
 
     Under the evolved prompt; of `rl` and `distill` under the prompt that they began with.
     """
-    accuracies = [line["val_acc"] for line in one.lines("eval", one.last)[1:]]
+    accuracies = [line["val_acc"] for line in one.evals(one.last)[1:]]
     return mean(accuracies[-3:])
 
 
 def last(one: Finished, key):
     """A figure of the last evaluation (docs/RUNS.md explains them)."""
-    return one.lines("eval", one.last)[-1][key]
+    return one.of("eval")[-1][key]
 
 
 def skills(one: Finished):
     """What is gained of the base's skills, a share right, averaged over domains: mostly below 0."""
-    shares = [mean(line["skills"].values()) for line in one.lines("skills")]
+    shares = [mean(line["skills"].values()) for line in one.of("skills")]
     return shares[-1] - shares[0]
 
 
 def calm(one: Finished):
     """The share of fast phases without a surprise."""
-    return mean(not line["surprise"] for line in one.lines("fast"))
+    return mean(not line["surprise"] for line in one.of("fast"))
 
 
 # --- how much less a method takes ---
-
-
-@dataclass
-class Reached:
-    """Where a run first reaches a level: a log line, the last one if it never does."""
-
-    line: dict
-    really: bool
 
 
 def running_means(lines: list[dict], key) -> list[float]:
@@ -112,18 +112,23 @@ def running_means(lines: list[dict], key) -> list[float]:
     return [mean(figures[max(i - 2, 0) : i + 1]) for i in range(len(figures))]
 
 
-def first_at(lines: list[dict], key, level) -> Reached:
-    """The first line whose running mean is at a level."""
+def first_at(lines: list[dict], key, level) -> tuple[dict, bool]:
+    """The first line whose running mean is at a level, else the last one; and whether one is."""
     for line, figure in zip(lines, running_means(lines, key), strict=True):
         if figure >= level:
-            return Reached(line, True)
-    return Reached(lines[-1], False)
+            return line, True
+    return lines[-1], False
 
 
-def less(ours: Reached, theirs: Reached, unit):
-    """1 - ours / theirs: 0.80 is five times less. At most 0 where we did not get there."""
-    share = 1 - ours.line[unit] / theirs.line[unit]
-    return share if ours.really else min(share, 0.0)
+def less(ours: list[dict], theirs: list[dict], key, level, unit):
+    """1 - ours / theirs, of what it takes until a figure is at a level: 0.80 is five times less.
+
+    At most 0 where we do not get there.
+    """
+    here, is_reached = first_at(ours, key, level)
+    there, _ = first_at(theirs, key, level)
+    share = 1 - here[unit] / there[unit]
+    return share if is_reached else min(share, 0.0)
 
 
 def saved(fst: Finished, rl: Finished, unit):
@@ -132,23 +137,17 @@ def saved(fst: Finished, rl: Finished, unit):
     An `rl` that gains less than LEAST_GAIN never reaches it, and counts with all that it took; but
     there is no KL to compare then, and none is saved.
     """
-    # What is to be reached.
-    before, *evals = rl.lines("eval")
-    best = max(running_means(evals, "val_acc"))
+    before, *theirs = rl.evals()
+    best = max(running_means(theirs, "val_acc"))
     level = max(best, before["val_acc"] + LEAST_GAIN)
-
-    # Where both get there.
-    ours = first_at(fst.lines("eval")[1:], "val_acc", level)
-    theirs = first_at(evals, "val_acc", level)
-    if unit == "kl_base" and not theirs.really:
+    if unit == "kl_base" and best < level:
         return 0.0
-    return less(ours, theirs, unit)
+    return less(fst.evals()[1:], theirs, "val_acc", level, unit)
 
 
 def earlier(fst: Finished, rl: Finished, unit):
     """How much less `fst` has taken of something when rewards come in."""
-    ours = first_at(fst.lines("slow"), "reward", LEAST_GAIN)
-    return less(ours, first_at(rl.lines("slow"), "reward", LEAST_GAIN), unit)
+    return less(fst.of("slow"), rl.of("slow"), "reward", LEAST_GAIN, unit)
 
 
 # --- the stages of a stream ---
@@ -192,12 +191,12 @@ def named(one: Finished):
 
 def own_lines(one: Finished):
     """The share of these prompts' lines that have operations of their own domain only."""
-    own = [True]  # a prompt without lines has no wrong one
+    own = []
     for done in one.stages:
         operations = make_task(done["task"], one.seed).domain.operations
         for instruction in done["evolved"].values():
             own.append(set(instruction.split()) <= set(operations))
-    return mean(own[1:] or own)
+    return mean(own or [True])  # a prompt without lines has no wrong one
 
 
 # --- a task that comes back as the last one ---
@@ -205,14 +204,13 @@ def own_lines(one: Finished):
 
 def first_phase(one: Finished):
     """The anchor score of the best prompt after the first fast phase, before any gradient step."""
-    phase = one.lines("fast", one.last)[0]
+    phase = next(line for line in one.of("fast") if line["task"] == one.last)
     _, score = phase["population"][0]
     return score
 
 
 def within_third(one: Finished, number):
     """The accuracy in a stage (1, 2, ...), at a third of the rollouts that the first one took."""
-    limit = one.lines("eval")[-1]["rollouts"] / 3
-    before, *later = one.lines("eval", int(number) - 1)
-    within = [line for line in later if line["rollouts"] - before["rollouts"] <= limit]
-    return [before, *within][-1]["val_acc"]
+    evals = one.evals(int(number) - 1)
+    limit = evals[0]["rollouts"] + one.evals()[-1]["rollouts"] / 3
+    return [line for line in evals if line["rollouts"] <= limit][-1]["val_acc"]

@@ -5,6 +5,7 @@ python experiments/plot.py
 
 import numpy as np
 import run
+from matplotlib.figure import Figure
 from measure import Runs, load
 from root import KEPT, ROOT
 
@@ -12,12 +13,13 @@ LABELS = {"rollouts": "rollouts, all counted", "kl_base": "KL to the base, nats 
 COLOURS = {"fst": "tab:orange", "rl": "tab:blue", "gepa": "tab:green"}
 
 
-def panel(axes, runs: Runs, name, stage, x, title):
-    """Validation accuracy over x, a figure of the log. name: of the runs, with METHOD in it."""
+def panel(axes, runs: Runs, names, stage, x, title):
+    """Validation accuracy over x, a figure of the log. names: of the runs, with METHOD in it."""
     for method, colour in COLOURS.items():
+        name = names.replace("METHOD", method)
         curves = []
-        for one in runs.get(name.replace("METHOD", method), {}).values():
-            evals = one.lines("eval", stage)
+        for one in [by_name[name] for by_name in runs.values() if name in by_name]:
+            evals = one.evals(stage)
             curves.append([[line[key] for line in evals] for key in (x, "val_acc")])
             axes.plot(*curves[-1], color=colour, lw=0.7, alpha=0.4)
         # Evaluations come at the same steps in every seed.
@@ -29,29 +31,24 @@ def panel(axes, runs: Runs, name, stage, x, title):
 
 def draw(kept, folder):
     """efficiency.png and kl.png, a panel for each domain; stream.png, one for each stage."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     runs = load(kept)
     domains = [(f"METHOD-{domain}", 0, domain) for domain in run.DOMAINS]
     stream = []
-    for i, name in enumerate(run.STREAM.split()):
-        stream.append(("stream-METHOD", i, f"stage {i + 1}: {name}"))
+    for i, task in enumerate(run.STREAM.split()):
+        stream.append(("stream-METHOD", i, f"stage {i + 1}: {task}"))
     pictures = {
         "efficiency": ("rollouts", domains),
         "kl": ("kl_base", domains),
         "stream": ("rollouts", stream),
     }
     for file, (x, panels) in pictures.items():
-        figure, row = plt.subplots(1, 4, figsize=(16, 3.4), sharey=True, layout="constrained")
-        for axes, (name, stage, title) in zip(row, panels, strict=True):
-            panel(axes, runs, name, stage, x, title)
+        figure = Figure(figsize=(16, 3.4), layout="constrained")
+        row = figure.subplots(1, 4, sharey=True)
+        for axes, (names, stage, title) in zip(row, panels, strict=True):
+            panel(axes, runs, names, stage, x, title)
         row[0].set_ylabel("validation accuracy")
         figure.legend(*row[0].get_legend_handles_labels(), frameon=False, loc="outside right")
         figure.savefig(folder / f"{file}.png", dpi=110)
-        plt.close(figure)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,8 @@ def write_run(kept: Path, name: str, seed: int, tasks: list[str], up: float) -> 
         results.append(stage(task, up, {"red": "sort"}))
     folder = kept / f"{name}-{seed}"
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps({"stage": 10}), encoding="utf-8")
+    config = json.dumps({"stage": 10, "seed": seed})
+    (folder / "config.json").write_text(config, encoding="utf-8")
     lines = "".join(json.dumps(line) + "\n" for line in log)
     (folder / "log.jsonl").write_text(lines, encoding="utf-8")
     (folder / "result.json").write_text(json.dumps({"tasks": results}), encoding="utf-8")

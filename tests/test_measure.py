@@ -58,7 +58,7 @@ def stream():
 
 
 def test_a_stage_has_the_evaluations_from_its_beginning_to_its_end():
-    steps = [[line["step"] for line in stream().lines("eval", i)] for i in (0, 1)]
+    steps = [[line["step"] for line in stream().evals(i)] for i in (0, 1)]
     assert steps == [[0, 5, 10, 10], [10, 12, 14, 20]]
     assert measure.end(stream()) == pytest.approx((0.3 + 0.9 + 0.8) / 3)
 
@@ -85,10 +85,11 @@ def test_runs_are_read_from_what_is_kept_of_them(tmp_path):
     write_run(tmp_path, "fst-strings", 3, ["strings", "facts"], up=0.6)
     (tmp_path / "rl-strings-0").mkdir()  # not finished
     runs = measure.load(tmp_path)
-    one = runs["fst-strings"][3]
-    assert list(runs) == ["fst-strings"] and (one.seed, one.length, one.last) == (3, 10, 1)
+    one = runs[3]["fst-strings"]
+    assert list(runs) == [3] and list(runs[3]) == ["fst-strings"]
+    assert (one.seed, one.length, one.last) == (3, 10, 1)
     # A fast phase takes 1 second, a step 2.
-    assert [line["time"] for line in one.lines("eval")] == [1, 3, 5]
+    assert [line["time"] for line in one.evals()] == [1, 3, 5]
     assert measure.last(one, "time") == 12
     assert measure.skills(one) == pytest.approx(-0.06) and measure.calm(one) == 1
     assert measure.stage(one, "2", "at_end") == measure.stage(one, "2", "both") == 0.6
