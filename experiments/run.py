@@ -10,7 +10,6 @@ several go side by side.
 """
 
 import argparse
-import itertools
 import json
 import os
 import re
@@ -43,7 +42,7 @@ KL_COEFS = ("0.001", "0.03", "0.1", "0.3")
 
 # Options of all runs, unless their line says otherwise; and of a method. What the sweep has chosen
 # for `fst` are the defaults of train.py, what it has chosen for `rl` stands here.
-COMMON = "--device cpu --eval-every 5"
+COMMON = "--device cpu --eval-every 5 --method {method} --stage {stage} --seed {seed}"
 METHODS = {"rl": "--lr 0.0003 --kl-coef 0.001"}
 
 # A line stands for a run with each of its seeds, and with each of what its capitals stand for. The
@@ -119,7 +118,7 @@ class Run:
     method: str
     stage: str  # gradient steps of each task
     begins: str  # "base", "right", or the name of another run
-    options: tuple[str, ...]  # its tasks come first
+    options: str  # its tasks come first
 
     @property
     def folder(self) -> str:
@@ -135,8 +134,8 @@ def expand(text: str, stands_for: dict) -> list[str]:
     """The lines of a table, each once for each of what a word in it stands for."""
     lines = text.strip().splitlines()
     for word, names in stands_for.items():
-        copies = [[line.replace(word, name) for name in names] for line in lines]
-        lines = dict.fromkeys(itertools.chain(*copies))  # without the word all are the same
+        # Where the word is not in a line, all copies are the same: one stays.
+        lines = dict.fromkeys(line.replace(word, name) for line in lines for name in names)
     return list(lines)
 
 
@@ -144,10 +143,8 @@ def all_runs() -> list[Run]:
     """All runs, seed by seed. A run comes after that whose weights it begins with."""
     runs = []
     for line in expand(TABLE, STANDS_FOR)[1:]:
-        experiment, name, seeds, method, stage, begins, *options = line.split()
-        for seed in seeds_of(seeds):
-            run = Run(experiment, name, seed, method, stage, begins, tuple(options))
-            runs.append(run)
+        experiment, name, seeds, *others = line.split(maxsplit=6)
+        runs += [Run(experiment, name, seed, *others) for seed in seeds_of(seeds)]
     return sorted(runs, key=lambda run: run.seed)
 
 
@@ -186,24 +183,23 @@ class Place:
 
 def command(run: Run, place: Place) -> list[str]:
     """The options of train.py that make a run."""
-    words = [*COMMON.split(), "--method", run.method, *METHODS.get(run.method, "").split()]
-    words += ["--stage", run.stage, "--tasks", *run.options, "--seed", str(run.seed)]
-    words += place.options
+    words = COMMON.format(**vars(run)).split() + METHODS.get(run.method, "").split()
+    words += ["--tasks", *run.options.split(), *place.options]
     if run.before:
         words += ["--base", str(place.weights(run.before))]
     if run.begins == "right":
-        words += ["--prompt", str(right_prompt(run, place))]
+        path = place.work / f"{run.folder}.txt"
+        task, *_ = run.options.split()
+        write_right_prompt(path, task, run.seed)
+        words += ["--prompt", str(path)]
     return words
 
 
-def right_prompt(run: Run, place: Place) -> Path:
-    """A file with the hidden rules of a run's task as its prompt."""
-    task = make_task(run.options[0], run.seed)
-    prompt = formats.prompt_text(task.instructions)
-    path = place.work / f"{run.folder}.txt"
+def write_right_prompt(path: Path, task: str, seed: int):
+    """Write the prompt that names all hidden rules of a task."""
+    prompt = formats.prompt_text(make_task(task, seed).instructions)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_file(path, prompt.encode())
-    return path
+    path.write_text(prompt, encoding="utf-8")
 
 
 def settings_of(run: Run, place: Place) -> dict:
@@ -275,7 +271,7 @@ def still_to_make(wanted: list[Run], place: Place) -> list[Run]:
             check_settings(place.kept / run.folder, settings_of(run, place))
             continue
         before = by_folder.get(run.before)
-        if before and before not in todo and not place.weights(run.before).exists():
+        if before and not place.weights(run.before).exists():
             todo.append(before)
         todo.append(run)
     return list(dict.fromkeys(todo))
@@ -292,16 +288,15 @@ def make(todo: list[Run], place: Place, jobs: int) -> list[str]:
             futures[run.before].result()
         execute(run, place)
 
-    with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(todo), unit="run") as bar:
+    with ThreadPoolExecutor(jobs) as pool:
         try:
             for run in todo:
                 futures[run.folder] = pool.submit(work, run)
-            for future in as_completed(futures.values()):
+            for future in tqdm(as_completed(futures.values()), total=len(todo), unit="run"):
                 try:
                     future.result()
                 except RuntimeError as error:
                     failures.append(str(error))
-                bar.update()
         finally:
             pool.shutdown(cancel_futures=True)  # after Ctrl-C nothing new begins
     return failures
@@ -318,11 +313,8 @@ def choose(asked: list[str], seeds) -> list[Run]:
             known = ", ".join(experiments)
             raise ValueError(f"there is no {name}: experiments are {known}; or name a run")
     asked = asked or [name for name in experiments if name not in ON_REQUEST]
-    chosen = []
-    for run in all_runs():
-        is_asked = run.experiment in asked or run.name in asked
-        if is_asked and (run.seed in seeds or run.experiment == "sweep"):
-            chosen.append(run)
+    runs = [run for run in all_runs() if run.experiment in asked or run.name in asked]
+    chosen = [run for run in runs if run.seed in seeds or run.experiment == "sweep"]
     if not chosen:
         raise ValueError(f"{' '.join(asked)}: no run has one of these seeds")
     return chosen

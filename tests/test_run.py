@@ -102,7 +102,7 @@ def place(tmp_path, base, toy_world, monkeypatch):
 
 
 def one_run(name: str, method: str = "fst", begins: str = "base") -> Run:
-    return Run("test", name, 2, method, "9", begins, ("strings",))
+    return Run("test", name, 2, method, "9", begins, "strings")
 
 
 def kept(place: Place, name: str) -> dict:
