@@ -118,16 +118,12 @@ class Run:
     method: str
     stage: str  # gradient steps of each task
     begins: str  # "base", "right", or the name of another run
-    options: str  # its tasks come first
+    options: str  # its tasks come first; a run that begins with "right" has one, and no others
+    before: "Run | None"  # the run whose weights it begins with
 
     @property
     def folder(self) -> str:
         return f"{self.name}-{self.seed}"
-
-    @property
-    def before(self) -> str:
-        """The folder of the run whose weights it begins with, if any."""
-        return "" if self.begins in ("base", "right") else f"{self.begins}-{self.seed}"
 
 
 def expand(text: str, stands_for: dict) -> list[str]:
@@ -141,17 +137,20 @@ def expand(text: str, stands_for: dict) -> list[str]:
 
 def all_runs() -> list[Run]:
     """All runs, seed by seed. A run comes after that whose weights it begins with."""
-    runs = []
+    runs = {}
     for line in expand(TABLE, STANDS_FOR)[1:]:
-        experiment, name, seeds, *others = line.split(maxsplit=6)
-        runs += [Run(experiment, name, seed, *others) for seed in seeds_of(seeds)]
-    return sorted(runs, key=lambda run: run.seed)
+        experiment, name, seeds, method, stage, begins, options = line.split(maxsplit=6)
+        for seed in seeds_of(seeds):
+            before = runs.get((begins, seed))
+            run = Run(experiment, name, seed, method, stage, begins, options, before)
+            runs[name, seed] = run
+    return sorted(runs.values(), key=lambda run: run.seed)
 
 
 @cache
-def names() -> dict[str, int]:
+def names() -> Counter:
     """The names of all runs, each with the number of its seeds."""
-    return dict(Counter(run.name for run in all_runs()))
+    return Counter(run.name for run in all_runs())
 
 
 def seeds_of(words: str) -> range:
@@ -176,9 +175,9 @@ class Place:
     def is_finished(self, run: Run) -> bool:
         return (self.kept / run.folder / "result.json").exists()
 
-    def weights(self, folder: str) -> Path:
+    def weights(self, run: Run) -> Path:
         """What a run ended with; it is not kept."""
-        return self.work / folder / "weights.pt"
+        return self.work / run.folder / "weights.pt"
 
 
 def command(run: Run, place: Place) -> list[str]:
@@ -189,8 +188,7 @@ def command(run: Run, place: Place) -> list[str]:
         words += ["--base", str(place.weights(run.before))]
     if run.begins == "right":
         path = place.work / f"{run.folder}.txt"
-        task, *_ = run.options.split()
-        write_right_prompt(path, task, run.seed)
+        write_right_prompt(path, run.options, run.seed)
         words += ["--prompt", str(path)]
     return words
 
@@ -205,8 +203,9 @@ def write_right_prompt(path: Path, task: str, seed: int):
 def settings_of(run: Run, place: Place) -> dict:
     """A run's settings as they are kept: the base by its checksum, no paths of this machine."""
     cfg = command_line.parse(Config, command(run, place), presets={})
-    base = f"weights of {run.before}"
-    if not run.before:
+    if run.before:
+        base = f"weights of {run.before.folder}"
+    else:
         base = f"base {zlib.crc32(Path(cfg.base).read_bytes()):08x}"
     settings = asdict(cfg) | {"base": base, "out": ""}
     return json.loads(json.dumps(settings))  # as they look when they are read again
@@ -259,26 +258,25 @@ def keep(folder, kept, settings):
 # --- what is made in which order ---
 
 
-def still_to_make(wanted: list[Run], place: Place) -> list[Run]:
+def still_to_make(wanted, place: Place) -> list[Run]:
     """The runs that have not finished, and those whose weights they need and that are not there.
 
     Raises ValueError for a finished run with other settings.
     """
     todo = []
-    by_folder = {run.folder: run for run in all_runs()}
     for run in wanted:
         if place.is_finished(run):
             check_settings(place.kept / run.folder, settings_of(run, place))
             continue
-        before = by_folder.get(run.before)
-        if before and not place.weights(run.before).exists():
-            todo.append(before)
+        if run.before and not place.weights(run.before).exists():
+            todo.append(run.before)
         todo.append(run)
     return list(dict.fromkeys(todo))
 
 
-def make(todo: list[Run], place: Place, jobs: int) -> list[str]:
+def make(wanted, place: Place, jobs: int) -> list[str]:
     """Make runs, several side by side -> what went wrong, a line for each that failed."""
+    todo = still_to_make(wanted, place)
     futures = {}
     failures = []
 
@@ -291,7 +289,7 @@ def make(todo: list[Run], place: Place, jobs: int) -> list[str]:
     with ThreadPoolExecutor(jobs) as pool:
         try:
             for run in todo:
-                futures[run.folder] = pool.submit(work, run)
+                futures[run] = pool.submit(work, run)
             for future in tqdm(as_completed(futures.values()), total=len(todo), unit="run"):
                 try:
                     future.result()
@@ -331,7 +329,7 @@ def quick(jobs: int) -> list[str]:
         kinds.setdefault((run.experiment, run.method), run)
     with tempfile.TemporaryDirectory() as folder:
         place = Place(Path(folder) / "work", Path(folder) / "runs", tuple(QUICK.split()))
-        failures = make(still_to_make(list(kinds.values()), place), place, jobs)
+        failures = make(kinds.values(), place, jobs)
         report.page(place.kept)
         plot.draw(place.kept, Path(folder))
     return failures
@@ -349,9 +347,7 @@ def main(argv=None):
         if args.quick:
             failures = quick(args.jobs)
         else:
-            place = Place()
-            chosen = choose(args.names, args.seeds)
-            failures = make(still_to_make(chosen, place), place, args.jobs)
+            failures = make(choose(args.names, args.seeds), Place(), args.jobs)
         if failures:
             raise ValueError(f"{len(failures)} runs failed, the others are kept; {failures[0]}")
 
