@@ -41,6 +41,7 @@ GREEDY_TOKENS = 36  # in each row, where all are equally long: about as many as 
 ROUNDS = 5  # of a race
 HEAD = """| what | ours | the other | seconds of ours | of the other | times faster |
 |---|---|---|---|---|---|"""
+LINE = "| {} | {} | {} | {:.3g} | {:.3g} | {:.1f} |"
 WORLD = ToyWorld()
 SPECIAL = {"eos_token_id": WORLD.eos, "pad_token_id": WORLD.pad}
 TASK = make_task("strings", 0)
@@ -57,18 +58,16 @@ def contexts():
     return contexts_of(WORLD, [(TASK.instructions, questions(QUESTIONS))])
 
 
-def timed(runner):
-    """A function that returns how much it did -> the seconds that it takes for 1."""
-    start = time.perf_counter()
-    amount = runner()
-    return (time.perf_counter() - start) / amount
-
-
 def race(what, runners):
-    """Let competitors run in turn, and compare the seconds that each takes for 1."""
+    """Let functions that return how much they did run in turn, and compare their seconds for 1."""
     rounds = []
     for _ in range(ROUNDS + 1):
-        rounds.append([timed(runner) for runner in runners.values()])
+        seconds = []
+        for runner in runners.values():
+            start = time.perf_counter()
+            amount = runner()
+            seconds.append((time.perf_counter() - start) / amount)
+        rounds.append(seconds)
     compare(what, list(runners), rounds)
 
 
@@ -79,13 +78,12 @@ def compare(what, names, rounds):
     """
     ours, *others = np.median(rounds[1:], axis=0)
     for name, theirs in zip(names[1:], others, strict=True):
-        figures = f"{ours:.3g} | {theirs:.3g} | {theirs / ours:.1f}"
-        print(f"| {what} | {names[0]} | {name} | {figures} |", flush=True)
+        print(LINE.format(what, names[0], name, ours, theirs, theirs / ours), flush=True)
 
 
 def open_model(path, device):
     model, _ = load_base(Path(path))
-    return model.to(device).requires_grad_(False)
+    return model.to(device)
 
 
 # --- sampling ---
@@ -196,7 +194,7 @@ def bench_step(model, device):
     """After each step of TRL comes one of ours: of `rl`, rollouts included."""
     from transformers import TrainerCallback
 
-    cfg = Config("rl", ("strings",), prompt=PROMPT, lr=0.0, batch=QUESTIONS, group=GROUP)
+    cfg = Config("rl", ("strings",), prompt=PROMPT, lr=0.0, group=GROUP)
     base = Base(model, ChanceWorld(), about={}, checksum=0)
     rounds = []
 
