@@ -153,10 +153,11 @@ def spread(words, seeds) -> str:
     if not seeds:
         return "-"
     figures = values(words, seeds)
-    centre = figures.mean()
-    digits = 0 if centre >= 100 else 2
-    width = f" ± {figures.std(ddof=1):,.{digits}f}" if len(seeds) > 1 else ""
-    return f"{centre:,.{digits}f}{width}"
+    form = "{:,.0f}" if figures.mean() >= 100 else "{:,.2f}"
+    text = form.format(figures.mean())
+    if len(seeds) > 1:
+        text += " ± " + form.format(figures.std(ddof=1))
+    return text
 
 
 # --- verdicts ---
@@ -187,7 +188,7 @@ def judge(row, runs: Runs) -> list[str]:
 
     # What was measured: all with the same seeds.
     cells = [what]
-    for words in (ours, bar, other):
+    for words in row[1:]:
         cells.append(f"`{words}`: {spread(words, seeds)}" if " " in words else words)
 
     # What it shows. Without a bar a line is only reported.

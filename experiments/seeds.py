@@ -11,18 +11,19 @@ import sys
 from pathlib import Path
 from statistics import fmean, stdev
 
-from measure import Finished, read
+from measure import last, read
 from root import ROOT
 from run import write_right_prompt
 
 from plumbing import command_line
+from view import Run
 
 SEEDS = (0, 1, 2)
 LAST = 5  # gradient steps, over which entropy and tokens are averaged
 ROW = "{:26}" + 5 * "{:>10}"  # a name, a figure of each seed, their mean and standard deviation
 
 
-def make(name: str, options: list[str], seed: int) -> Finished:
+def make(name: str, options: list[str], seed: int) -> Run:
     """Carry a run through, unless it is finished. Exits where train.py does."""
     out = Path("out") / f"{name}-{seed}"
     if (out / "result.json").exists():
@@ -45,12 +46,11 @@ def make(name: str, options: list[str], seed: int) -> Finished:
     return read(out)
 
 
-def figures_of(one: Finished) -> dict[str, float]:
+def figures_of(one: Run) -> dict[str, float]:
     """What came out of a run; docs/RUNS.md explains the figures."""
-    last = one.of("eval")[-1]
-    figures = {"validation accuracy": last["val_acc"], "KL to the base": last["kl_base"]}
+    figures = {"validation accuracy": last(one, "val_acc"), "KL to the base": last(one, "kl_base")}
 
-    # Of the gradient steps.
+    # Of the last gradient steps, and of all.
     steps = one.of("slow")
     if len(steps) > 1:
         first, *later = steps[-LAST - 1 :]
@@ -61,12 +61,10 @@ def figures_of(one: Finished) -> dict[str, float]:
         figures["largest gradient norm"] = max(step["grad_norm"] or 0 for step in steps)
 
     # Of the fast phases.
-    accepted = []
-    for phase in one.of("fast"):
-        accepted += phase["accepted"]
+    accepted = [change for phase in one.of("fast") for change in phase["accepted"]]
     figures["prompts accepted"] = len(accepted)
     figures["of these, a line deleted"] = sum(change["new"] == "none" for change in accepted)
-    return figures | {"rollouts": one.log[-1]["rollouts"]}
+    return figures | {"rollouts": one.result["rollouts"]}
 
 
 def main(argv: list[str]) -> None:
