@@ -101,7 +101,9 @@ def examine(path: Path, n: int, name: str) -> list[str]:
     # Tasks as a run has them.
     seed = whole_tasks(model, name, max(n, SEED_QUESTIONS), False)
     right = whole_tasks(model, name, n, True)
-    return [*cells, f"{min(found):.3f}", f"{seed:.3f}", f"{right:.3f}"]
+    for figure in (min(found), seed, right):
+        cells.append(f"{figure:.3f}")
+    return cells
 
 
 def main(argv=None):

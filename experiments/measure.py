@@ -57,8 +57,8 @@ def end(one: Run):
 
     Under the evolved prompt; of `rl` and `distill` under the prompt that they began with.
     """
-    accuracies = [line["val_acc"] for line in one.stages[-1].evals[1:]]
-    return mean(accuracies[-3:])
+    _before, *evals = one.stages[-1].evals
+    return mean(line["val_acc"] for line in evals[-3:])
 
 
 def last(one: Run, key):
@@ -160,6 +160,7 @@ def named(one: Run):
     found = []
     for stage in one.stages:
         for topic, rule in stage.hidden.items():
+            # A topic without a line has an instruction, too: none.
             verdict = stage.verdict(topic, stage.best.get(topic, "none"))
             if len(rule.split()) < 3:
                 found.append(verdict in ("right", "equal"))
@@ -170,7 +171,8 @@ def own_lines(one: Run):
     """The share of these prompts' lines that have operations of their own domain only."""
     own = []
     for stage in one.stages:
-        own += [stage.verdict(*line) != "foreign" for line in stage.best.items()]
+        for topic, instruction in stage.best.items():
+            own.append(stage.verdict(topic, instruction) != "foreign")
     return mean(own or [True])  # a prompt without lines has no wrong one
 
 
@@ -179,7 +181,9 @@ def own_lines(one: Run):
 
 def first_phase(one: Run):
     """The anchor score of the best prompt after the first fast phase, before any gradient step."""
-    _, score = one.stages[-1].phases[0]["population"][0]
+    # The best prompt comes first.
+    phase = one.stages[-1].phases[0]
+    _, score = phase["population"][0]
     return score
 
 
