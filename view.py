@@ -82,13 +82,18 @@ class Stage:
         return "equal" if results.get(rule) == wanted else "wrong"
 
     @property
+    def best(self) -> dict[str, str]:
+        """The prompt that the stage is left with."""
+        _, best, _ = self.prompts[-1]
+        return best
+
+    @property
     def named(self) -> str:
         """How many of the hidden rules the best prompt names."""
         if self.domain is None:
             return ""
         # What is equal in effect counts, too.
-        _, best, _ = self.prompts[-1]
-        verdicts = [self.verdict(topic, best.get(topic, "none")) for topic in self.hidden]
+        verdicts = [self.verdict(topic, self.best.get(topic, "none")) for topic in self.hidden]
         n = verdicts.count("right") + verdicts.count("equal")
         return f"{n} of {len(self.hidden)} rules named"
 
@@ -111,10 +116,11 @@ class Run:
 
 def read_run(path: Path) -> Run:
     """Read the files of a run. Raises OSError or ValueError where they are missing or damaged."""
-    # Only the closing table may be missing: a run writes it at its end.
+    # The closing table may be missing: a run writes it at its end. So may the samples.
     config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     log = (path / "log.jsonl").read_text(encoding="utf-8")
-    samples = (path / "samples.txt").read_text(encoding="utf-8")
+    file = path / "samples.txt"
+    samples = file.read_text(encoding="utf-8") if file.exists() else ""
     file = path / "result.json"
     result = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 

@@ -13,26 +13,27 @@ that of another commit, in turn:
 """
 
 import contextlib
-import copy
 import random
-import statistics
 import sys
 import tempfile
 import time
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import root  # noqa: F401 (it makes the imports below possible)
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
-import rl
-from base.prepare import SHIPPED, load_base
+from base.prepare import SHIPPED, Base, load_base
 from plumbing import command_line
-from sampling import Sampler, completions_of, decoder, sample
+from plumbing.folder import RunFolder
+from sampling import Sampler, contexts_of, decoder, sample
 from tasks import make_task
-from tasks.world import ToyWorld
+from tasks.world import Outcome, ToyWorld
 from tests.llama import llama_of
 from tests.naive import sample_naive
+from train import Config, Learner, slow_step
 
 # A gradient step of the main job, and a batch of its reflections.
 PROMPTS, QUESTIONS, GROUP, REFLECTIONS = 4, 32, 8, 16
@@ -40,148 +41,118 @@ GREEDY_TOKENS = 36  # in each row, where all are equally long: about as many as 
 ROUNDS = 5  # of a race
 HEAD = """| what | ours | the other | seconds of ours | of the other | times faster |
 |---|---|---|---|---|---|"""
+LINE = "| {} | {} | {} | {:.3g} | {:.3g} | {:.1f} |"
 WORLD = ToyWorld()
+SPECIAL = {"eos_token_id": WORLD.eos, "pad_token_id": WORLD.pad}
 TASK = make_task("strings", 0)
+PROMPT = WORLD.prompt_text(TASK.instructions)  # it names the hidden rules
 
 
-def race(runners, rounds):
-    """Functions that return how much they did -> the median of the seconds that each takes for 1.
+def questions(n):
+    """The first questions of the task, always the same."""
+    return TASK.questions(random.Random(0), n)
 
-    One more round comes first, to warm up.
-    """
-    seconds = {name: [] for name in runners}
-    for _ in range(rounds + 1):
-        for name, runner in runners.items():
+
+def contexts():
+    """What a model reads before each answer in a gradient step, as tokens."""
+    return contexts_of(WORLD, [(TASK.instructions, questions(QUESTIONS))])
+
+
+def race(what, runners):
+    """Let functions that return how much they did run in turn, and compare their seconds for 1."""
+    rounds = []
+    for _ in range(ROUNDS + 1):
+        seconds = []
+        for runner in runners.values():
             start = time.perf_counter()
             amount = runner()
-            seconds[name].append((time.perf_counter() - start) / amount)
-    return {name: statistics.median(times[1:]) for name, times in seconds.items()}
+            seconds.append((time.perf_counter() - start) / amount)
+        rounds.append(seconds)
+    compare(what, list(runners), rounds)
 
 
-def compare(what, seconds):
-    """Print lines of the table: the first of some competitors beside each of the others."""
-    (name, ours), *others = seconds.items()
-    for other, theirs in others:
-        figures = f"{ours:.3g} | {theirs:.3g} | {theirs / ours:.1f}"
-        print(f"| {what} | {name} | {other} | {figures} |", flush=True)
+def compare(what, names, rounds):
+    """Print lines of the table: the first of some competitors beside each of the others.
+
+    rounds: the seconds of each of them, round by round. The first round is to warm up.
+    """
+    ours, *others = np.median(rounds[1:], axis=0)
+    for name, theirs in zip(names[1:], others, strict=True):
+        print(LINE.format(what, names[0], name, ours, theirs, theirs / ours), flush=True)
 
 
 def open_model(path, device):
     model, _ = load_base(Path(path))
-    return model.to(device).requires_grad_(False)
+    return model.to(device)
 
 
 # --- sampling ---
 
 
-def job(n_prompts):
-    """Token lists: prompts that name the hidden rules, and the questions for each of them."""
-    prompt = WORLD.encode_start(WORLD.prompt_text(TASK.instructions))
-    asked = TASK.questions(random.Random(0), QUESTIONS)
-    questions = [WORLD.encode(WORLD.question_text(question)) for question in asked]
-    return [prompt] * n_prompts, [questions] * n_prompts
-
-
-def generate_of(llama, **settings):
-    """What `transformers` samples in the same rows -> how many tokens."""
-    prompts, questions = job(PROMPTS)
-    rows = []
-    for prompt, asked in zip(prompts, questions, strict=True):
-        for question in asked:
-            rows += GROUP // PROMPTS * [prompt + question]
-
-    # It wants the padding to the left.
-    width = max(map(len, rows))
-    tokens = torch.tensor([[WORLD.pad] * (width - len(row)) + row for row in rows])
-    tokens = tokens.to(llama.device)
-    mask = (tokens != WORLD.pad).long()
-    written = llama.generate(tokens, attention_mask=mask, **settings)[:, width:]
-
-    # A row's tokens up to its first end, the end included.
-    ends = (written == WORLD.eos).long()
-    before = ends.cumsum(1) - ends
-    return (before == 0).sum().item()
-
-
-def draw_noise(model, max_new):
-    return torch.rand(QUESTIONS * GROUP, max_new, device=model.cos.device)
-
-
 def sampled(sampler, model, **settings):
     """What one of our samplers samples -> how many tokens."""
-    settings |= {"pad": WORLD.pad, "noise": draw_noise(model, settings["max_new"])}
-    rollouts = sampler(model, *job(PROMPTS), GROUP // PROMPTS, **settings)
-    return rollouts.lengths.sum().item()
+    prompt = WORLD.encode_start(PROMPT)
+    asked = [WORLD.encode(WORLD.question_text(question)) for question in questions(QUESTIONS)]
+    noise = torch.rand(QUESTIONS * GROUP, settings["max_new"], device=model.cos.device)
+    settings |= {"pad": WORLD.pad, "noise": noise}
+    rows = (PROMPTS * [prompt], PROMPTS * [asked], GROUP // PROMPTS)
+    return sampler(model, *rows, **settings).lengths.sum().item()
 
 
-def bench_sampling(model, device, rounds):
+def generated(llama, **settings):
+    """What `transformers` samples in the same rows -> how many tokens."""
+    # It wants the padding to the left.
+    rows = [torch.tensor(context) for context in GROUP * contexts()]
+    tokens = pad_sequence(rows, True, WORLD.pad, padding_side="left").to(llama.device)
+    mask = (tokens != WORLD.pad).long()
+    written = llama.generate(tokens, attention_mask=mask, **settings)[:, tokens.size(1) :]
+    return (written != WORLD.pad).sum().item()
+
+
+def bench_sampling(model, device):
     """Rows of a gradient step: greedy and equally long, then answers as they come."""
-    llama = llama_of(model, eos_token_id=WORLD.eos, pad_token_id=WORLD.pad)
-    greedy = {"max_new": GREEDY_TOKENS, "eos": -1, "temperature": 0.0}
-    theirs = {"max_new_tokens": GREEDY_TOKENS, "min_new_tokens": GREEDY_TOKENS, "do_sample": False}
-    real = {"max_new": WORLD.answer_tokens, "eos": WORLD.eos}
-    theirs_real = {"max_new_tokens": WORLD.answer_tokens, "do_sample": True, "top_k": 0}
-
     # On a GPU decoder() gives steps that are recorded and replayed.
     fast = partial(sample, decode=decoder(False, device))
+    llama = llama_of(model, **SPECIAL)
+
+    n = GREEDY_TOKENS
+    greedy = {"max_new": n, "eos": -1, "temperature": 0.0}
     runners = {
         "sampling.py": partial(sampled, fast, model, **greedy),
-        "transformers": partial(generate_of, llama, **theirs),
+        "transformers": partial(
+            generated, llama, max_new_tokens=n, min_new_tokens=n, do_sample=False
+        ),
         "all recomputed": partial(sampled, sample_naive, model, **greedy),
     }
-    answers = {
-        "sampling.py": partial(sampled, fast, model, **real),
-        "transformers": partial(generate_of, llama, **theirs_real),
+    race("a token of 256 greedy rows", runners)
+
+    n = WORLD.answer_tokens
+    runners = {
+        "sampling.py": partial(sampled, fast, model, max_new=n, eos=WORLD.eos),
+        "transformers": partial(generated, llama, max_new_tokens=n, do_sample=True, top_k=0),
     }
-    compare("a token of 256 greedy rows", race(runners, rounds))
-    compare("a token of 256 answers", race(answers, rounds))
+    race("a token of 256 answers", runners)
 
 
 def reflected(model):
     """A batch of reflections -> how many tokens."""
     sampler = Sampler(model, WORLD, 1.0, decode=decoder(False, model.cos.device.type))
-    asked = TASK.questions(random.Random(0), 3 * REFLECTIONS)
-    failures = [(question, WORLD.grade(question, "")) for question in asked]
-    requests = [("red", "", failures[3 * i : 3 * i + 3]) for i in range(REFLECTIONS)]
-    sampler.reflect(requests)
+    failures = [(question, WORLD.grade(question, "")) for question in questions(3 * REFLECTIONS)]
+    sampler.reflect([("red", "", failures[3 * i :]) for i in range(REFLECTIONS)])  # three are read
     return sampler.sampled_tokens
-
-
-def bench_reflections(model, other, rounds):
-    runners = {"this base": partial(reflected, model), "the other": partial(reflected, other)}
-    compare("a token of 16 reflections", race(runners, rounds))
 
 
 # --- a gradient step ---
 
 
-def draw_rewards(completions):
+class ChanceWorld(ToyWorld):
     """Rewards by chance: with spread in nearly all groups, so that none can be left out."""
-    return [float(random.getrandbits(1)) for _ in completions]
+
+    def grade(self, question, completion):
+        return Outcome(float(random.getrandbits(1)), None)
 
 
-def step(policy, base, optimizer, decode):
-    """A gradient step of `rl`, rollouts included."""
-    prompts, questions = job(1)
-    settings = {"max_new": WORLD.answer_tokens, "eos": WORLD.eos, "pad": WORLD.pad}
-    noise = draw_noise(policy, WORLD.answer_tokens)
-    rollouts = sample(policy, prompts, questions, GROUP, noise=noise, decode=decode, **settings)
-    completions = completions_of(rollouts)
-    rl.update(
-        policy=policy,
-        base=base,
-        optimizer=optimizer,
-        contexts=[prompts[0] + question for question in questions[0]],
-        completions=completions,
-        sampled_logprobs=rollouts.logprobs,
-        rewards=torch.tensor(draw_rewards(completions)),
-        groups=torch.arange(QUESTIONS * GROUP).view(QUESTIONS, GROUP),
-        temperature=1.0,
-        kl_coef=0.001,
-    )
-
-
-def trl_trainer(model, folder, device, steps):
+def trl_trainer(model, folder, device):
     """TRL's GRPO on the same questions, under the same prompt. Raises ImportError without it."""
     from datasets import Dataset
     from tokenizers import Tokenizer, models, pre_tokenizers
@@ -190,66 +161,61 @@ def trl_trainer(model, folder, device, steps):
 
     # Its texts are words like w17, one for each token.
     vocabulary = {f"w{i}": i for i in range(model.cfg.vocab_size)}
-    words = Tokenizer(models.WordLevel(vocabulary, unk_token=f"w{WORLD.pad}"))
+    words = Tokenizer(models.WordLevel(vocabulary))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     special = {"eos_token": f"w{WORLD.eos}", "pad_token": f"w{WORLD.pad}"}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, **special)
-    prompts, questions = job(1)
     rows = []
-    for question in questions[0]:
-        rows.append({"prompt": " ".join(f"w{token}" for token in prompts[0] + question)})
+    for context in contexts():
+        rows.append({"prompt": " ".join(f"w{token}" for token in context)})
 
     # It reads the reference model from where the policy came from.
-    llama_of(model, eos_token_id=WORLD.eos, pad_token_id=WORLD.pad).save_pretrained(folder)
+    llama_of(model, **SPECIAL).save_pretrained(folder)
     settings = GRPOConfig(
         output_dir=folder,
         per_device_train_batch_size=QUESTIONS * GROUP,
         num_generations=GROUP,
         max_completion_length=WORLD.answer_tokens,
         beta=0.001,
-        max_steps=steps,
+        max_steps=ROUNDS + 1,
         save_strategy="no",
-        report_to=[],
         use_cpu=device == "cpu",
         bf16=False,
-        model_init_kwargs={"dtype": "float32"},
         gradient_checkpointing=False,
         disable_tqdm=True,
     )
 
-    def score(completion_ids, **_):
-        return draw_rewards(completion_ids)
+    def score(completions, **_):
+        return [float(random.getrandbits(1)) for _ in completions]
 
     data = Dataset.from_list(rows)
     return GRPOTrainer(folder, score, settings, data, processing_class=tokenizer)
 
 
-def bench_step(model, device, rounds):
-    """After each step of TRL comes one of ours. The first of each is to warm up."""
+def bench_step(model, device):
+    """After each step of TRL comes one of ours: of `rl`, rollouts included."""
     from transformers import TrainerCallback
 
-    policy = copy.deepcopy(model).requires_grad_()
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=0.0)
-    decode = decoder(False, device)
-    times = []  # when their step begins, when it ends, when ours has ended
+    cfg = Config("rl", ("strings",), prompt=PROMPT, lr=0.0, group=GROUP)
+    base = Base(model, ChanceWorld(), about={}, checksum=0)
+    rounds = []
 
     class Turns(TrainerCallback):
         def on_step_begin(self, *_, **__):
-            times.append(time.perf_counter())
+            self.begun = time.perf_counter()
 
         def on_step_end(self, *_, **__):
-            times.append(time.perf_counter())
-            step(policy, model, optimizer, decode)
-            times.append(time.perf_counter())
+            ended = time.perf_counter()
+            slow_step(learner, questions(QUESTIONS))
+            rounds.append([time.perf_counter() - ended, ended - self.begun])
 
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = trl_trainer(model, folder, device, rounds + 1)
+    with tempfile.TemporaryDirectory() as folder, RunFolder(f"{folder}/ours", "", "") as ours:
+        learner = Learner(cfg, base, device, ours)
+        trainer = trl_trainer(model, folder, device)
         trainer.add_callback(Turns)
         with contextlib.redirect_stdout(sys.stderr):  # the table is printed to stdout
             trainer.train()
-    rounds = torch.tensor(times, dtype=torch.float64).view(-1, 3)[1:]  # (rounds, moments)
-    theirs, ours = rounds.diff().median(0).values.tolist()
-    compare("a gradient step", {"train.py": ours, "TRL": theirs})
+    compare("a gradient step", ["train.py", "TRL"], rounds)
 
 
 def main(argv=None):
@@ -262,10 +228,13 @@ def main(argv=None):
         model = open_model(args.base, args.device)
         print(f"On {args.device}, {torch.get_num_threads()} threads, torch {torch.__version__}.\n")
         print(HEAD, flush=True)
-        bench_sampling(model, args.device, ROUNDS)
+        bench_sampling(model, args.device)
         if args.other:
-            bench_reflections(model, open_model(args.other, args.device), ROUNDS)
-        bench_step(model, args.device, ROUNDS)
+            other = open_model(args.other, args.device)
+            runners = {"this base": partial(reflected, model)}
+            runners["the other"] = partial(reflected, other)
+            race("a token of 16 reflections", runners)
+        bench_step(model, args.device)
 
 
 if __name__ == "__main__":

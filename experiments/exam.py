@@ -9,6 +9,7 @@ reflections look for are held-out rules, where they have two or three operations
 
 import random
 from functools import partial
+from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean
@@ -34,8 +35,8 @@ reflect seen 2 one missing
 reflect task 2 one missing
 reflect seen 1/2 other domain
 reflect task 1/2 other domain
-"""
-HEAD = ["domain", *EXAMS.strip().splitlines(), "look up, worst", "seed prompt", "right prompt"]
+""".strip().splitlines()
+HEAD = ["domain", *EXAMS, "look up, worst", "seed prompt", "right prompt"]
 SEED_QUESTIONS = 1000  # at least: under the seed prompt few should be right
 BATCH = 250  # items that go through the model at once
 
@@ -64,14 +65,13 @@ def whole_tasks(model, name: str, n: int, is_named: bool) -> float:
     is_named: whether the prompt names the rules; the seed prompt names none.
     """
     sampler = Sampler(model, ToyWorld(), 1.0, torch.Generator().manual_seed(0))
-    scores = []
+    outcomes = []
     for seed in range(1000, 1000 + -(-n // 25)):
         task = make_task(name, seed)
-        questions = task.questions(random.Random(seed), 25)
         prompt = task.instructions if is_named else {}
-        outcomes = sampler.answer([(prompt, questions)]).outcomes
-        scores += [outcome.score for outcome in outcomes]
-    return mean(scores)
+        questions = task.questions(random.Random(seed), 25)
+        outcomes += sampler.answer([(prompt, questions)]).outcomes
+    return mean(outcome.score for outcome in outcomes)
 
 
 def examine(path: Path, n: int, name: str) -> list[str]:
@@ -79,9 +79,10 @@ def examine(path: Path, n: int, name: str) -> list[str]:
     torch.set_num_threads(1)
     model, _ = load_base(path)
     domain = domains()[name]
+
     # Solving and reflecting.
     cells = [name]
-    for line in EXAMS.strip().splitlines():
+    for line in EXAMS:
         kind, level, lengths, old = line.split(" ", 3)
         max_new = REFLECTION_TOKENS if kind == "reflect" else ANSWER_TOKENS
         rates = []
@@ -94,19 +95,15 @@ def examine(path: Path, n: int, name: str) -> list[str]:
     found = []
     for lines in range(1, 7):
         for place in range(lines):
-            exam = (exams.looking_up, domain, place, lines)
-            found.append(share(model, n, ANSWER_TOKENS, *exam))
+            rate = share(model, n, ANSWER_TOKENS, exams.looking_up, domain, place, lines)
+            found.append(rate)
 
     # Tasks as a run has them.
     seed = whole_tasks(model, name, max(n, SEED_QUESTIONS), False)
     right = whole_tasks(model, name, n, True)
-    cells += [f"{figure:.3f}" for figure in (min(found), seed, right)]
+    for figure in (min(found), seed, right):
+        cells.append(f"{figure:.3f}")
     return cells
-
-
-def row_of(cells: list[str]) -> str:
-    """A line of a table in Markdown."""
-    return f"| {' | '.join(cells)} |"
 
 
 def main(argv=None):
@@ -119,11 +116,11 @@ def main(argv=None):
         if about["vocabulary"] != formats.fingerprint() or args.questions < 1:
             raise ValueError("needs a base with this vocabulary, and --questions of 1 at least")
         print(f"{about['step']} steps, {about['elapsed']:.0f} s; {args.questions} questions.\n")
-        print(row_of(HEAD), row_of(["---"] * len(HEAD)), sep="\n", flush=True)
         exam = partial(examine, args.base, args.questions)
         with get_context("spawn").Pool(2) as pool:
-            for cells in pool.imap(exam, about["domains"]):
-                print(row_of(cells), flush=True)
+            rows = pool.imap(exam, about["domains"])
+            for cells in chain([HEAD, ["---"] * len(HEAD)], rows):
+                print(f"| {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,218 +1,189 @@
 """What finished runs say: how they are read, and the figures that claims are made of.
 
 A figure is one number for a run, or for two runs with the same seed. Where a run first reaches a
-level is read off means over three log lines: single ones are noisy.
+level is read off means over three log lines: single ones are noisy. What a run, its log and its
+stages are, view.py knows already.
 """
 
-import json
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
 from root import KEPT
 
-from tasks import make_task
+from view import Run, of, read_run
 
 LEAST_GAIN = 0.02  # an accuracy that has risen by less has not risen
 
-
-@dataclass
-class Finished:
-    """A finished run, as run.py keeps it."""
-
-    seed: int
-    length: int  # of a stage, in gradient steps
-    log: list[dict]
-    stages: list[dict]  # the closing table, see result.json
-
-    @property
-    def last(self) -> int:
-        """The number of the last stage, from 0 on."""
-        return len(self.stages) - 1
-
-    def lines(self, kind, stage: int = 0) -> list[dict]:
-        """The log lines of a kind within a stage; evaluations from its beginning to its end."""
-        begin = stage * self.length
-        steps = range(begin, begin + self.length + 1)
-        own = [line for line in self.log if line["kind"] == kind and line["task"] == stage]
-        return [line for line in own if line["step"] in steps]
+Runs = dict[int, dict[str, Run]]  # seed -> name -> finished run
 
 
-Runs = dict[str, dict[int, Finished]]  # name -> seed -> run
+def read(folder: Path) -> Run:
+    """A finished run. Each log line also gets `time`: the seconds of learning until then."""
+    one = read_run(folder)
+    time = 0.0
+    for line in one.lines:
+        time += line.get("seconds", 0.0)
+        line["time"] = time
+
+    # The closing table has four cells for each stage.
+    for done in one.result["tasks"]:
+        done["neither"], done["prompt"] = done["accuracy"]["base weights"]
+        done["weights"], done["both"] = done["accuracy"]["final weights"]
+    return one
 
 
-def load(folder: Path = KEPT) -> Runs:
-    """All finished runs. Each log line also gets `time`: the seconds of learning until then."""
+def load(kept: Path = KEPT) -> Runs:
+    """All finished runs that run.py has kept."""
     runs: Runs = {}
-    for path in sorted(folder.glob("*/result.json")):
-        # The closing table has four cells for each stage.
-        stages = json.loads(path.read_text(encoding="utf-8"))["tasks"]
-        for done in stages:
-            done["neither"], done["prompt"] = done["accuracy"]["base weights"]
-            done["weights"], done["both"] = done["accuracy"]["final weights"]
-
-        # The log, with the time so far.
-        config = path.with_name("config.json").read_text(encoding="utf-8")
-        lines = path.with_name("log.jsonl").read_text(encoding="utf-8").splitlines()
-        log = [json.loads(line) for line in lines]
-        time = 0.0
-        for line in log:
-            time += line.get("seconds", 0.0)
-            line["time"] = time
-
+    for path in sorted(kept.glob("*/result.json")):
         # The folder is named after the run and its seed.
         name, _, seed = path.parent.name.rpartition("-")
-        one = Finished(int(seed), json.loads(config)["stage"], log, stages)
-        runs.setdefault(name, {})[one.seed] = one
-    return runs
+        runs.setdefault(int(seed), {})[name] = read(path.parent)
+    return dict(sorted(runs.items()))
 
 
 # --- at the end of a run ---
 
 
-def end(one: Finished):
+def end(one: Run):
     """The mean accuracy of the last three evaluations after training began, in the last stage.
 
     Under the evolved prompt; of `rl` and `distill` under the prompt that they began with.
     """
-    accuracies = [line["val_acc"] for line in one.lines("eval", one.last)[1:]]
-    return mean(accuracies[-3:])
+    _before, *evals = one.stages[-1].evals
+    return mean(line["val_acc"] for line in evals[-3:])
 
 
-def last(one: Finished, key):
+def last(one: Run, key):
     """A figure of the last evaluation (docs/RUNS.md explains them)."""
-    return one.lines("eval", one.last)[-1][key]
+    return of(one.lines, "eval")[-1][key]
 
 
-def skills(one: Finished):
+def skills(one: Run):
     """What is gained of the base's skills, a share right, averaged over domains: mostly below 0."""
-    shares = [mean(line["skills"].values()) for line in one.lines("skills")]
+    shares = [mean(line["skills"].values()) for line in of(one.lines, "skills")]
     return shares[-1] - shares[0]
 
 
-def calm(one: Finished):
+def calm(one: Run):
     """The share of fast phases without a surprise."""
-    return mean(not line["surprise"] for line in one.lines("fast"))
+    return mean(not line["surprise"] for line in of(one.lines, "fast"))
 
 
 # --- how much less a method takes ---
 
 
-@dataclass
-class Reached:
-    """Where a run first reaches a level: a log line, the last one if it never does."""
-
-    line: dict
-    really: bool
-
-
 def running_means(lines: list[dict], key) -> list[float]:
     """A figure of each line, averaged with those of the two lines before."""
     figures = [line[key] for line in lines]
-    return [mean(figures[max(i - 2, 0) : i + 1]) for i in range(len(figures))]
+    ends = range(1, len(figures) + 1)
+    return [mean(figures[:end][-3:]) for end in ends]
 
 
-def first_at(lines: list[dict], key, level) -> Reached:
-    """The first line whose running mean is at a level."""
+def first_at(lines: list[dict], key, level) -> tuple[dict, bool]:
+    """The first line whose running mean is at a level, else the last one; and whether one is."""
     for line, figure in zip(lines, running_means(lines, key), strict=True):
         if figure >= level:
-            return Reached(line, True)
-    return Reached(lines[-1], False)
+            return line, True
+    return lines[-1], False
 
 
-def less(ours: Reached, theirs: Reached, unit):
-    """1 - ours / theirs: 0.80 is five times less. At most 0 where we did not get there."""
-    share = 1 - ours.line[unit] / theirs.line[unit]
-    return share if ours.really else min(share, 0.0)
+def less(ours: list[dict], theirs: list[dict], key, level, unit):
+    """1 - ours / theirs, of what it takes until a figure is at a level: 0.80 is five times less.
+
+    At most 0 where we do not get there.
+    """
+    here, is_reached = first_at(ours, key, level)
+    there, _ = first_at(theirs, key, level)
+    share = 1 - here[unit] / there[unit]
+    return share if is_reached else min(share, 0.0)
 
 
-def saved(fst: Finished, rl: Finished, unit):
+def saved(fst: Run, rl: Run, unit):
     """How much less `fst` has taken of something when it first reaches the best accuracy of `rl`.
 
     An `rl` that gains less than LEAST_GAIN never reaches it, and counts with all that it took; but
     there is no KL to compare then, and none is saved.
     """
     # What is to be reached.
-    before, *evals = rl.lines("eval")
-    best = max(running_means(evals, "val_acc"))
+    before, *theirs = rl.stages[0].evals
+    best = max(running_means(theirs, "val_acc"))
     level = max(best, before["val_acc"] + LEAST_GAIN)
-
-    # Where both get there.
-    ours = first_at(fst.lines("eval")[1:], "val_acc", level)
-    theirs = first_at(evals, "val_acc", level)
-    if unit == "kl_base" and not theirs.really:
+    if unit == "kl_base" and best < level:
         return 0.0
-    return less(ours, theirs, unit)
+
+    # Both are measured after training began.
+    return less(fst.stages[0].evals[1:], theirs, "val_acc", level, unit)
 
 
-def earlier(fst: Finished, rl: Finished, unit):
+def earlier(fst: Run, rl: Run, unit):
     """How much less `fst` has taken of something when rewards come in."""
-    ours = first_at(fst.lines("slow"), "reward", LEAST_GAIN)
-    return less(ours, first_at(rl.lines("slow"), "reward", LEAST_GAIN), unit)
+    return less(of(fst.lines, "slow"), of(rl.lines, "slow"), "reward", LEAST_GAIN, unit)
 
 
 # --- the stages of a stream ---
 
 
-def stage(one: Finished, number, key):
+def stage(one: Run, number, key):
     """An accuracy of a stage (1, 2, ...) in the closing table.
 
     key: "at_end", when the stage ended; for the end of the run "both", of the final weights under
     the prompt that the stage was left with; "prompt", of the base's weights under it; "weights", of
     the final weights under the seed prompt; "neither".
     """
-    return one.stages[int(number) - 1][key]
+    return one.result["tasks"][int(number) - 1][key]
 
 
-def stage_ends(one: Finished):
+def stage_ends(one: Run):
     """The mean accuracy at the ends of all stages."""
-    return mean(done["at_end"] for done in one.stages)
+    return mean(done["at_end"] for done in one.result["tasks"])
 
 
-def sound(one: Finished):
+def sound(one: Run):
     """1 if all stages end above 0.45, else 0."""
-    return float(min(done["at_end"] for done in one.stages) > 0.45)
+    lowest = min(done["at_end"] for done in one.result["tasks"])
+    return float(lowest > 0.45)
 
 
-def named(one: Finished):
+def named(one: Run):
     """The share of the hidden rules of one and two operations that are named, or equal ones.
 
     In the prompts that the stages end with.
     """
     found = []
-    for done in one.stages:
-        task = make_task(done["task"], one.seed)
-        results = task.domain.results  # two rules are equal if they give the same results
-        for topic, rule in task.rules.items():
-            instruction = tuple(done["evolved"].get(topic, "").split())
-            if len(rule) < 3:
-                found.append(results.get(instruction) == results[rule])
+    for stage in one.stages:
+        for topic, rule in stage.hidden.items():
+            # A topic without a line has an instruction, too: none.
+            verdict = stage.verdict(topic, stage.best.get(topic, "none"))
+            if len(rule.split()) < 3:
+                found.append(verdict in ("right", "equal"))
     return mean(found)
 
 
-def own_lines(one: Finished):
+def own_lines(one: Run):
     """The share of these prompts' lines that have operations of their own domain only."""
-    own = [True]  # a prompt without lines has no wrong one
-    for done in one.stages:
-        operations = make_task(done["task"], one.seed).domain.operations
-        for instruction in done["evolved"].values():
-            own.append(set(instruction.split()) <= set(operations))
-    return mean(own[1:] or own)
+    own = []
+    for stage in one.stages:
+        for topic, instruction in stage.best.items():
+            own.append(stage.verdict(topic, instruction) != "foreign")
+    return mean(own or [True])  # a prompt without lines has no wrong one
 
 
 # --- a task that comes back as the last one ---
 
 
-def first_phase(one: Finished):
+def first_phase(one: Run):
     """The anchor score of the best prompt after the first fast phase, before any gradient step."""
-    phase = one.lines("fast", one.last)[0]
+    # The best prompt comes first.
+    phase = one.stages[-1].phases[0]
     _, score = phase["population"][0]
     return score
 
 
-def within_third(one: Finished, number):
+def within_third(one: Run, number):
     """The accuracy in a stage (1, 2, ...), at a third of the rollouts that the first one took."""
-    limit = one.lines("eval")[-1]["rollouts"] / 3
-    before, *later = one.lines("eval", int(number) - 1)
-    within = [line for line in later if line["rollouts"] - before["rollouts"] <= limit]
-    return [before, *within][-1]["val_acc"]
+    third = one.stages[0].evals[-1]["rollouts"] / 3
+    evals = one.stages[int(number) - 1].evals
+    limit = evals[0]["rollouts"] + third
+    within = [line for line in evals if line["rollouts"] <= limit]
+    return within[-1]["val_acc"]

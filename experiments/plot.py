@@ -5,6 +5,7 @@ python experiments/plot.py
 
 import numpy as np
 import run
+from matplotlib.figure import Figure
 from measure import Runs, load
 from root import KEPT, ROOT
 
@@ -12,46 +13,46 @@ LABELS = {"rollouts": "rollouts, all counted", "kl_base": "KL to the base, nats 
 COLOURS = {"fst": "tab:orange", "rl": "tab:blue", "gepa": "tab:green"}
 
 
-def panel(axes, runs: Runs, name, stage, x, title):
-    """Validation accuracy over x, a figure of the log. name: of the runs, with METHOD in it."""
+def panel(axes, runs: Runs, names, stage, x):
+    """Validation accuracy over x, a figure of the log. names: of the runs, with METHOD in them."""
     for method, colour in COLOURS.items():
+        name = names.replace("METHOD", method)
         curves = []
-        for one in runs.get(name.replace("METHOD", method), {}).values():
-            evals = one.lines("eval", stage)
-            curves.append([[line[key] for line in evals] for key in (x, "val_acc")])
-            axes.plot(*curves[-1], color=colour, lw=0.7, alpha=0.4)
+        for one in [by_name[name] for by_name in runs.values() if name in by_name]:
+            evals = one.stages[stage].evals
+            curve = [[line[key] for line in evals] for key in (x, "val_acc")]
+            axes.plot(*curve, color=colour, lw=0.7, alpha=0.4)
+            curves.append(curve)
         # Evaluations come at the same steps in every seed.
         if curves:
             axes.plot(*np.mean(curves, axis=0), color=colour, lw=2.5, label=method)
-    axes.set(xlabel=LABELS[x], ylim=(0, 1), title=title)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def picture(path, runs: Runs, x, panels):
+    """A panel for each (names of runs, stage, title), side by side."""
+    figure = Figure(figsize=(16, 3.4), layout="constrained")
+    row = figure.subplots(1, 4, sharey=True)
+    for axes, (names, stage, title) in zip(row, panels, strict=True):
+        panel(axes, runs, names, stage, x)
+        axes.set(xlabel=LABELS[x], ylim=(0, 1), title=title)
+    row[0].set_ylabel("validation accuracy")
+
+    # All panels have the same methods.
+    figure.legend(*row[0].get_legend_handles_labels(), frameon=False, loc="outside right")
+    figure.savefig(path, dpi=110)
 
 
 def draw(kept, folder):
     """efficiency.png and kl.png, a panel for each domain; stream.png, one for each stage."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     runs = load(kept)
     domains = [(f"METHOD-{domain}", 0, domain) for domain in run.DOMAINS]
-    stream = []
-    for i, name in enumerate(run.STREAM.split()):
-        stream.append(("stream-METHOD", i, f"stage {i + 1}: {name}"))
-    pictures = {
-        "efficiency": ("rollouts", domains),
-        "kl": ("kl_base", domains),
-        "stream": ("rollouts", stream),
-    }
-    for file, (x, panels) in pictures.items():
-        figure, row = plt.subplots(1, 4, figsize=(16, 3.4), sharey=True, layout="constrained")
-        for axes, (name, stage, title) in zip(row, panels, strict=True):
-            panel(axes, runs, name, stage, x, title)
-        row[0].set_ylabel("validation accuracy")
-        figure.legend(*row[0].get_legend_handles_labels(), frameon=False, loc="outside right")
-        figure.savefig(folder / f"{file}.png", dpi=110)
-        plt.close(figure)
+    stages = []
+    for i, task in enumerate(run.STREAM.split()):
+        stages.append(("stream-METHOD", i, f"stage {i + 1}: {task}"))
+    picture(folder / "efficiency.png", runs, "rollouts", domains)
+    picture(folder / "kl.png", runs, "kl_base", domains)
+    picture(folder / "stream.png", runs, "rollouts", stages)
 
 
 if __name__ == "__main__":

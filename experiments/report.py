@@ -117,52 +117,47 @@ def names_in(words) -> list[str]:
     return found
 
 
-def seeds_in(words, runs: Runs) -> list[int]:
-    """The seeds that all runs in some words have."""
-    of_names = [set(runs.get(name, {})) for name in names_in(words)]
-    return sorted(set.intersection(*of_names))
+def paired(words, runs: Runs) -> list[dict]:
+    """The runs by name, for each seed that has all runs in some words."""
+    names = set(names_in(words))
+    return [by_name for by_name in runs.values() if names <= by_name.keys()]
 
 
-def figures(words, runs: Runs, seeds) -> np.ndarray:
-    """A figure of runs, or a number -> one for each seed."""
-    # A number is the same for all of them.
+def figure(words, by_name) -> float:
+    """A figure of the runs of a seed, or a number."""
     if not names_in(words):
-        return np.full(len(seeds), float(words))
+        return float(words)
 
-    # "saved:rollouts fst-facts rl-facts" is measure.saved(fst, rl, "rollouts"), seed by seed.
-    figure, *patterns = words.split()
-    function, *arguments = figure.split(":")
-    columns = []
+    # "saved:rollouts fst-facts rl-facts" is measure.saved(fst, rl, "rollouts").
+    function, *patterns = words.split()
+    function, *arguments = function.split(":")
+    figures = []
     # Where a mean is asked for, these are several runs, or several pairs of runs.
-    for group in zip(*map(names_in, patterns), strict=True):
-        column = []
-        for seed in seeds:
-            of_seed = [runs[name][seed] for name in group]
-            column.append(getattr(measure, function)(*of_seed, *arguments))
-        columns.append(column)
-    return np.mean(columns, axis=0)
+    for names in zip(*map(names_in, patterns), strict=True):
+        chosen = [by_name[name] for name in names]
+        figures.append(getattr(measure, function)(*chosen, *arguments))
+    return np.mean(figures)
 
 
-def value(words, runs: Runs, seeds) -> np.ndarray:
-    """A sum of figures, each maybe times a number -> one for each seed."""
+def values(words, seeds) -> np.ndarray:
+    """A sum of figures, each maybe times a number -> one for each of some seeds, see `paired`."""
     total = np.zeros(len(seeds))
     for term in words.split(" + "):
-        share, _, figure = term.rpartition(" of ")
-        total = total + float(share or 1) * figures(figure, runs, seeds)
+        share, _, words = term.rpartition(" of ")
+        total += float(share or 1) * np.array([figure(words, by_name) for by_name in seeds])
     return total
 
 
-def spread(words, runs: Runs, seeds) -> str:
-    """Mean and standard deviation of a figure; words without a run as they are."""
-    if not names_in(words):
-        return words
-    values = value(words, runs, seeds)
+def spread(words, seeds) -> str:
+    """Mean and standard deviation of a figure."""
     if not seeds:
         return "-"
-    centre = values.mean()
-    digits = 0 if centre >= 100 else 2
-    width = f" ± {values.std(ddof=1):,.{digits}f}" if len(seeds) > 1 else ""
-    return f"{centre:,.{digits}f}{width}"
+    figures = values(words, seeds)
+    form = "{:,.0f}" if figures.mean() >= 100 else "{:,.2f}"
+    text = form.format(figures.mean())
+    if len(seeds) > 1:
+        text += " ± " + form.format(figures.std(ddof=1))
+    return text
 
 
 # --- verdicts ---
@@ -189,19 +184,18 @@ def verdict(past: np.ndarray, against: np.ndarray) -> str:
 def judge(row, runs: Runs) -> list[str]:
     """A claim -> the cells of its line in the report."""
     what, ours, bar, other = row
-    seeds = seeds_in(" ".join(row), runs)
+    seeds = paired(" ".join(row), runs)
 
     # What was measured: all with the same seeds.
     cells = [what]
-    for words in (ours, bar, other):
-        cells.append(f"`{words}`: {spread(words, runs, seeds)}" if " " in words else words)
+    for words in row[1:]:
+        cells.append(f"`{words}`: {spread(words, seeds)}" if " " in words else words)
 
     # What it shows. Without a bar a line is only reported.
     word = "" if seeds else "*missing*"
     if bar:
-        measured = value(ours, runs, seeds)
-        past = measured - value(bar, runs, seeds)
-        word = verdict(past, measured - value(other or bar, runs, seeds))
+        measured = values(ours, seeds)
+        word = verdict(measured - values(bar, seeds), measured - values(other or bar, seeds))
     return [*cells, str(len(seeds)), word]
 
 
@@ -214,14 +208,9 @@ def table(head: str, rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def claims_table(text, runs: Runs) -> str:
-    rows = [judge(row, runs) for row in rows_of(text)]
-    return table("claim | ours | the bar | compared with | seeds | verdict", rows)
-
-
 def cell(words, runs: Runs) -> str:
     """A figure over all seeds that there are; words without a run as they are."""
-    return spread(words, runs, seeds_in(words, runs)) if names_in(words) else words
+    return spread(words, paired(words, runs)) if names_in(words) else words
 
 
 def readme_table(runs: Runs) -> str:
@@ -233,21 +222,22 @@ def readme_table(runs: Runs) -> str:
 
 def runs_table(runs: Runs) -> str:
     """What all runs ended with and what they cost, and which ones are missing."""
-    columns = ["end", "last:kl_base", "last:rollouts", "last:tokens", "last:time"]
+    columns = "end | last:kl_base | last:rollouts | last:tokens | last:time"
     rows = []
     for name, asked in run.names().items():
-        cells = [cell(f"{figure} {name}", runs) for figure in columns]
-        rows.append([name, *cells, f"{len(runs.get(name, {}))} of {asked}"])
-    return table(f"run | {' | '.join(columns)} | seeds", rows)
+        cells = [cell(f"{figure} {name}", runs) for figure in columns.split(" | ")]
+        rows.append([name, *cells, f"{len(paired(name, runs))} of {asked}"])
+    return table(f"run | {columns} | seeds", rows)
 
 
 def sweep_scores(runs: Runs, method) -> dict[tuple, float]:
     """Learning rate and KL coefficient -> the mean accuracy at the ends of the stages."""
     scores = {}
     for setting in itertools.product(run.RATES, run.KL_COEFS):
-        name = "-".join(["sweep", method, *setting])
-        if name in runs:
-            scores[setting] = value(f"stage_ends {name}", runs, sorted(runs[name])).mean()
+        words = f"stage_ends sweep-{method}-{'-'.join(setting)}"
+        seeds = paired(words, runs)
+        if seeds:
+            scores[setting] = values(words, seeds).mean()
     return scores
 
 
@@ -332,9 +322,11 @@ PICTURES = """![Validation accuracy over rollouts, by domain and method](figures
 def page(folder: Path) -> str:
     """docs/RESULTS.md, of the runs in a folder and the tables beside it."""
     runs = load(folder)
+    head = "claim | ours | the bar | compared with | seeds | verdict"
     sections = []
     for title, text in CLAIMS.items():
-        sections.append(f"## {title}\n\n{claims_table(text, runs)}")
+        claims = table(head, [judge(row, runs) for row in rows_of(text)])
+        sections.append(f"## {title}\n\n{claims}")
     return PAGE.format(
         n=sum(map(len, runs.values())),
         asked=len(run.all_runs()),

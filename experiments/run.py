@@ -10,7 +10,6 @@ several go side by side.
 """
 
 import argparse
-import itertools
 import json
 import os
 import re
@@ -43,7 +42,7 @@ KL_COEFS = ("0.001", "0.03", "0.1", "0.3")
 
 # Options of all runs, unless their line says otherwise; and of a method. What the sweep has chosen
 # for `fst` are the defaults of train.py, what it has chosen for `rl` stands here.
-COMMON = "--device cpu --eval-every 5"
+COMMON = "--device cpu --eval-every 5 --method {method} --stage {stage} --seed {seed}"
 METHODS = {"rl": "--lr 0.0003 --kl-coef 0.001"}
 
 # A line stands for a run with each of its seeds, and with each of what its capitals stand for. The
@@ -119,42 +118,39 @@ class Run:
     method: str
     stage: str  # gradient steps of each task
     begins: str  # "base", "right", or the name of another run
-    options: tuple[str, ...]  # its tasks come first
+    options: str  # its tasks come first; a run that begins with "right" has one, and no others
+    before: "Run | None"  # the run whose weights it begins with
 
     @property
     def folder(self) -> str:
         return f"{self.name}-{self.seed}"
-
-    @property
-    def before(self) -> str:
-        """The folder of the run whose weights it begins with, if any."""
-        return "" if self.begins in ("base", "right") else f"{self.begins}-{self.seed}"
 
 
 def expand(text: str, stands_for: dict) -> list[str]:
     """The lines of a table, each once for each of what a word in it stands for."""
     lines = text.strip().splitlines()
     for word, names in stands_for.items():
-        copies = [[line.replace(word, name) for name in names] for line in lines]
-        lines = dict.fromkeys(itertools.chain(*copies))  # without the word all are the same
+        # Where the word is not in a line, all copies are the same: one stays.
+        lines = dict.fromkeys(line.replace(word, name) for line in lines for name in names)
     return list(lines)
 
 
 def all_runs() -> list[Run]:
     """All runs, seed by seed. A run comes after that whose weights it begins with."""
-    runs = []
+    runs = {}
     for line in expand(TABLE, STANDS_FOR)[1:]:
-        experiment, name, seeds, method, stage, begins, *options = line.split()
+        experiment, name, seeds, method, stage, begins, options = line.split(maxsplit=6)
         for seed in seeds_of(seeds):
-            run = Run(experiment, name, seed, method, stage, begins, tuple(options))
-            runs.append(run)
-    return sorted(runs, key=lambda run: run.seed)
+            before = runs.get((begins, seed))
+            run = Run(experiment, name, seed, method, stage, begins, options, before)
+            runs[name, seed] = run
+    return sorted(runs.values(), key=lambda run: run.seed)
 
 
 @cache
-def names() -> dict[str, int]:
+def names() -> Counter:
     """The names of all runs, each with the number of its seeds."""
-    return dict(Counter(run.name for run in all_runs()))
+    return Counter(run.name for run in all_runs())
 
 
 def seeds_of(words: str) -> range:
@@ -179,38 +175,37 @@ class Place:
     def is_finished(self, run: Run) -> bool:
         return (self.kept / run.folder / "result.json").exists()
 
-    def weights(self, folder: str) -> Path:
+    def weights(self, run: Run) -> Path:
         """What a run ended with; it is not kept."""
-        return self.work / folder / "weights.pt"
+        return self.work / run.folder / "weights.pt"
 
 
 def command(run: Run, place: Place) -> list[str]:
     """The options of train.py that make a run."""
-    words = [*COMMON.split(), "--method", run.method, *METHODS.get(run.method, "").split()]
-    words += ["--stage", run.stage, "--tasks", *run.options, "--seed", str(run.seed)]
-    words += place.options
+    words = COMMON.format(**vars(run)).split() + METHODS.get(run.method, "").split()
+    words += ["--tasks", *run.options.split(), *place.options]
     if run.before:
         words += ["--base", str(place.weights(run.before))]
     if run.begins == "right":
-        words += ["--prompt", str(right_prompt(run, place))]
+        path = place.work / f"{run.folder}.txt"
+        write_right_prompt(path, run.options, run.seed)
+        words += ["--prompt", str(path)]
     return words
 
 
-def right_prompt(run: Run, place: Place) -> Path:
-    """A file with the hidden rules of a run's task as its prompt."""
-    task = make_task(run.options[0], run.seed)
-    prompt = formats.prompt_text(task.instructions)
-    path = place.work / f"{run.folder}.txt"
+def write_right_prompt(path: Path, task: str, seed: int):
+    """Write the prompt that names all hidden rules of a task."""
+    prompt = formats.prompt_text(make_task(task, seed).instructions)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_file(path, prompt.encode())
-    return path
+    path.write_text(prompt, encoding="utf-8")
 
 
 def settings_of(run: Run, place: Place) -> dict:
     """A run's settings as they are kept: the base by its checksum, no paths of this machine."""
     cfg = command_line.parse(Config, command(run, place), presets={})
-    base = f"weights of {run.before}"
-    if not run.before:
+    if run.before:
+        base = f"weights of {run.before.folder}"
+    else:
         base = f"base {zlib.crc32(Path(cfg.base).read_bytes()):08x}"
     settings = asdict(cfg) | {"base": base, "out": ""}
     return json.loads(json.dumps(settings))  # as they look when they are read again
@@ -263,26 +258,25 @@ def keep(folder, kept, settings):
 # --- what is made in which order ---
 
 
-def still_to_make(wanted: list[Run], place: Place) -> list[Run]:
+def still_to_make(wanted, place: Place) -> list[Run]:
     """The runs that have not finished, and those whose weights they need and that are not there.
 
     Raises ValueError for a finished run with other settings.
     """
     todo = []
-    by_folder = {run.folder: run for run in all_runs()}
     for run in wanted:
         if place.is_finished(run):
             check_settings(place.kept / run.folder, settings_of(run, place))
             continue
-        before = by_folder.get(run.before)
-        if before and before not in todo and not place.weights(run.before).exists():
-            todo.append(before)
+        if run.before and not place.weights(run.before).exists():
+            todo.append(run.before)
         todo.append(run)
     return list(dict.fromkeys(todo))
 
 
-def make(todo: list[Run], place: Place, jobs: int) -> list[str]:
+def make(wanted, place: Place, jobs: int) -> list[str]:
     """Make runs, several side by side -> what went wrong, a line for each that failed."""
+    todo = still_to_make(wanted, place)
     futures = {}
     failures = []
 
@@ -292,16 +286,15 @@ def make(todo: list[Run], place: Place, jobs: int) -> list[str]:
             futures[run.before].result()
         execute(run, place)
 
-    with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(todo), unit="run") as bar:
+    with ThreadPoolExecutor(jobs) as pool:
         try:
             for run in todo:
-                futures[run.folder] = pool.submit(work, run)
-            for future in as_completed(futures.values()):
+                futures[run] = pool.submit(work, run)
+            for future in tqdm(as_completed(futures.values()), total=len(todo), unit="run"):
                 try:
                     future.result()
                 except RuntimeError as error:
                     failures.append(str(error))
-                bar.update()
         finally:
             pool.shutdown(cancel_futures=True)  # after Ctrl-C nothing new begins
     return failures
@@ -318,11 +311,8 @@ def choose(asked: list[str], seeds) -> list[Run]:
             known = ", ".join(experiments)
             raise ValueError(f"there is no {name}: experiments are {known}; or name a run")
     asked = asked or [name for name in experiments if name not in ON_REQUEST]
-    chosen = []
-    for run in all_runs():
-        is_asked = run.experiment in asked or run.name in asked
-        if is_asked and (run.seed in seeds or run.experiment == "sweep"):
-            chosen.append(run)
+    runs = [run for run in all_runs() if run.experiment in asked or run.name in asked]
+    chosen = [run for run in runs if run.seed in seeds or run.experiment == "sweep"]
     if not chosen:
         raise ValueError(f"{' '.join(asked)}: no run has one of these seeds")
     return chosen
@@ -339,7 +329,7 @@ def quick(jobs: int) -> list[str]:
         kinds.setdefault((run.experiment, run.method), run)
     with tempfile.TemporaryDirectory() as folder:
         place = Place(Path(folder) / "work", Path(folder) / "runs", tuple(QUICK.split()))
-        failures = make(still_to_make(list(kinds.values()), place), place, jobs)
+        failures = make(kinds.values(), place, jobs)
         report.page(place.kept)
         plot.draw(place.kept, Path(folder))
     return failures
@@ -357,9 +347,7 @@ def main(argv=None):
         if args.quick:
             failures = quick(args.jobs)
         else:
-            place = Place()
-            chosen = choose(args.names, args.seeds)
-            failures = make(still_to_make(chosen, place), place, args.jobs)
+            failures = make(choose(args.names, args.seeds), Place(), args.jobs)
         if failures:
             raise ValueError(f"{len(failures)} runs failed, the others are kept; {failures[0]}")
 

@@ -3,28 +3,35 @@
 import json
 from pathlib import Path
 
-from measure import Finished
+from tasks import make_task
+from view import Run, stages_of
 
 
-def evaluation(step: int, rollouts: int, accuracy: float, task: int = 0, **more) -> dict:
+def logged(kind: str, step: int, rollouts: int, task: int = 0, **figures) -> dict:
+    """A log line, with the counts that all of them have."""
+    counts = {"step": step, "task": task, "rollouts": rollouts, "tokens": 10 * rollouts}
+    return {"kind": kind} | counts | figures
+
+
+def evaluation(step: int, rollouts: int, accuracy: float, task: int = 0) -> dict:
     """A log line of an evaluation."""
-    line = {"kind": "eval", "step": step, "task": task, "rollouts": rollouts}
-    line |= {"tokens": 10 * rollouts, "val_acc": accuracy, "kl_base": accuracy / 2}
-    return line | more
+    figures = {"val_acc": accuracy, "kl_base": accuracy / 2, "prompt": {}}
+    return logged("eval", step, rollouts, task, **figures)
 
 
-def stage(task: str = "strings", at_end: float = 0.6, evolved: dict | None = None) -> dict:
-    """A stage of the closing table, as result.json has it."""
-    accuracy = {"base weights": [0.0, 0.3], "final weights": [0.1, at_end]}
-    return {"task": task, "evolved": evolved or {}, "at_end": at_end, "accuracy": accuracy}
+def run_of(log: list[dict], *tasks: str) -> Run:
+    """A run with a log."""
+    config = {"tasks": tasks, "seed": 0}
+    return Run("a run", config, log, "", {}, stages_of(config, log, {}))
 
 
-def curve(*accuracies: float, seed: int = 0, cost: int = 100) -> Finished:
+def curve(*accuracies: float, cost: int = 100) -> Run:
     """A run on one task: an evaluation every 5 steps, the first one before training."""
     log = []
     for i, accuracy in enumerate(accuracies):
         log.append(evaluation(5 * i, cost * i, accuracy))
-    return Finished(seed, log[-1]["step"], log, [stage(at_end=accuracies[-1])])
+        log.append(logged("slow", 5 * i, cost * i))
+    return run_of(log, "strings")
 
 
 def write_run(kept: Path, name: str, seed: int, tasks: list[str], up: float) -> None:
@@ -32,19 +39,28 @@ def write_run(kept: Path, name: str, seed: int, tasks: list[str], up: float) -> 
     log = []
     results = []
     for i, task in enumerate(tasks):
-        fast = {"kind": "fast", "step": 10 * i, "task": i, "surprise": False, "seconds": 1.0}
-        log.append(fast | {"population": [[{"red": "sort"}, up]]})
+        # At first a fast phase, then steps and evaluations.
+        prompt = {"red": "sort"}
+        fast = {"surprise": False, "seconds": 1.0, "population": [[prompt, up]], "accepted": []}
+        log.append(logged("fast", 10 * i, 1000 * i + 10, i, **fast))
         for step in (0, 5, 10):
             at = 10 * i + step
             log.append(evaluation(at, 100 * at + 10, up * step / 10, i))
             skills = {"strings": 1 - up * step / 100}
-            log.append({"kind": "skills", "step": at, "task": i, "skills": skills})
-            log.append({"kind": "slow", "step": at, "task": i, "rollouts": 100 * at + 10})
-            log[-1] |= {"reward": up * step / 10, "seconds": 2.0}
-        results.append(stage(task, up, {"red": "sort"}))
+            log.append(logged("skills", at, 100 * at + 10, i, skills=skills))
+            slow = {"reward": up * step / 10, "seconds": 2.0}
+            log.append(logged("slow", at, 100 * at + 10, i, **slow))
+
+        # How the stage ended, in the closing table.
+        accuracy = {"base weights": [0.0, 0.3], "final weights": [0.1, up]}
+        result = {"task": task, "hidden": make_task(task, seed).instructions, "evolved": prompt}
+        results.append(result | {"at_end": up, "accuracy": accuracy})
+
+    # The files.
     folder = kept / f"{name}-{seed}"
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps({"stage": 10}), encoding="utf-8")
     lines = "".join(json.dumps(line) + "\n" for line in log)
     (folder / "log.jsonl").write_text(lines, encoding="utf-8")
+    config = json.dumps({"method": "fst", "tasks": tasks, "seed": seed})
+    (folder / "config.json").write_text(config, encoding="utf-8")
     (folder / "result.json").write_text(json.dumps({"tasks": results}), encoding="utf-8")

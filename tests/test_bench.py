@@ -2,7 +2,7 @@
 
 import bench
 import pytest
-from bench import WORLD, generate_of, race, sampled
+from bench import SPECIAL, WORLD, generated, sampled
 
 from sampling import sample
 from tests import toy
@@ -10,7 +10,6 @@ from tests.llama import llama_of
 from tests.naive import sample_naive
 
 ROWS = 4 * bench.GROUP
-SPECIAL = {"eos_token_id": WORLD.eos, "pad_token_id": WORLD.pad}
 
 
 @pytest.fixture(scope="module")
@@ -26,20 +25,24 @@ def few_questions(monkeypatch):
     monkeypatch.setattr(bench, "QUESTIONS", 4)
 
 
-def test_a_race_gives_the_median_for_each_unit_of_work_without_the_first_round(monkeypatch):
+def test_a_race_gives_the_median_for_each_unit_of_work_without_the_first_round(monkeypatch, capsys):
     now = [0.0]
     monkeypatch.setattr(bench.time, "perf_counter", lambda: now[0])
-    takes = iter([100, 1, 2, 30, 4])
+    monkeypatch.setattr(bench, "ROUNDS", 4)
+    ours = iter([100, 1, 2, 30, 4])
+    theirs = iter([100, 6, 7, 6, 60])
 
-    def runner():
+    def runner(takes):
         now[0] += next(takes)
         return 2
 
-    assert race({"ours": runner}, 4) == {"ours": 1.5}  # of 0.5, 1, 15 and 2
+    bench.race("a token", {"ours": lambda: runner(ours), "theirs": lambda: runner(theirs)})
+    [line] = capsys.readouterr().out.splitlines()
+    assert line == "| a token | ours | theirs | 1.5 | 3.25 | 2.2 |"  # of 0.5, 1, 15 and 2
 
 
 def test_a_table_compares_the_first_with_each_of_the_others(capsys):
-    bench.compare("a token", {"ours": 0.5, "theirs": 1.25, "others": 0.25})
+    bench.compare("a token", ["ours", "theirs", "others"], [[9, 9, 9], [0.5, 1.25, 0.25]])
     first, second = capsys.readouterr().out.splitlines()
     assert first == "| a token | ours | theirs | 0.5 | 1.25 | 2.5 |" and "| 0.5 |" in second
 
@@ -51,8 +54,8 @@ def test_all_samplers_write_the_same_greedy_answers(model):
     llama = llama_of(model, **SPECIAL)
     n = sampled(sample, model, eos=WORLD.eos, **ours)
     assert n == sampled(sample_naive, model, eos=WORLD.eos, **ours)
-    assert n == generate_of(llama, **theirs) < 12 * ROWS
-    all_long = generate_of(llama, min_new_tokens=12, **theirs)
+    assert n == generated(llama, **theirs) < 12 * ROWS
+    all_long = generated(llama, min_new_tokens=12, **theirs)
     assert all_long == sampled(sample, model, eos=-1, **ours) == 12 * ROWS
 
 
@@ -60,10 +63,11 @@ def test_reflections_are_counted_in_tokens(model):
     assert bench.reflected(model) >= bench.REFLECTIONS
 
 
-def test_a_step_of_trl_and_one_of_ours_take_turns(model, capsys):
+def test_a_step_of_trl_and_one_of_ours_take_turns(model, capsys, monkeypatch):
     pytest.importorskip("trl")
     before = [p.clone() for p in model.parameters()]
-    bench.bench_step(model, "cpu", 1)
+    monkeypatch.setattr(bench, "ROUNDS", 1)
+    bench.bench_step(model, "cpu")
     [line] = capsys.readouterr().out.splitlines()
     assert line.startswith("| a gradient step | train.py | TRL |")
     assert all((p == q).all() for p, q in zip(before, model.parameters(), strict=True))

@@ -4,7 +4,7 @@ import measure
 import pytest
 
 from tasks import make_task
-from tests.records import curve, evaluation, stage, write_run
+from tests.records import curve, evaluation, logged, run_of, write_run
 
 # Means of three: 0.3, 0.47, 0.5, 0.5.
 RL = curve(0.0, 0.3, 0.64, 0.56, 0.3)
@@ -38,28 +38,28 @@ def test_an_rl_that_learns_nothing_counts_with_all_that_it_took():
 
 
 def test_rewards_tell_when_zero_is_left():
-    fst, rl = curve(0.0), curve(0.0)
-    for one, rewards in ((fst, [0.3, 0.4]), (rl, [0.0, 0.0, 0.03, 0.05])):
-        one.length = 4
+    runs = []
+    for rewards in ([0.3, 0.4], [0.0, 0.0, 0.03, 0.05]):
+        log = [evaluation(0, 0, 0.0)]
         for step, reward in enumerate(rewards, 1):
-            one.log.append({"kind": "slow", "task": 0, "step": step, "reward": reward})
-    assert measure.earlier(fst, rl, "step") == 0.75
+            log.append(logged("slow", step, 100 * step, reward=reward))
+        runs.append(run_of(log, "strings"))
+    assert measure.earlier(*runs, "step") == 0.75
 
 
 def stream():
     """Two stages of 10 steps. At the switch the second task is evaluated, too."""
-    one = curve(0.0, 0.2, 0.4)
-    one.stages.append(stage())
-    one.log.append(evaluation(0, 0, 0.7, task=1))
-    one.log += [evaluation(10, 200, 0.1, task=1), evaluation(10, 200, 0.4)]
-    one.log += [evaluation(12, 260, 0.3, task=1), evaluation(14, 320, 0.9, task=1)]
-    one.log += [evaluation(20, 400, 0.8, task=1), evaluation(20, 400, 0.0)]
-    return one
+    log = curve(0.0, 0.2, 0.4).lines
+    log += [evaluation(0, 0, 0.7, task=1), evaluation(10, 200, 0.1, task=1)]
+    log += [evaluation(12, 260, 0.3, task=1), evaluation(14, 320, 0.9, task=1)]
+    log += [logged("slow", 20, 400, task=1)]
+    log += [evaluation(20, 400, 0.8, task=1), evaluation(20, 400, 0.0)]
+    return run_of(log, "strings", "facts")
 
 
 def test_a_stage_has_the_evaluations_from_its_beginning_to_its_end():
-    steps = [[line["step"] for line in stream().lines("eval", i)] for i in (0, 1)]
-    assert steps == [[0, 5, 10, 10], [10, 12, 14, 20]]
+    steps = [[line["step"] for line in stage.evals] for stage in stream().stages]
+    assert steps == [[0, 5, 10], [10, 12, 14, 20]]
     assert measure.end(stream()) == pytest.approx((0.3 + 0.9 + 0.8) / 3)
 
 
@@ -73,11 +73,12 @@ def test_rules_are_named_by_what_they_do_and_lines_may_be_of_another_domain():
     task = make_task("strings", 0)
     assert [task.rules[topic] for topic in ("red", "blue")] == [("mirror", "weave"), ("sort",)]
     prompt = {"red": "weave mirror", "blue": "plus minus", "gold": "raise"}
-    run = curve(0.0, 0.5)
-    run.stages = [stage(evolved=prompt), stage(evolved={})]
+    log = [evaluation(0, 0, 0.0), logged("fast", 0, 10, population=[[prompt, 0.5]], accepted=[])]
+    log.append(logged("fast", 10, 20, task=1, population=[[{}, 0.5]], accepted=[]))
+    run = run_of(log, "strings", "strings")
     assert measure.named(run) == pytest.approx(1 / 6)
     assert measure.own_lines(run) == pytest.approx(2 / 3)
-    run.stages = [stage(evolved={})]
+    run = run_of([evaluation(0, 0, 0.0), logged("slow", 0, 10)], "strings")
     assert (measure.named(run), measure.own_lines(run)) == (0, 1)
 
 
@@ -85,10 +86,11 @@ def test_runs_are_read_from_what_is_kept_of_them(tmp_path):
     write_run(tmp_path, "fst-strings", 3, ["strings", "facts"], up=0.6)
     (tmp_path / "rl-strings-0").mkdir()  # not finished
     runs = measure.load(tmp_path)
-    one = runs["fst-strings"][3]
-    assert list(runs) == ["fst-strings"] and (one.seed, one.length, one.last) == (3, 10, 1)
+    one = runs[3]["fst-strings"]
+    assert list(runs) == [3] and list(runs[3]) == ["fst-strings"]
+    assert (one.config["seed"], len(one.stages)) == (3, 2)
     # A fast phase takes 1 second, a step 2.
-    assert [line["time"] for line in one.lines("eval")] == [1, 3, 5]
+    assert [line["time"] for line in one.stages[0].evals] == [1, 3, 5]
     assert measure.last(one, "time") == 12
     assert measure.skills(one) == pytest.approx(-0.06) and measure.calm(one) == 1
     assert measure.stage(one, "2", "at_end") == measure.stage(one, "2", "both") == 0.6

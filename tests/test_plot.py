@@ -1,6 +1,8 @@
 """experiments/plot.py: the pictures are drawn of any part of the runs."""
 
 import plot
+import pytest
+from matplotlib.figure import Figure
 
 from tests.records import write_run
 
@@ -15,31 +17,11 @@ def test_pictures_are_drawn_of_the_runs_that_are_there(tmp_path):
     assert pictures == ["efficiency.png", "kl.png", "stream.png"]
 
 
-class Axes:
-    """Takes down what is drawn."""
-
-    def __init__(self):
-        self.curves = []
-        self.spines = {("top", "right"): self}
-
-    def __getitem__(self, _):
-        return self
-
-    def plot(self, xs, ys, **_):
-        self.curves.append((list(xs), list(ys)))
-
-    def set(self, **_):
-        pass
-
-    set_visible = set
-
-
 def test_the_bold_line_is_the_mean_of_the_seeds(tmp_path):
     write_run(tmp_path, "fst-strings", 0, ["strings"], 0.5)
     write_run(tmp_path, "fst-strings", 1, ["strings"], 0.7)
-    axes = Axes()
-    axes.spines = axes
-    axes.set_visible = lambda _: None
-    plot.panel(axes, plot.load(tmp_path), "METHOD-strings", 0, "rollouts", "strings")
-    assert axes.curves[2][0] == [10, 510, 1010]
-    assert [round(y, 3) for y in axes.curves[2][1]] == [0.0, 0.3, 0.6]
+    axes = Figure().subplots()
+    plot.panel(axes, plot.load(tmp_path), "METHOD-strings", 0, "rollouts")
+    _, _, bold = axes.lines
+    assert list(bold.get_xdata()) == [10, 510, 1010]
+    assert bold.get_ydata() == pytest.approx([0.0, 0.3, 0.6])

@@ -43,36 +43,38 @@ def runs_of(**accuracies) -> dict:
     """Runs by name with an accuracy for each seed, `-` in names as `_`."""
     runs = {}
     for name, ends in accuracies.items():
-        by_seed = {seed: curve(0.0, at_end) for seed, at_end in enumerate(ends)}
-        runs[name.replace("_", "-")] = by_seed
+        for seed, at_end in enumerate(ends):
+            runs.setdefault(seed, {})[name.replace("_", "-")] = curve(0.0, at_end)
     return runs
 
 
 def test_figures_are_sums_over_the_seeds_that_all_runs_have():
     runs = runs_of(fst_strings=[0.5, 0.6, 0.7], rl_strings=[0.2, 0.4])
     line = ["ends higher", "end fst-strings", "0.5 of end rl-strings + 0.02", "end rl-strings"]
-    assert report.seeds_in(" ".join(line), runs) == [0, 1]
-    assert report.value(line[2], runs, [0, 1]) == pytest.approx([0.12, 0.22])
-    assert report.value("0.70", runs, [0, 1]) == pytest.approx([0.7, 0.7])
+    seeds = report.paired(" ".join(line), runs)
+    assert seeds == [runs[0], runs[1]]
+    assert report.values(line[2], seeds) == pytest.approx([0.12, 0.22])
+    assert report.values("0.70", seeds) == pytest.approx([0.7, 0.7])
     cells = report.judge(line, runs)
     assert cells[1] == "`end fst-strings`: 0.55 ± 0.07" and cells[4:] == ["2", "*not shown*"]
 
 
 def test_a_star_or_a_comma_stands_for_a_mean_seed_by_seed():
-    runs = {}
+    seeds = [{}, {}]
     for i, domain in enumerate(run.DOMAINS):
-        runs[f"fst-{domain}"] = {0: curve(0.0, 0.1 * i), 1: curve(0.0, 0.2 * i)}
-    assert report.value("end fst-*", runs, [0, 1]) == pytest.approx([0.15, 0.3])
-    assert report.value("end fst-numbers,fst-facts", runs, [0]) == pytest.approx([0.15])
-    del runs["fst-facts"]
-    assert report.seeds_in("end fst-*", runs) == []
+        seeds[0][f"fst-{domain}"] = curve(0.0, 0.1 * i)
+        seeds[1][f"fst-{domain}"] = curve(0.0, 0.2 * i)
+    assert report.values("end fst-*", seeds) == pytest.approx([0.15, 0.3])
+    assert report.values("end fst-numbers,fst-facts", seeds[:1]) == pytest.approx([0.15])
+    del seeds[0]["fst-facts"]
+    assert report.paired("end fst-*", dict(enumerate(seeds))) == [seeds[1]]
 
 
 def test_a_claim_is_judged_where_all_its_runs_are_there():
     row = ["where it ends", "end fst-facts", "end rl-facts + 0.10", "end rl-facts"]
-    runs = runs_of(fst_facts=[0.5, 0.6, 0.7])
-    assert report.judge(row, runs)[-2:] == ["0", "*missing*"]
-    runs |= runs_of(rl_facts=[0.1, 0.2, 0.3, 0.4])
+    ours = [0.5, 0.6, 0.7]
+    assert report.judge(row, runs_of(fst_facts=ours))[-2:] == ["0", "*missing*"]
+    runs = runs_of(fst_facts=ours, rl_facts=[0.1, 0.2, 0.3, 0.4])
     assert report.judge(row, runs)[-2:] == ["3", "**holds**"]
     only_told = ["ceiling", "end fst-facts", "", "end rl-facts"]
     assert report.judge(only_told, runs)[-2:] == ["3", ""]

@@ -41,10 +41,10 @@ def test_every_run_is_one_that_train_py_accepts(runs, tmp_path):
 
 
 def test_what_a_run_begins_with_comes_before_it(runs):
-    before = []
+    before = [None]
     for one in runs.values():
-        assert one.before == "" or one.before in before
-        before.append(one.folder)
+        assert one.before in before and (one.before is None) == (one.begins in ("base", "right"))
+        before.append(one)
     after = settings(runs["numbers-after-fst-2"])
     assert after.base.endswith("fst-strings-2/weights.pt")
     assert (after.method, after.tasks, after.seed) == ("rl", ["numbers"], 2)
@@ -101,8 +101,8 @@ def place(tmp_path, base, toy_world, monkeypatch):
     return Place(tmp_path / "work", tmp_path / "kept", options)
 
 
-def one_run(name: str, method: str = "fst", begins: str = "base") -> Run:
-    return Run("test", name, 2, method, "9", begins, ("strings",))
+def one_run(name: str, method: str = "fst", begins: str = "base", before=None) -> Run:
+    return Run("test", name, 2, method, "9", begins, "strings", before)
 
 
 def kept(place: Place, name: str) -> dict:
@@ -130,11 +130,12 @@ def test_what_a_finished_run_leaves_is_small_and_names_no_path(place, base):
 
 
 def test_a_run_begins_with_what_another_one_ended_with_or_is_told_the_rules(place):
-    run.execute(one_run("first"), place)
-    run.execute(one_run("second", "rl", begins="first"), place)
+    first = one_run("first")
+    run.execute(first, place)
+    run.execute(one_run("second", "rl", before=first), place)
     assert kept(place, "second")["base"] == "weights of first-2"
     saved = json.loads((place.work / "second-2" / "config.json").read_text(encoding="utf-8"))
-    assert saved["base"] == str(place.weights("first-2"))
+    assert saved["base"] == str(place.weights(first))
     run.execute(one_run("told", "rl", begins="right"), place)
     rules = make_task("strings", 2).instructions
     assert kept(place, "told")["prompt"] == formats.prompt_text(rules)
@@ -180,8 +181,8 @@ def test_a_run_is_made_again_where_only_its_weights_are_gone(runs, tmp_path):
         (place.kept / before.folder / name).write_text("{}", encoding="utf-8")
     assert run.still_to_make([before], place) == []
     assert run.still_to_make([before, after], place) == [before, after]
-    place.weights(before.folder).parent.mkdir(parents=True)
-    place.weights(before.folder).touch()
+    place.weights(before).parent.mkdir(parents=True)
+    place.weights(before).touch()
     assert run.still_to_make([before, after], place) == [after]
 
 
@@ -193,8 +194,9 @@ def test_one_that_fails_does_not_stop_the_others(place, monkeypatch):
         return subprocess.CompletedProcess(program, len(asked) == 1, "", "a\ntrain.py: no\n")
 
     monkeypatch.setattr(run.subprocess, "run", fails_at_first)
-    todo = [one_run("first"), one_run("second"), one_run("third", begins="first")]
-    failures = run.make(todo, place, jobs=1)
+    first = one_run("first")
+    wanted = [first, one_run("second"), one_run("third", before=first)]
+    failures = run.make(wanted, place, jobs=1)
     assert sorted(failures) == [*2 * ["first-2: train.py: no"], "second-2 was stopped"]
     assert len(asked) == 2  # the third has nothing to begin with
 
@@ -202,8 +204,8 @@ def test_one_that_fails_does_not_stop_the_others(place, monkeypatch):
 def test_quick_makes_runs_in_processes_of_their_own_the_report_and_the_pictures(monkeypatch):
     monkeypatch.setattr(run, "all_runs", lambda: [one_run("first", "rl")])
     drawn = []
-    monkeypatch.setattr(plot, "draw", lambda kept, _: drawn.append(list(measure.load(kept))))
-    assert run.quick(jobs=2) == [] and drawn == [["first"]]
+    monkeypatch.setattr(plot, "draw", lambda kept, _: drawn.append(measure.load(kept)))
+    assert run.quick(jobs=2) == [] and [list(runs[2]) for runs in drawn] == [["first"]]
 
 
 @pytest.mark.parametrize(
@@ -223,8 +225,7 @@ def test_what_is_wrong_is_said_in_one_line(capsys, words, said):
 
 
 def test_runs_that_failed_are_told_at_the_end(capsys, monkeypatch):
-    monkeypatch.setattr(run, "still_to_make", lambda chosen, place: chosen)
-    monkeypatch.setattr(run, "make", lambda todo, place, jobs: ["fst-facts-0: no", "b"])
+    monkeypatch.setattr(run, "make", lambda chosen, place, jobs: ["fst-facts-0: no", "b"])
     with pytest.raises(SystemExit):
         run.main(["fst-facts"])
     said = "2 runs failed, the others are kept; fst-facts-0: no"

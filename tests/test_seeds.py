@@ -2,18 +2,13 @@
 
 import json
 import re
-import sys
-from pathlib import Path
 
 import pytest
+import seeds
 
+import train
 from tasks import formats, make_task
 from tests import toy
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "experiments"))
-
-import seeds  # noqa: E402
 
 
 @pytest.fixture
@@ -22,8 +17,6 @@ def here(tmp_path, monkeypatch, toy_world):
     monkeypatch.chdir(tmp_path)
 
     def run(command, **_):
-        import train
-
         train.main(command[2:])
         return type("Ended", (), {"returncode": 0})
 
