@@ -17,7 +17,6 @@ from tqdm import tqdm
 from base import corpus
 from base.batches import IGNORED, document_losses, length_batches
 from base.exams import base_rates
-from base.muon import optimizers_of
 from model import GPT, GPTConfig
 from plumbing import processes
 from plumbing.files import beside, load_checkpoint, save_checkpoint
@@ -209,6 +208,18 @@ class Training:
         if processes.rank() == 0:
             done = f"{self.elapsed / 60:.0f} of {self.minutes:g} minutes are done"
             print(f"going on with {path}: {done}")
+
+
+def optimizers_of(model: GPT) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the blocks; AdamW for embedding, head and norms."""
+    matrices = [p for p in model.blocks.parameters() if p.ndim == 2]
+    chosen = set(matrices)
+    others = [p for p in model.parameters() if p not in chosen]
+
+    # Muon decays the weights of its matrices; the others are not decayed.
+    muon = torch.optim.Muon(matrices, lr=0.02)
+    adamw = torch.optim.AdamW(others, lr=4e-3, betas=(0.9, 0.95), weight_decay=0.0)
+    return [muon, adamw]
 
 
 # --- one step ---

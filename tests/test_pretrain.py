@@ -232,3 +232,13 @@ def test_learning_rates_lower_the_loss_on_a_few_documents():
             optimizer.zero_grad()
         losses.append(loss)
     assert losses[-1] < 0.5 * losses[0]
+
+
+def test_every_parameter_has_one_optimizer_and_only_matrices_of_blocks_have_muon():
+    model = GPT(GPTConfig(40, n_layer=2, n_head=2, n_embd=16, n_hidden=24))
+    muon, adamw = module.optimizers_of(model)
+    matrices = [id(p) for group in muon.param_groups for p in group["params"]]
+    others = [id(p) for group in adamw.param_groups for p in group["params"]]
+    assert sorted(matrices + others) == sorted(id(p) for p in model.parameters())
+    assert isinstance(muon, torch.optim.Muon) and len(matrices) == 2 * 7
+    assert id(model.embedding.weight) in others and id(model.head.weight) in others
