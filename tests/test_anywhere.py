@@ -30,12 +30,13 @@ from tests import toy
 ROOT = Path(__file__).resolve().parent.parent
 TRAIN = [sys.executable, str(ROOT / "train.py")]
 ENV = os.environ | {"OMP_NUM_THREADS": "1"}
+PATIENCE = 300  # seconds until a process counts as hanging: a busy machine is slow
 
 
 def run(command: list, **settings) -> subprocess.CompletedProcess:
     """Carry a command through; what it prints is text."""
     words = [str(word) for word in command]
-    settings = {"env": ENV, "capture_output": True, "text": True, "timeout": 60} | settings
+    settings = {"env": ENV, "capture_output": True, "text": True, "timeout": PATIENCE} | settings
     return subprocess.run(words, check=False, **settings)
 
 
@@ -46,12 +47,12 @@ def toy_run(base, out, *argv) -> list:
 
 def interrupt(process: subprocess.Popen, ready) -> tuple[str, str]:
     """Press Ctrl-C as soon as `ready()` -> what the program printed."""
-    end = time.monotonic() + 60
+    end = time.monotonic() + PATIENCE
     while not ready():
         assert process.poll() is None and time.monotonic() < end
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    return process.communicate(timeout=60)
+    return process.communicate(timeout=PATIENCE)
 
 
 # --- folders and links ---
