@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+import tasks
 from tasks import Domain, domains, strings
 from tasks.contract import problems
 
@@ -135,6 +136,8 @@ def test_no_domain_breaks_the_contract(domain):
 def test_a_broken_domain_is_reported_by_name_in_one_line(kind, monkeypatch):
     domain, message = BROKEN[kind]
     monkeypatch.setattr(strings, "DOMAIN", domain)
+    # The other domains are tested above.
+    monkeypatch.setattr(tasks, "problems", lambda one: problems(one) if one is domain else [])
     with pytest.raises(ValueError, match=message) as error:
         domains.__wrapped__()
     assert str(error.value).startswith("domain 'strings': ") and "\n" not in str(error.value)

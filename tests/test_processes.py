@@ -1,22 +1,30 @@
 """plumbing/processes.py: two processes do what one does."""
 
+import functools
+import itertools
+import json
 import os
 import socket
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+import train
+from base import pretrain
+from model import GPTConfig
 from plumbing import processes
 from plumbing.files import load_checkpoint
 from tests import toy
 
 ROOT = Path(__file__).parent.parent
+BATCHES = ["2", "1"]  # with one question the second process has none
 CODE = """
-import atexit, os, sys
+import atexit, json, os, sys
 
 def threads_left():
     names = []
@@ -28,27 +36,44 @@ def threads_left():
 
 atexit.register(threads_left)  # the last to be called
 import torch, train
-from tests import toy
+from tests import test_processes, toy
 torch.set_num_threads(1)
 toy.take_over()
-train.main(sys.argv[1:])
+test_processes.make_pretraining_tiny(setattr)
+for argv in json.loads(sys.argv[1]):
+    train.main(argv)
 """
-CLOCK = """
-import itertools, time
-ticks = itertools.count()
-time.perf_counter = lambda: float(next(ticks))
-"""
-CLOCKED = CLOCK + CODE
 
 
-def run_processes(
-    n: int, out: Path, base: Path, *argv: str, code: str = CODE
-) -> list[subprocess.CompletedProcess]:
-    """Carry a toy run through in n processes, as torchrun starts them."""
+def make_pretraining_tiny(change) -> None:
+    """Give it a tiny model, and a clock that goes on by a second per look.
+
+    change: what changes an attribute: setattr, or another function that does.
+    """
+    ticks = itertools.count()
+    clock = SimpleNamespace(perf_counter=lambda: float(next(ticks)))
+    sizes = {"n_layer": 1, "n_head": 2, "n_embd": 16, "n_hidden": 16}
+    change(pretrain, "time", clock)
+    change(pretrain, "GPTConfig", functools.partial(GPTConfig, **sizes))
+
+
+def toy_run(folder: Path, base: Path, batch: str) -> list[str]:
+    """The command line of a toy run in a folder."""
+    flags = ["--base", str(base), "--out", str(folder / batch)]
+    return [*toy.SIZES, *flags, "--steps", "6", "--batch", batch, "--passes", "24"]
+
+
+def toy_pretraining(folder: Path) -> list[str]:
+    """The command line of a pretraining, of six steps."""
+    settings = ["--minutes", "0.1", "--documents", "8"]
+    return [*toy.SIZES, "--pretrain", "--base", str(folder / "base.pt"), *settings]
+
+
+def run_processes(n: int, *command_lines: list[str]) -> list[subprocess.CompletedProcess]:
+    """Carry runs through, one after the other, in n processes, as torchrun starts them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    flags = [*toy.SIZES, "--base", str(base), "--out", str(out), *argv]
     running = []
     for i in range(n):
         place = {
@@ -60,7 +85,7 @@ def run_processes(
             "LOCAL_RANK": str(i),
         }
         settings = {"cwd": ROOT, "env": os.environ | place, "text": True}
-        command = [sys.executable, "-c", code, *flags]
+        command = [sys.executable, "-c", CODE, json.dumps(command_lines)]
         pipe = subprocess.PIPE
         running.append(subprocess.Popen(command, stdout=pipe, stderr=pipe, **settings))
     ended = []
@@ -70,17 +95,32 @@ def run_processes(
     return ended
 
 
-@pytest.mark.parametrize("batch", ["2", "1"])  # with one question the second process has none
+@pytest.fixture(scope="module")
+def of_two(base, tmp_path_factory):
+    """The folder of all that two processes made, which take long to start, and what each said."""
+    folder = tmp_path_factory.mktemp("two")
+    runs = [toy_run(folder, base, batch) for batch in BATCHES]
+    ended = run_processes(2, *runs, toy_pretraining(folder))
+    assert [process.returncode for process in ended] == [0, 0], ended
+    return folder, *(process.stdout for process in ended)
+
+
+def test_only_the_first_process_tells_and_in_the_end_no_threads_are_left(of_two):
+    _, first, second = of_two
+    assert first.count("base written") == 1 and "still there" not in first
+    assert second == ""
+
+
+@pytest.mark.parametrize("batch", BATCHES)
 def test_two_processes_equal_one_to_float_tolerance_with_the_same_accepted_prompts(
-    tmp_path, base, batch
+    of_two, base, tmp_path, toy_world, capsys, batch
 ):
-    argv = ["--steps", "6", "--batch", batch, "--passes", "24"]
-    for n in (1, 2):
-        ended = run_processes(n, tmp_path / str(n), base, *argv)
-        assert [process.returncode for process in ended] == [0] * n, ended
-        assert "strings, validation" in ended[0].stdout
-        assert not any("validation" in process.stdout for process in ended[1:])
-    one, two = (toy.log_of(tmp_path / str(n)) for n in (1, 2))
+    train.main(toy_run(tmp_path, base, batch))
+    said = capsys.readouterr().out
+    folder, first, _ = of_two
+    assert "strings, validation" in said and "strings, validation" in first
+    paths = (tmp_path / batch, folder / batch)
+    one, two = map(toy.log_of, paths)
     assert any(line["kind"] == "fast" and line["accepted"] for line in one)
     assert any(line["kind"] == "slow" and line["grad_norm"] for line in one)
     for a, b in zip(one, two, strict=True):
@@ -89,7 +129,7 @@ def test_two_processes_equal_one_to_float_tolerance_with_the_same_accepted_promp
         assert {key: a[key] for key in exact} == {key: b[key] for key in exact}
         expected = pytest.approx({key: b[key] for key in rounded}, rel=1e-5)
         assert {key: a[key] for key in rounded} == expected
-    one, two = (load_checkpoint(tmp_path / str(n) / "checkpoint.pt") for n in (1, 2))
+    one, two = (load_checkpoint(path / "checkpoint.pt") for path in paths)
     assert one["population"] == two["population"] and one["rollouts"] == two["rollouts"]
 
     # AdamW's steps are 0.01 however small a gradient is: rounding is seen there.
@@ -97,18 +137,11 @@ def test_two_processes_equal_one_to_float_tolerance_with_the_same_accepted_promp
         torch.testing.assert_close(weight, two["model"][name], atol=1e-4, rtol=0)
 
 
-def test_two_processes_pretrain_the_base_that_one_does(tmp_path):
-    # Six steps, on a clock that goes on by a second per look.
-    argv = ["--pretrain", "--minutes", "0.1", "--documents", "8"]
-    bases = []
-    for n in (1, 2):
-        ended = run_processes(n, tmp_path, tmp_path / f"{n}.pt", *argv, code=CLOCKED)
-        assert [process.returncode for process in ended] == [0] * n, ended
-        assert "base written" in ended[0].stdout
-        assert not any(process.stdout for process in ended[1:])
-        assert not any("still there" in process.stdout for process in ended)
-        bases.append(load_checkpoint(tmp_path / f"{n}.pt"))
-    one, two = bases
+def test_two_processes_pretrain_the_base_that_one_does(of_two, tmp_path, monkeypatch, capsys):
+    make_pretraining_tiny(monkeypatch.setattr)
+    train.main(toy_pretraining(tmp_path))
+    assert "base written" in capsys.readouterr().out
+    one, two = (load_checkpoint(folder / "base.pt") for folder in (tmp_path, of_two[0]))
     assert one["step"] == two["step"] == 6
     for name, weight in one["model"].items():
         torch.testing.assert_close(weight, two["model"][name], atol=1e-3, rtol=0)

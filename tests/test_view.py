@@ -7,6 +7,8 @@ import re
 import shutil
 import subprocess
 import time
+import timeit
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -379,13 +381,12 @@ def test_a_template_escapes_all_but_html():
 
 def test_a_page_is_small_and_made_quickly(tmp_path):
     path = write_run(tmp_path / "demo", how="reflect red: none\n" + "try a b c d e f\n" * 40)
-    page(path)  # what the domains know is computed once
-    start = time.process_time()
-    size = len(page(path).encode())
-    assert size < 300_000 and time.process_time() - start < 0.1
     long = write_run(tmp_path / "long", steps=2010, stage=670, how="try a b c d e f\n" * 40)
-    start = time.process_time()
-    assert len(page(long).encode()) < 1_000_000 and time.process_time() - start < 0.3
+    for run, size, seconds in ((path, 300_000, 0.1), (long, 1_000_000, 0.3)):
+        assert len(page(run).encode()) < size
+        # Of several times the shortest: the others tell what else the machine does.
+        times = timeit.repeat(partial(page, run), timer=time.process_time, number=1, repeat=5)
+        assert min(times) < seconds
 
 
 def test_main_writes_the_page_and_says_where(tmp_path, capsys):

@@ -4,8 +4,8 @@ Random weights get nothing right. With a hash of the words as reward, weights mo
 evolve all the same.
 """
 
-import gc
 import json
+import traceback
 import zlib
 from dataclasses import asdict
 from pathlib import Path
@@ -80,7 +80,10 @@ def refused(capsys, *argv) -> str:
         train.main([str(word) for word in argv])
     except SystemExit as ended:
         code = ended.code
-    gc.collect()  # the exception kept the folder, and so its lock
+        # The frames in which it was raised keep the folder, and so its lock.
+        traceback.clear_frames(ended.__traceback__)
+        if ended.__context__ is not None:
+            traceback.clear_frames(ended.__context__.__traceback__)
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("train.py: ")]
     require(code == 2 and len(lines) == 1, lines)
     return lines[0]
