@@ -8,9 +8,9 @@ first process writes.
 import dataclasses
 import itertools
 import json
-import math
 import os
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from tqdm import tqdm
@@ -32,7 +32,7 @@ LOGS = ("log.jsonl", "samples.txt")  # these only grow
 TRAINED = (b'"slow"', b'"fast"')
 
 
-class RunFolder:
+class RunFolder(ExitStack):
     """The folder of a run, locked until it is closed: use it in a `with` statement."""
 
     def __init__(self, out: str, default: str, resume: str):
@@ -42,9 +42,9 @@ class RunFolder:
         resume: the folder of the run to go on with; "" for a new run.
         Raises ValueError where another run or another process has the folder, or OSError.
         """
+        super().__init__()
         self.resumes = bool(resume)
         self.writes = processes.rank() == 0  # only the first process does
-        self.lock = None  # the open lock file; the other processes have none
 
         # The first process opens the folder, and tells the others which it is.
         path = None
@@ -52,7 +52,7 @@ class RunFolder:
             path = Path(out) if out else new_folder(default)
             self.refuse_another_run(path, out)
             taken = f"another process is at work in {path}: wait, or choose another --out"
-            self.lock = lock(path / "lock", taken)
+            self.enter_context(lock(path / "lock", taken))  # given back when this is closed
         self.path = processes.tell(path)
 
     def refuse_another_run(self, path: Path, out: str) -> None:
@@ -63,17 +63,6 @@ class RunFolder:
             raise ValueError(
                 f"--out {out} holds another run: choose another, or go on: {resume_command(path)}"
             )
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.close()
-
-    def close(self) -> None:
-        """Give the lock back."""
-        if self.lock:
-            self.lock.close()
 
     # --- what people read ---
 
@@ -88,37 +77,34 @@ class RunFolder:
 
     def show_table(self, rows: list[list[str]]) -> None:
         """Print rows of cells, the first column to the left and each as wide as its widest cell."""
-        widths = [0] * max(map(len, rows))
-        for row in rows:
-            for i, cell in enumerate(row):
-                widths[i] = max(widths[i], len(cell))
-        lines = [""]
-        for row in rows:
-            cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-            lines.append("   ".join(cells).rstrip())
-        self.show("\n".join(lines))
+        columns = []
+        for cells in itertools.zip_longest(*rows, fillvalue=""):
+            width = max(map(len, cells))
+            columns.append([cell.ljust(width) for cell in cells])
+
+        self.show("")
+        for cells in zip(*columns, strict=True):
+            self.show("   ".join(cells).rstrip())
 
     def say(self, step: int, words: str) -> None:
         """Print above the progress bar, and append to samples.txt.
 
         What a model wrote must not steer a terminal: a control character becomes a question mark.
         """
-        if not self.writes:
-            return
         words = printable(words)
         self.show(words)
-        with open(self.path / "samples.txt", "a", encoding="utf-8") as file:
-            file.write(f"[step {step}] {words}\n")
+        self.append("samples.txt", f"[step {step}] {words}\n")
 
     def log(self, line: dict) -> None:
         """Append one line to log.jsonl; numbers are rounded to six digits."""
-        if not self.writes:
-            return
+        rounded = for_json(line, lambda digits: round(float(digits), 6))
+        self.append("log.jsonl", json.dumps(rounded) + "\n")
 
-        # A line is appended in one go, so at most the last one can be torn.
-        words = json.dumps(for_json(line, digits=6))
-        with open(self.path / "log.jsonl", "a", encoding="utf-8") as file:
-            file.write(words + "\n")
+    def append(self, name: str, words: str) -> None:
+        """Append to a log in one go, so that at most its last line can be torn."""
+        if self.writes:
+            with open(self.path / name, "a", encoding="utf-8") as file:
+                file.write(words)
 
     def draw(self, page) -> None:
         """Write view.html: page(paths) is its text. If it fails, the run goes on."""
@@ -217,17 +203,14 @@ def new_folder(stem: str) -> Path:
             return path
 
 
-def for_json(value, digits: int | None = None):
-    """A value as it is written: JSON knows no NaN. digits: to round to, if to any."""
-    if isinstance(value, dict):
-        return {name: for_json(part, digits) for name, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [for_json(part, digits) for part in value]
-    if not isinstance(value, float):
-        return value
-    if not math.isfinite(value):
-        return None
-    return value if digits is None else round(value, digits)
+def for_json(value, number: Callable = float):
+    """A value as it can be written: JSON knows neither NaN nor infinities, they become None.
+
+    number: what to make of the digits of a float.
+    """
+    # Python writes them all the same. But who reads JSON may say what becomes of each number.
+    words = json.dumps(value)
+    return json.loads(words, parse_float=number, parse_constant=lambda name: None)
 
 
 def load_state(learner, saved: dict, path: Path) -> dict[str, int]:
