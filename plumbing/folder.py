@@ -9,6 +9,7 @@ import dataclasses
 import itertools
 import json
 import os
+import re
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -28,8 +29,8 @@ from plumbing.files import (
 
 LOGS = ("log.jsonl", "samples.txt")  # these only grow
 
-# Words of log lines that are written only after the first checkpoint.
-TRAINED = (b'"slow"', b'"fast"')
+# A word of the log lines that are written only after the first checkpoint.
+TRAINED = rb'"(slow|fast)"'
 
 
 class RunFolder(ExitStack):
@@ -50,18 +51,18 @@ class RunFolder(ExitStack):
         path = None
         if self.writes:
             path = Path(out) if out else new_folder(default)
-            self.refuse_another_run(path, out)
+            self.refuse_another_run(path)
             taken = f"another process is at work in {path}: wait, or choose another --out"
             self.enter_context(lock(path / "lock", taken))  # given back when this is closed
         self.path = processes.tell(path)
 
-    def refuse_another_run(self, path: Path, out: str) -> None:
+    def refuse_another_run(self, path: Path) -> None:
         """Raises ValueError where a new run would write over an old one."""
         # One of the two may be lost, and the run can still be worth something.
         names = ("config.json", "checkpoint.pt")
         if not self.resumes and any((path / name).exists() for name in names):
             raise ValueError(
-                f"--out {out} holds another run: choose another, or go on: {resume_command(path)}"
+                f"--out {path} holds another run: choose another, or go on: {resume_command(path)}"
             )
 
     # --- what people read ---
@@ -97,8 +98,8 @@ class RunFolder(ExitStack):
 
     def log(self, line: dict) -> None:
         """Append one line to log.jsonl; numbers are rounded to six digits."""
-        rounded = for_json(line, lambda digits: round(float(digits), 6))
-        self.append("log.jsonl", json.dumps(rounded) + "\n")
+        words = json.dumps(for_json(line, rounded))
+        self.append("log.jsonl", f"{words}\n")
 
     def append(self, name: str, words: str) -> None:
         """Append to a log in one go, so that at most its last line can be torn."""
@@ -111,24 +112,26 @@ class RunFolder(ExitStack):
         if not self.writes:
             return
         try:
-            self.write("view.html", page([self.path]).encode())
+            self.write("view.html", page([self.path]))
         except Exception as error:
             self.show(f"view.html could not be written: {error!r}")
 
     # --- what a run is gone on with ---
 
-    def write(self, name: str, data: bytes) -> None:
-        """Write a file of the folder, whole or not at all."""
+    def write(self, name: str, words: str) -> None:
+        """Write a text file of the folder, whole or not at all."""
         if self.writes:
-            write_file(self.path / name, data)
+            write_file(self.path / name, words.encode())
 
     def write_json(self, name: str, contents: dict) -> None:
         """Write a JSON file of the folder, whole or not at all."""
-        self.write(name, json.dumps(for_json(contents), indent=1).encode())
+        words = json.dumps(for_json(contents), indent=1)
+        self.write(name, words)
 
     def save_settings(self, cfg) -> None:
         """Write config.json: all settings of the run, as it could be begun with them."""
-        saved = dataclasses.asdict(cfg) | {"resume": "", "smoke": False, "out": str(self.path)}
+        saved = dataclasses.asdict(cfg)
+        saved |= {"resume": "", "smoke": False, "out": str(self.path)}
         self.write_json("config.json", saved)
 
     def save_weights(self, contents: dict) -> None:
@@ -161,8 +164,7 @@ class RunFolder(ExitStack):
         sizes = dict.fromkeys(LOGS, 0)
         begun = self.resumes and path.exists()
         if begun:
-            saved = load_checkpoint(path)
-            sizes = load_state(learner, saved, path)
+            sizes = load_state(learner, path)
 
         # The logs as they were then.
         if self.writes:
@@ -179,7 +181,7 @@ class RunFolder(ExitStack):
         there = file.read_bytes()
 
         # Before its first checkpoint a run does not train. If it has trained, the file is lost.
-        orphan = not begun and any(word in there for word in TRAINED)
+        orphan = not begun and re.search(TRAINED, there)
         foreign = there and not self.resumes
         if len(there) < size or orphan or foreign:
             raise ValueError(
@@ -213,8 +215,15 @@ def for_json(value, number: Callable = float):
     return json.loads(words, parse_float=number, parse_constant=lambda name: None)
 
 
-def load_state(learner, saved: dict, path: Path) -> dict[str, int]:
+def rounded(digits: str) -> float:
+    """A number for log.jsonl."""
+    return round(float(digits), 6)
+
+
+def load_state(learner, path: Path) -> dict[str, int]:
     """Give a learner its saved state -> the sizes that the logs had then. Raises ValueError."""
+    saved = load_checkpoint(path)
+
     # The contents may be of another run, or of another version of this program.
     try:
         learner.load_state_dict(saved)

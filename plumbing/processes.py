@@ -149,8 +149,7 @@ def split_questions(sample: Callable) -> Callable:
         # K prompts, B questions for each, G samples of each: which of the R rows are whose?
         K = len(prompts)
         B = len(questions[0])
-        G = samples
-        rows_of = torch.arange(K * B * G).view(K, B, G)
+        rows_of = torch.arange(len(noise)).view(K, B, samples)  # (K, B, G)
 
         # Zeros stand for the rollouts of the other processes.
         tokens = torch.zeros_like(noise, dtype=torch.long)  # (R, max_new)
@@ -159,7 +158,7 @@ def split_questions(sample: Callable) -> Callable:
 
         # Sample this process's share, under its share of the noise. Memory has an end.
         mine = my_share(list(range(B)))
-        few = max(ROLLOUTS_AT_ONCE // (K * G), 1)
+        few = max(ROLLOUTS_AT_ONCE // (K * samples), 1)
         for i in range(0, len(mine), few):
             some = mine[i : i + few]
             rows = rows_of[:, some].flatten()

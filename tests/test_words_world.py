@@ -12,7 +12,7 @@ from fast_context import Population, evolve
 from tasks.world import Outcome, World
 from words import world as words
 from words.tasks import KINDS, TOPIC, Question, make_task, purpose_of
-from words.world import EXAMPLES, WordWorld, fault_of, parse_text, parts_of
+from words.world import EXAMPLES, WordWorld, parse_text, parts_of
 
 
 class Bytes:
@@ -98,6 +98,7 @@ def test_only_lessons_may_stand_in_a_prompt():
         {TOPIC: ""},
         {TOPIC: 7},
         {TOPIC: None},
+        {TOPIC: b"Add."},
         {"red": "sort"},
         {TOPIC: "Add.", "red": "sort"},
         [TOPIC],
@@ -286,7 +287,7 @@ def test_texts_must_fit_the_model_and_the_refusal_says_how_many_tokens(name):
     lessons = task.questions(random.Random(5), 100, "lessons")
     longest = sorted(lessons, key=lambda q: -len(q.ask))[:EXAMPLES]
     text = "\n".join(["\U0001f600" * words.INSTRUCTION, *(f"{q.ask} {q.want}" for q in longest)])
-    assert not fault_of(text)
+    assert parse_text(text) == {TOPIC: text}
     asked = world.prompt_text({TOPIC: text}) + longest[0].ask
     assert len(world.encode_start(asked)) + world.answer_tokens <= need
     failures = [(longest[0], Outcome(0.0, "z" * (world.answer_tokens - 1)))] * 3

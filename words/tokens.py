@@ -75,7 +75,8 @@ def from_gguf(fields: dict) -> Tokenizer:
         bpe.normalizer = normalizers.NFC()
 
     types = fields["tokenizer.ggml.token_type"]
-    return Tokenizer(bpe, {i for i, type in enumerate(types) if type != NORMAL})
+    control = {i for i, kind in enumerate(types) if kind != NORMAL}
+    return Tokenizer(bpe, control)
 
 
 def from_json(path: Path) -> Tokenizer:
