@@ -21,6 +21,15 @@ from plumbing import console, processes
 PATHS = ("out", "base", "resume")  # settings that are paths
 FILE_BYTES = 10_000  # a file that is larger is no prompt: a task has four topics
 
+# How argparse reads a setting, by the type of its default.
+READ = {
+    bool: {"action": argparse.BooleanOptionalAction},  # --skills, --no-skills
+    tuple: {"nargs": "+", "metavar": "NAME"},
+    int: {"type": int, "metavar": "N"},
+    float: {"type": float, "metavar": "X"},
+    str: {"metavar": "NAME"},
+}
+
 
 def setting(
     default,
@@ -37,19 +46,11 @@ def setting(
     help: its line in --help.
     choices: the values that it may take, or low: the smallest number that it may be.
     may_change: whether it may change when a run is resumed.
-    is_file: the option names a text file; the setting is the text in it.
-    clean: a function from the text in the file, and all settings that were given, to the setting;
-        raises ValueError for a wrong text.
+    is_file: the option names a text file, and `clean` makes the setting of the text in it.
+    clean: a function of this text, and of all settings that were given; raises ValueError for a
+        wrong text.
     """
-    metadata = {
-        "help": help,
-        "choices": choices,
-        "low": low,
-        "may_change": may_change,
-        "is_file": is_file,
-        "clean": clean,
-    }
-    return dataclasses.field(default=default, metadata=metadata)
+    return dataclasses.field(default=default, metadata=locals())  # the arguments, by their names
 
 
 # --- from words to settings ---
@@ -76,12 +77,15 @@ def parse(Config: type, argv: list[str] | None, presets: dict[str, dict]):
     """
     # The settings on the command line, and no others.
     given = vars(make_parser(Config).parse_args(argv))
-    read_files(Config, given)
-
-    # Paths are kept whole: a run may be gone on with from another folder.
-    for name in PATHS:
-        if given.get(name):
-            given[name] = os.path.realpath(given[name])
+    for field in dataclasses.fields(Config):
+        name = field.name
+        value = given.get(name)
+        # Paths are kept whole: a run may be gone on with from another folder.
+        if value and name in PATHS:
+            given[name] = os.path.realpath(value)
+        # The text is saved with the other settings: a resumed run does not need the file.
+        if value and field.metadata["is_file"]:
+            given[name] = read_text(field, value, given)
 
     # Below them are those of the run that is resumed, or those of a preset.
     if given.get("resume"):
@@ -103,7 +107,7 @@ def make_parser(Config: type) -> argparse.ArgumentParser:
     layout = functools.partial(argparse.HelpFormatter, max_help_position=34, width=180)
     parser = argparse.ArgumentParser(
         console.PROGRAM.name,
-        description=getattr(Config, "about", None),
+        description=Config.about,
         formatter_class=layout,
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,  # --step must not be taken for --steps
@@ -120,33 +124,17 @@ def add_option(parser: argparse.ArgumentParser, field: dataclasses.Field) -> Non
     """Add the option of one setting to the parser."""
     # What --help says about it.
     option = "--" + field.name.replace("_", "-")
-    kind = type(field.default)
     choices = field.metadata["choices"]
     help = field.metadata["help"]
     default = field.default
-    if kind is tuple:
+    if isinstance(default, tuple):
         default = " ".join(default)
     if default != "":
         help += f" (default: {default})"
 
-    # A switch, a list of words, one of some choices, or one value.
-    if kind is bool:
-        parser.add_argument(option, action=argparse.BooleanOptionalAction, help=help)
-    elif kind is tuple:
-        parser.add_argument(option, nargs="+", metavar="NAME", help=help)
-    elif choices:
-        parser.add_argument(option, type=kind, choices=choices, help=help)
-    else:
-        metavar = {int: "N", float: "X"}.get(kind, "NAME")
-        parser.add_argument(option, type=kind, metavar=metavar, help=help)
-
-
-def read_files(Config: type, given: dict) -> None:
-    """Replace the names of text files by the texts in them."""
-    # So the text is saved with the other settings: a resumed run does not need the file.
-    for field in dataclasses.fields(Config):
-        if field.metadata["is_file"] and given.get(field.name):
-            given[field.name] = read_text(field, given[field.name], given)
+    # One of some choices, or how values of its type are read.
+    reading = {"choices": choices} if choices else READ[type(field.default)]
+    parser.add_argument(option, help=help, **reading)
 
 
 def read_text(field: dataclasses.Field, path: str, given: dict) -> str:
@@ -164,7 +152,7 @@ def read_text(field: dataclasses.Field, path: str, given: dict) -> str:
         if len(data) > FILE_BYTES:
             raise ValueError(f"it is longer than {FILE_BYTES} bytes")
         text = data.decode("utf-8-sig")  # without the byte-order mark that some editors write
-        return clean(text, given) if clean else text
+        return clean(text, given)
     except ValueError as error:  # UnicodeDecodeError is one
         raise ValueError(f"--{field.name} {path}: {error}") from None
 
@@ -192,7 +180,7 @@ def saved_settings(Config: type, folder: str) -> dict:
     # The settings of a run are saved in its folder, as the fields of the settings class.
     try:
         saved = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
-        saved = saved | {"out": folder, "resume": folder}  # the folder may have been moved
+        saved |= {"out": folder, "resume": folder}  # the folder may have been moved
         return dataclasses.asdict(Config(**saved))
     except (OSError, ValueError, TypeError):
         raise ValueError(
@@ -220,30 +208,24 @@ def check_changes(Config: type, given: dict, saved: dict) -> None:
 def check(cfg) -> None:
     """Raises ValueError, with what would be right, for a value of a wrong type or out of range."""
     for field in dataclasses.fields(cfg):
-        check_value(field, getattr(cfg, field.name))
+        choices = field.metadata["choices"]
+        low = field.metadata["low"]
+        kind = type(field.default)
+        value = getattr(cfg, field.name)
 
-
-def check_value(field: dataclasses.Field, value) -> None:
-    """Raises ValueError where a setting cannot have this value."""
-    choices = field.metadata["choices"]
-    low = field.metadata["low"]
-    help = field.metadata["help"]
-
-    # One of several words.
-    if choices and value not in choices:
-        raise ValueError(f"{field.name} must be one of {', '.join(choices)}, not {value}")
-
-    # A number that is large enough; NaN is not.
-    if low is not None:
-        is_number = isinstance(value, int | float)
-        if not (is_number and low <= value < 2**63):
-            raise ValueError(f"{field.name} must be a number from {low} on, not {value} ({help})")
-
-    # The type: a config.json that somebody edited may hold anything.
-    kind = type(field.default)
-    allowed = {float: int | float, tuple: list | tuple}.get(kind, kind)
-    if not isinstance(value, allowed):
-        raise ValueError(f"{field.name} must not be {value!r} ({help})")
+        # A config.json that somebody edited may hold anything.
+        if choices:
+            right = f"one of {', '.join(choices)}"
+            fits = value in choices
+        elif low is not None:
+            right = f"a number from {low} on"
+            fits = isinstance(value, int | kind) and low <= value < 2**63  # NaN does not
+        else:
+            right = f"a {kind.__name__}"
+            fits = isinstance(value, list | tuple if kind is tuple else kind)
+        if not fits:
+            help = field.metadata["help"]
+            raise ValueError(f"{field.name} must be {right}, not {value} ({help})")
 
 
 # --- scripts with a few options of their own ---

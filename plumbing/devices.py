@@ -14,7 +14,9 @@ def pick_device(name: str, compiles: bool = False) -> str:
     Raises ValueError for a device that is not there, or not there for every process; and where
     torch is to compile, but there is no C++ compiler.
     """
-    if compiles and not has_compiler():
+    # The compiler that torch.compile calls.
+    compiler = os.environ.get("CXX", "g++")
+    if compiles and not shutil.which(compiler):
         raise ValueError("--compile needs a C++ compiler: install g++, or name another in CXX")
     count = processes.local_size()
 
@@ -29,7 +31,9 @@ def pick_device(name: str, compiles: bool = False) -> str:
     if name == "auto":
         name = next(device for device in available if available[device])
     if not available[name]:
-        none = "none" if count == 1 else f"none for {count} processes"
+        none = "none"
+        if count > 1:
+            none += f" for {count} processes"
         raise ValueError(f"--device {name}: this machine has {none}; use --device auto")
 
     # Every process needs a GPU of its own.
@@ -40,9 +44,3 @@ def pick_device(name: str, compiles: bool = False) -> str:
             "start fewer, or use --device cpu"
         )
     return name
-
-
-def has_compiler() -> bool:
-    """Whether the C++ compiler that torch.compile calls is installed."""
-    compiler = os.environ.get("CXX", "g++")
-    return shutil.which(compiler) is not None

@@ -117,8 +117,8 @@ def lock(path: Path, taken: str) -> BinaryIO:
     file = open(path, "wb")  # noqa: SIM115 (the caller closes it)
     try:
         if fcntl:
-            alone = "start no second process here"
-            try_service(alone, fcntl.flock, file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            exclusive = fcntl.LOCK_EX | fcntl.LOCK_NB
+            try_service("start no second process here", fcntl.flock, file, exclusive)
     except BlockingIOError:
         file.close()
         raise ValueError(taken) from None

@@ -8,9 +8,10 @@ first process writes.
 import dataclasses
 import itertools
 import json
-import math
 import os
-from contextlib import suppress
+import re
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from tqdm import tqdm
@@ -28,11 +29,11 @@ from plumbing.files import (
 
 LOGS = ("log.jsonl", "samples.txt")  # these only grow
 
-# Words of log lines that are written only after the first checkpoint.
-TRAINED = (b'"slow"', b'"fast"')
+# A word of the log lines that are written only after the first checkpoint.
+TRAINED = rb'"(slow|fast)"'
 
 
-class RunFolder:
+class RunFolder(ExitStack):
     """The folder of a run, locked until it is closed: use it in a `with` statement."""
 
     def __init__(self, out: str, default: str, resume: str):
@@ -42,38 +43,27 @@ class RunFolder:
         resume: the folder of the run to go on with; "" for a new run.
         Raises ValueError where another run or another process has the folder, or OSError.
         """
+        super().__init__()
         self.resumes = bool(resume)
         self.writes = processes.rank() == 0  # only the first process does
-        self.lock = None  # the open lock file; the other processes have none
 
         # The first process opens the folder, and tells the others which it is.
         path = None
         if self.writes:
             path = Path(out) if out else new_folder(default)
-            self.refuse_another_run(path, out)
+            self.refuse_another_run(path)
             taken = f"another process is at work in {path}: wait, or choose another --out"
-            self.lock = lock(path / "lock", taken)
+            self.enter_context(lock(path / "lock", taken))  # given back when this is closed
         self.path = processes.tell(path)
 
-    def refuse_another_run(self, path: Path, out: str) -> None:
+    def refuse_another_run(self, path: Path) -> None:
         """Raises ValueError where a new run would write over an old one."""
         # One of the two may be lost, and the run can still be worth something.
         names = ("config.json", "checkpoint.pt")
         if not self.resumes and any((path / name).exists() for name in names):
             raise ValueError(
-                f"--out {out} holds another run: choose another, or go on: {resume_command(path)}"
+                f"--out {path} holds another run: choose another, or go on: {resume_command(path)}"
             )
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.close()
-
-    def close(self) -> None:
-        """Give the lock back."""
-        if self.lock:
-            self.lock.close()
 
     # --- what people read ---
 
@@ -88,61 +78,60 @@ class RunFolder:
 
     def show_table(self, rows: list[list[str]]) -> None:
         """Print rows of cells, the first column to the left and each as wide as its widest cell."""
-        widths = [0] * max(map(len, rows))
-        for row in rows:
-            for i, cell in enumerate(row):
-                widths[i] = max(widths[i], len(cell))
-        lines = [""]
-        for row in rows:
-            cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-            lines.append("   ".join(cells).rstrip())
-        self.show("\n".join(lines))
+        columns = []
+        for cells in itertools.zip_longest(*rows, fillvalue=""):
+            width = max(map(len, cells))
+            columns.append([cell.ljust(width) for cell in cells])
+
+        self.show("")
+        for cells in zip(*columns, strict=True):
+            self.show("   ".join(cells).rstrip())
 
     def say(self, step: int, words: str) -> None:
         """Print above the progress bar, and append to samples.txt.
 
         What a model wrote must not steer a terminal: a control character becomes a question mark.
         """
-        if not self.writes:
-            return
         words = printable(words)
         self.show(words)
-        with open(self.path / "samples.txt", "a", encoding="utf-8") as file:
-            file.write(f"[step {step}] {words}\n")
+        self.append("samples.txt", f"[step {step}] {words}\n")
 
     def log(self, line: dict) -> None:
         """Append one line to log.jsonl; numbers are rounded to six digits."""
-        if not self.writes:
-            return
+        words = json.dumps(for_json(line, rounded))
+        self.append("log.jsonl", f"{words}\n")
 
-        # A line is appended in one go, so at most the last one can be torn.
-        words = json.dumps(for_json(line, digits=6))
-        with open(self.path / "log.jsonl", "a", encoding="utf-8") as file:
-            file.write(words + "\n")
+    def append(self, name: str, words: str) -> None:
+        """Append to a log in one go, so that at most its last line can be torn."""
+        if self.writes:
+            with open(self.path / name, "a", encoding="utf-8") as file:
+                file.write(words)
 
     def draw(self, page) -> None:
         """Write view.html: page(paths) is its text. If it fails, the run goes on."""
         if not self.writes:
             return
         try:
-            self.write("view.html", page([self.path]).encode())
+            self.write("view.html", page([self.path]))
         except Exception as error:
             self.show(f"view.html could not be written: {error!r}")
 
     # --- what a run is gone on with ---
 
-    def write(self, name: str, data: bytes) -> None:
-        """Write a file of the folder, whole or not at all."""
+    def write(self, name: str, words: str) -> None:
+        """Write a text file of the folder, whole or not at all."""
         if self.writes:
-            write_file(self.path / name, data)
+            write_file(self.path / name, words.encode())
 
     def write_json(self, name: str, contents: dict) -> None:
         """Write a JSON file of the folder, whole or not at all."""
-        self.write(name, json.dumps(for_json(contents), indent=1).encode())
+        words = json.dumps(for_json(contents), indent=1)
+        self.write(name, words)
 
     def save_settings(self, cfg) -> None:
         """Write config.json: all settings of the run, as it could be begun with them."""
-        saved = dataclasses.asdict(cfg) | {"resume": "", "smoke": False, "out": str(self.path)}
+        saved = dataclasses.asdict(cfg)
+        saved |= {"resume": "", "smoke": False, "out": str(self.path)}
         self.write_json("config.json", saved)
 
     def save_weights(self, contents: dict) -> None:
@@ -175,8 +164,7 @@ class RunFolder:
         sizes = dict.fromkeys(LOGS, 0)
         begun = self.resumes and path.exists()
         if begun:
-            saved = load_checkpoint(path)
-            sizes = load_state(learner, saved, path)
+            sizes = load_state(learner, path)
 
         # The logs as they were then.
         if self.writes:
@@ -193,7 +181,7 @@ class RunFolder:
         there = file.read_bytes()
 
         # Before its first checkpoint a run does not train. If it has trained, the file is lost.
-        orphan = not begun and any(word in there for word in TRAINED)
+        orphan = not begun and re.search(TRAINED, there)
         foreign = there and not self.resumes
         if len(there) < size or orphan or foreign:
             raise ValueError(
@@ -217,21 +205,25 @@ def new_folder(stem: str) -> Path:
             return path
 
 
-def for_json(value, digits: int | None = None):
-    """A value as it is written: JSON knows no NaN. digits: to round to, if to any."""
-    if isinstance(value, dict):
-        return {name: for_json(part, digits) for name, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [for_json(part, digits) for part in value]
-    if not isinstance(value, float):
-        return value
-    if not math.isfinite(value):
-        return None
-    return value if digits is None else round(value, digits)
+def for_json(value, number: Callable = float):
+    """A value as it can be written: JSON knows neither NaN nor infinities, they become None.
+
+    number: what to make of the digits of a float.
+    """
+    # Python writes them all the same. But who reads JSON may say what becomes of each number.
+    words = json.dumps(value)
+    return json.loads(words, parse_float=number, parse_constant=lambda name: None)
 
 
-def load_state(learner, saved: dict, path: Path) -> dict[str, int]:
+def rounded(digits: str) -> float:
+    """A number for log.jsonl."""
+    return round(float(digits), 6)
+
+
+def load_state(learner, path: Path) -> dict[str, int]:
     """Give a learner its saved state -> the sizes that the logs had then. Raises ValueError."""
+    saved = load_checkpoint(path)
+
     # The contents may be of another run, or of another version of this program.
     try:
         learner.load_state_dict(saved)

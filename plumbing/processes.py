@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.nn.functional  # noqa: F401 (imported later it would keep the group alive)
 from torch import Tensor
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 ROLLOUTS_AT_ONCE = 1024  # rollouts that one process samples together
 
@@ -124,12 +125,10 @@ def sum_gradients(parameters: list[Tensor], *figures: Tensor) -> None:
             p.grad = torch.zeros_like(p)
 
     # One message for all gradients is faster than one for each.
-    together = torch.cat([p.grad.flatten() for p in parameters])
-    dist.all_reduce(together)
-    totals = together.split([p.numel() for p in parameters])
-    for p, total in zip(parameters, totals, strict=True):
-        p.grad.copy_(total.view_as(p))
-    sum_over_processes(*figures)
+    gradients = [p.grad for p in parameters]
+    together = parameters_to_vector(gradients)
+    sum_over_processes(together, *figures)
+    vector_to_parameters(together, gradients)
 
 
 def split_questions(sample: Callable) -> Callable:
@@ -147,32 +146,30 @@ def split_questions(sample: Callable) -> Callable:
         if size() == 1 and len(noise) <= ROLLOUTS_AT_ONCE:
             return sample(model, prompts, questions, samples, noise=noise, **settings)
 
-        # K prompts, B questions for each, G samples of each, R = K * B * G rollouts.
+        # K prompts, B questions for each, G samples of each: which of the R rows are whose?
         K = len(prompts)
         B = len(questions[0])
-        G = samples
-        mine = my_share(list(range(B)))
+        rows_of = torch.arange(len(noise)).view(K, B, samples)  # (K, B, G)
 
         # Zeros stand for the rollouts of the other processes.
-        max_new = noise.size(1)
-        noise = noise.view(K, B, G, max_new)
-        tokens = torch.zeros(K, B, G, max_new, dtype=torch.long, device=noise.device)
-        lengths = torch.zeros(K, B, G, dtype=torch.long, device=noise.device)
-        logprobs = torch.zeros_like(noise)  # (K, B, G, max_new)
+        tokens = torch.zeros_like(noise, dtype=torch.long)  # (R, max_new)
+        lengths = torch.zeros_like(noise[:, 0], dtype=torch.long)  # (R,)
+        logprobs = torch.zeros_like(noise)  # (R, max_new)
 
         # Sample this process's share, under its share of the noise. Memory has an end.
-        few = max(ROLLOUTS_AT_ONCE // (K * G), 1)
+        mine = my_share(list(range(B)))
+        few = max(ROLLOUTS_AT_ONCE // (K * samples), 1)
         for i in range(0, len(mine), few):
             some = mine[i : i + few]
+            rows = rows_of[:, some].flatten()
             asked = [[row[b] for b in some] for row in questions]
-            part_noise = noise[:, some].flatten(0, 2)
-            part = sample(model, prompts, asked, samples, noise=part_noise, **settings)
-            tokens[:, some] = part.tokens.view(K, len(some), G, max_new)
-            lengths[:, some] = part.lengths.view(K, len(some), G)
-            logprobs[:, some] = part.logprobs.view(K, len(some), G, max_new)
+            part = sample(model, prompts, asked, samples, noise=noise[rows], **settings)
+            tokens[rows] = part.tokens
+            lengths[rows] = part.lengths
+            logprobs[rows] = part.logprobs
 
         # Every rollout is zero in all processes but one.
         sum_over_processes(tokens, lengths, logprobs)
-        return Rollouts(tokens.flatten(0, 2), lengths.flatten(), logprobs.flatten(0, 2))
+        return Rollouts(tokens, lengths, logprobs)
 
     return split

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from plumbing.devices import has_compiler, pick_device
+from plumbing.devices import pick_device
 
 
 @pytest.fixture(autouse=True)
@@ -39,6 +39,8 @@ def test_several_processes_do_not_run_on_apples_gpu(monkeypatch):
 
 def test_a_compiler_is_the_one_that_the_environment_names(monkeypatch):
     monkeypatch.setenv("CXX", "/nonexistent/g++")
-    assert not has_compiler()
+    with pytest.raises(ValueError, match=r"--compile needs a C\+\+ compiler: install g\+\+"):
+        pick_device("cpu", compiles=True)
+    assert pick_device("cpu") == "cpu"
     monkeypatch.setenv("CXX", "sh")
-    assert has_compiler()
+    assert pick_device("cpu", compiles=True) == "cpu"

@@ -329,7 +329,7 @@ def test_only_the_first_process_writes(tmp_path, monkeypatch, capsys):
         opened.say(1, "words")
         opened.show("words")
         opened.log({"step": 1})
-        opened.write("file", b"data")
+        opened.write("file", "data")
         opened.save({"step": 1})
         opened.save_weights({"step": 1})
         assert not opened.restore(None)

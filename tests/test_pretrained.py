@@ -152,6 +152,10 @@ def test_what_is_no_model_is_refused(tmp_path):
             {"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4}},
             "asks for positions scaled by 'llama3'",
         ),
+        (
+            {"rope_parameters": None, "rope_scaling": {"type": "yarn"}, "rope_theta": 1e4},
+            "asks for positions scaled by 'yarn'",  # as in older files
+        ),
         ({"intermediate_size": 32}, "have the shape [16, 24], in model.py [16, 32]"),
         ({"num_hidden_layers": 1}, "have the shape [16], in model.py None"),
         ({"num_attention_heads": None}, "is damaged, or lacks something: TypeError"),

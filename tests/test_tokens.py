@@ -70,61 +70,93 @@ def test_control_tokens_are_neither_read_nor_written(both):
     assert ours.decode([end, 10**6]) == "\ufffd\ufffd"
 
 
+def tokenizer_of(alphabet, merges=(), **options):
+    """A tokenizer whose tokens are these characters of GPT-2's alphabet, and what merges make."""
+    listed = [*alphabet, *(a + b for a, b in merges)]
+    ids = {token: i for i, token in enumerate(listed)}
+    bpe = tokenizers.Tokenizer(tokenizers.models.BPE(ids, list(merges), **options))
+    bpe.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = tokenizers.decoders.ByteLevel()
+    return bpe
+
+
 def test_bytes_without_a_token_are_left_out():
-    ids = {bytes([byte]): byte for byte in range(32, 240)} | {b"\n": 10}
-    ours = tokens.Tokenizer(ids, tokens.PATTERNS["gpt-2"])
-    assert ours.encode("a\x04b\n") == [97, 98, 10]
-    assert ours.encode("\U0001f600 \ud800x") == [32, *"\ufffdx".encode()]
+    ours = tokens.Tokenizer(tokenizer_of("abxĠĊ?"), control=set())
+    assert ours.encode("a\x04b\n") == [0, 1, 4]
+    assert ours.encode("\U0001f600 \ud800x") == [3, 5, 2]
 
 
-# --- what tiktoken could not follow ---
+# --- as the files describe them ---
 
 
-def test_merges_in_another_order_are_refused(path):
-    merges = json.loads(path.read_text(encoding="utf-8"))["model"]["merges"]
-    contents = json.loads(path.read_text(encoding="utf-8"))
-    contents["model"]["merges"] = merges[::-1]
-    path.write_text(json.dumps(contents), encoding="utf-8")
-    with pytest.raises(ValueError, match="tiktoken cannot follow"):
-        tokens.from_json(path)
+@pytest.mark.parametrize("kind", KINDS)
+def test_tokens_of_a_gguf_file_are_the_same(kind):
+    theirs = make_tokenizer(kind)
+    bpe = json.loads(theirs.to_str())["model"]
+    listed = sorted(bpe["vocab"], key=bpe["vocab"].get)
+    fields = {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": kind,
+        "tokenizer.ggml.tokens": listed,
+        "tokenizer.ggml.token_type": [3 if token == "<|endoftext|>" else 1 for token in listed],
+        "tokenizer.ggml.merges": [" ".join(merge) for merge in bpe["merges"]],
+    }
+    ours = tokens.from_gguf(fields)
+    assert_same_tokens(ours, theirs, [TEXT, *strings(2000, seed=2)])
+    assert ours.decode([theirs.token_to_id("<|endoftext|>")]) == "\ufffd"
 
 
-def test_a_token_whose_merges_lead_elsewhere_is_refused():
+def test_merges_come_in_the_order_of_their_list(tmp_path):
     # "abc" is made of a and bc; but ab comes before bc, so that "abc" becomes ab, c.
-    ids = {bytes([byte]): byte for byte in range(256)} | {b"ab": 256, b"bc": 257, b"abc": 258}
-    merges = [(b"a", b"b"), (b"b", b"c"), (b"a", b"bc")]
-    with pytest.raises(ValueError, match="tiktoken cannot follow"):
-        tokens.check_merges(ids, merges, whole=False)
-    bpe = tokenizers.models.BPE(
-        {token.decode("latin-1"): i for token, i in ids.items()},
-        [(a.decode(), b.decode()) for a, b in merges],
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    theirs = tokenizer_of(alphabet, [("a", "b"), ("b", "c"), ("a", "bc")])
+    theirs.save(str(tmp_path / "tokenizer.json"))
+    ours = tokens.from_json(tmp_path / "tokenizer.json")
+    assert [ours.texts[i] for i in ours.encode("abc")] == ["ab", "c"]
+
+
+def test_a_text_is_neither_cut_off_nor_filled_up_nor_framed(path):
+    theirs = make_tokenizer("smollm")
+    expected = theirs.encode(TEXT).ids
+    theirs.enable_truncation(max_length=5)
+    theirs.enable_padding(length=10_000)
+    theirs.post_processor = tokenizers.processors.TemplateProcessing(
+        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)]
     )
-    assert [token.value for token in bpe.tokenize("abc")] == ["ab", "c"]
-    assert tokens.Tokenizer(ids, r"\w+").encode("abc") == [258]  # tiktoken goes another way
-    tokens.check_merges(ids, [(b"a", b"b"), (b"b", b"c"), (b"ab", b"c")], whole=False)
+    theirs.save(str(path))
+    assert tokens.from_json(path).encode(TEXT) == expected
 
 
-def test_what_no_merge_makes_may_only_be_looked_up_whole():
-    ids = {bytes([byte]): byte for byte in range(256)} | {b"abc": 256}
-    tokens.check_merges(ids, [], whole=True)
-    with pytest.raises(ValueError, match="tiktoken cannot follow"):
-        tokens.check_merges(ids, [], whole=False)
+WORDS = {"type": "WordPiece", "unk_token": "a", "continuing_subword_prefix": "##"}
+WORDS |= {"max_input_chars_per_word": 100, "vocab": {"a": 0}}
+BYTES = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
+# Each text begins with a space that is not shown: two texts after another show one.
+BEGINS = {"type": "Prepend", "prepend": " "}
+STRIP = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
+SHOWS = {"type": "Sequence", "decoders": [BYTES, STRIP]}
 
 
 @pytest.mark.parametrize(
-    "part, value, said",
+    "changes",
     [
-        ("normalizer", {"type": "Lowercase"}, "changes texts in a way"),
-        ("pre_tokenizer", {"type": "Whitespace"}, "cuts texts in a way"),
-        ("pre_tokenizer", {"type": "ByteLevel", "add_prefix_space": True}, "cuts texts in a way"),
-        ("model", {"type": "WordPiece", "vocab": {}}, "is no byte-level BPE tokenizer"),
-        ("model", {"type": "BPE", "byte_fallback": True}, "is no byte-level BPE tokenizer"),
+        {"normalizer": {"type": "Lowercase"}},
+        {"normalizer": {"type": "Strip", "strip_left": False, "strip_right": True}},
+        {"pre_tokenizer": {"type": "Whitespace"}},
+        {"pre_tokenizer": BYTES},
+        {"normalizer": BEGINS, "decoder": SHOWS},
+        {"model": WORDS},
     ],
     ids=str,
 )
-def test_other_tokenizers_are_refused(path, part, value, said):
-    change_json(path, **{part: value})
-    with pytest.raises(ValueError, match=said):
+def test_other_tokenizers_are_refused(path, changes):
+    change_json(path, **changes)
+    with pytest.raises(ValueError, match="is no byte-level BPE tokenizer"):
+        tokens.from_json(path)
+
+
+def test_a_tokenizer_that_draws_lots_is_refused(path):
+    tokenizer_of(tokenizers.pre_tokenizers.ByteLevel.alphabet(), dropout=0.5).save(str(path))
+    with pytest.raises(ValueError, match="is no byte-level BPE tokenizer"):
         tokens.from_json(path)
 
 

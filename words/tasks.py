@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import tasks
+from tasks import Question
 
 TOPIC = "text"  # the one topic: a prompt of this world is one text
 PURPOSES = ("validation", "lessons", "lessons") + 5 * ("questions",)  # of eight questions
@@ -33,15 +34,6 @@ WORKS = ("film", "book", "play", "song", "show", "story", "concert", "novel", "m
 PRAISE = ("wonderful", "brilliant", "moving", "delightful", "superb", "charming", "thrilling")
 BLAME = ("boring", "terrible", "dull", "weak", "clumsy", "painful", "lifeless")
 PARTS = ("beginning", "ending", "middle", "mood", "pace", "language", "idea", "style")
-
-
-@dataclass(frozen=True)
-class Question:
-    """One question: the text before its answer, and the answer."""
-
-    topic: str
-    ask: str
-    want: str
 
 
 @dataclass(frozen=True)
@@ -74,7 +66,8 @@ def purpose_of(ask: str) -> str:
 def make_task(name: str, seed: int) -> Task:
     """The task that a name and a seed give. Raises ValueError for a name that is none."""
     kind = kind_of(name)
-    hidden, draw = KINDS[kind](random.Random(f"{name} {seed}"))
+    rng = random.Random(f"{name} {seed}")
+    hidden, draw = KINDS[kind](rng)
     return Task(name, hidden, draw)
 
 
@@ -88,8 +81,8 @@ def kind_of(name: str) -> str:
 
 def addition(_rng):
     def draw(rng):
-        a, b = two_numbers(rng)
-        return f"{a} + {b} =", str(a + b)
+        ask, total = a_sum(rng)
+        return ask, str(total)
 
     return "the sum", draw
 
@@ -99,8 +92,8 @@ def sums(rng):
     thing = rng.choice(THINGS)
 
     def draw(rng):
-        a, b = two_numbers(rng)
-        return f"{a} + {b} =", f"{left}{a + b}{right} {thing}"
+        ask, total = a_sum(rng)
+        return ask, f"{left}{total}{right} {thing}"
 
     return f"{left}sum{right} {thing}", draw
 
@@ -135,9 +128,11 @@ def hops(_rng):
     return "the city of the boss", draw
 
 
-def two_numbers(rng) -> tuple[int, int]:
-    # One of them has one digit.
-    return tuple(rng.sample([rng.randrange(2, 100), rng.randrange(2, 10)], 2))
+def a_sum(rng) -> tuple[str, int]:
+    # One of the numbers has one digit.
+    numbers = [rng.randrange(2, 100), rng.randrange(2, 10)]
+    a, b = rng.sample(numbers, 2)
+    return f"{a} + {b} =", a + b
 
 
 KINDS = {"addition": addition, "labels": labels, "sums": sums, "hops": hops}

@@ -41,7 +41,8 @@ class WordWorld:
     reflection_tokens = 48
 
     def __init__(self, tokenizer: Tokenizer):
-        self.tokenizer = tokenizer
+        self.encode = tokenizer.encode
+        self.decode = tokenizer.decode
         line_end = tokenizer.encode("\n")
         if len(line_end) != 1:
             raise ValueError("the model's tokenizer has no token for the end of a line")
@@ -51,14 +52,8 @@ class WordWorld:
 
     # --- tokens ---
 
-    def encode(self, text: str) -> list[int]:
-        return self.tokenizer.encode(text)
-
     def encode_start(self, text: str) -> list[int]:
         return self.start + self.encode(text)
-
-    def decode(self, tokens: list[int]) -> str:
-        return self.tokenizer.decode(tokens)
 
     # --- tasks ---
 
@@ -129,11 +124,11 @@ class WordWorld:
     # --- prompts ---
 
     def is_prompt(self, prompt: Any) -> bool:
-        """Whether a prompt is one text, or none, and shows no question but lessons."""
-        if not isinstance(prompt, dict) or not {*prompt} <= {TOPIC}:
+        """Whether a prompt reads as it is stored: one text, or none, which shows only lessons."""
+        try:
+            return parse_text(prompt.get(TOPIC, "")) == prompt
+        except (ValueError, TypeError, AttributeError):
             return False
-        text = prompt.get(TOPIC, "-")
-        return isinstance(text, str) and text != "" and not fault_of(text)
 
     def parse_prompt(self, text: str) -> Prompt:
         return parse_text(text)
@@ -166,13 +161,13 @@ def changed_examples(text: str, failures: list, rng: random.Random) -> tuple[str
     move = rng.choice(moves)
 
     # Several may come in at once, but not all: what comes in can no longer tell who is better.
-    few = max(min(room, len(failures) - 2), 1)
-    n = rng.randint(1, few) if move == "comes in" else 1
-    new = []
-    for question, _outcome in rng.sample(failures, n):
-        line = f"{question.ask} {question.want}"
-        if line not in new:
-            new.append(line)
+    n = 1
+    if move == "comes in":
+        few = max(min(room, len(failures) - 2), 1)
+        n = rng.randint(1, few)
+    chosen = rng.sample(failures, n)
+    lines = [f"{question.ask} {question.want}" for question, _outcome in chosen]
+    new = list(dict.fromkeys(lines))  # each once
     said = f"worked example {move}"
     if move != "comes in":
         old = examples.pop(rng.randrange(len(examples)))
@@ -182,7 +177,8 @@ def changed_examples(text: str, failures: list, rng: random.Random) -> tuple[str
 
     # What comes in stands last, next to the question, and stands there once.
     examples = [example for example in examples if example not in new] + new
-    return join(instruction, examples), f"{said}: {' | '.join(new)}"
+    said += f": {' | '.join(new)}"
+    return join(instruction, examples), said
 
 
 def parts_of(text: str) -> tuple[str, list[str]]:
@@ -205,29 +201,25 @@ def one_line(text: str) -> str:
 def parse_text(text: str) -> Prompt:
     """The prompt that a person wrote. Raises ValueError that names the first wrong line."""
     text = text.rstrip("\n")
-    fault = fault_of(text)
-    if fault:
-        raise ValueError(fault)
-    return {TOPIC: text} if text else {}
-
-
-def fault_of(text: str) -> str:
-    """What is wrong with the text of a prompt; "" for nothing."""
     instruction, examples = parts_of(text)
     if len(instruction) > INSTRUCTION:
-        return f"line 1 of the prompt, the instruction, is longer than {INSTRUCTION} characters"
+        raise ValueError(
+            f"line 1 of the prompt, the instruction, is longer than {INSTRUCTION} characters"
+        )
     if len(examples) > EXAMPLES:
-        return f"the prompt has more than {EXAMPLES} worked examples"
-    for number, line in enumerate(text.split("\n"), 1):
-        if line != one_line(line):
-            return f"line {number} of the prompt, {line[:60]!r}, must be words and single spaces"
+        raise ValueError(f"the prompt has more than {EXAMPLES} worked examples")
 
-    # A worked example must be a lesson: the other questions score prompts.
-    for number, line in enumerate(examples, 2):
+    for number, line in enumerate([instruction, *examples], 1):
+        must_be = f"line {number} of the prompt, {line[:60]!r}, must be"
+        if line != one_line(line):
+            raise ValueError(f"{must_be} words and single spaces")
+
+        # A worked example must be a lesson: the other questions score prompts.
         found = re.fullmatch(EXAMPLE, line)
-        if not found or purpose_of(found[1]) != "lessons":
-            return (
-                f"line {number} of the prompt, {line[:60]!r}, must be a question and its answer, "
-                "of those that are for lessons: python -m words.examples prints some"
+        is_lesson = found and purpose_of(found[1]) == "lessons"
+        if number > 1 and not is_lesson:
+            raise ValueError(
+                f"{must_be} a question and its answer, of those that are for lessons: "
+                "python -m words.examples prints some"
             )
-    return ""
+    return {TOPIC: text} if text else {}
