@@ -59,10 +59,6 @@ def test_all_samplers_write_the_same_greedy_answers(model):
     assert all_long == sampled(sample, model, eos=-1, **ours) == 12 * ROWS
 
 
-def test_reflections_are_counted_in_tokens(model):
-    assert bench.reflected(model) >= bench.REFLECTIONS
-
-
 def test_a_step_of_trl_and_one_of_ours_take_turns(model, capsys, monkeypatch):
     pytest.importorskip("trl")
     before = [p.clone() for p in model.parameters()]
