@@ -47,7 +47,7 @@ from sampling import Sampler
 from tasks import TOPICS, Question, Task, formats
 from tasks.world import ToyWorld
 
-with suppress(ImportError):  # Windows has none
+with suppress(ImportError):  # not every Python has it
     import readline  # noqa: F401 (with it, lines can be edited, and the arrow keys repeat them)
 
 

@@ -7,7 +7,6 @@ import pytest
 import train
 from base import prepare
 from base.prepare import SHIPPED, clean_prompt, corpus_domains, load_base
-from plumbing import files
 from plumbing.files import beside, load_checkpoint, lock, save_checkpoint
 from tasks import domains, formats
 from tests import toy
@@ -32,7 +31,6 @@ def default_base(monkeypatch, tmp_path):
     return path, minutes
 
 
-@pytest.mark.skipif(files.fcntl is None, reason="no locks here")
 def test_of_two_trainings_of_a_base_the_second_is_refused(default_base, capsys):
     path, minutes = default_base
     taken = f"another process is training {path}: wait"
