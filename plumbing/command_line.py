@@ -19,7 +19,6 @@ from pathlib import Path
 from plumbing import console, processes
 
 PATHS = ("out", "base", "resume")  # settings that are paths
-FILE_BYTES = 10_000  # a file that is larger is no prompt: a task has four topics
 
 # How argparse reads a setting, by the type of its default.
 READ = {
@@ -142,16 +141,11 @@ def read_text(field: dataclasses.Field, path: str, given: dict) -> str:
 
     given: all settings on the command line.
     """
-    # A file like /dev/zero has no end, so no more is read than is allowed.
-    with open(path, "rb") as file:
-        data = file.read(FILE_BYTES + 1)
-
     # Whatever is wrong with the text, the message begins with the option and the file.
     clean = field.metadata["clean"]
     try:
-        if len(data) > FILE_BYTES:
-            raise ValueError(f"it is longer than {FILE_BYTES} bytes")
-        text = data.decode("utf-8-sig")  # without the byte-order mark that some editors write
+        # Some editors write a byte-order mark, which is no part of the text.
+        text = Path(path).read_text(encoding="utf-8-sig")
         return clean(text, given)
     except ValueError as error:  # UnicodeDecodeError is one
         raise ValueError(f"--{field.name} {path}: {error}") from None
