@@ -44,7 +44,7 @@ from model import completion_logprobs
 from plumbing import command_line, console
 from plumbing.command_line import setting
 from sampling import Sampler
-from tasks import TOPICS, Question, Task, formats
+from tasks import TOPICS, Question, Task
 from tasks.world import ToyWorld
 
 with suppress(ImportError):  # not every Python has it
@@ -71,16 +71,6 @@ def open_model(path):
     """A model, and the world whose texts it reads. Raises ValueError."""
     # A run's weights.pt has the form of a base.
     model, about = load_base(path)
-
-    # Other models read other texts.
-    if "llm" in about:
-        raise ValueError(
-            f"{path} has the weights of a pretrained language model ({about['llm']}): "
-            "here is the toy world"
-        )
-    # Where domains have changed since pretraining, tokens mean other words.
-    if about.get("vocabulary") != formats.fingerprint():
-        raise ValueError(f"{path} knows another vocabulary: the domains have changed since then")
     return model, ToyWorld(about["domains"])
 
 

@@ -287,8 +287,6 @@ def test_a_resumed_run_does_not_need_the_file_again(saved, tmp_path):
         ("steps", 2.5),
         ("skills", 1),
         ("tasks", 5),
-        ("tasks", []),
-        ("tasks", [[]]),
     ],
 )
 def test_settings_of_wrong_types(name, value):

@@ -31,8 +31,8 @@ def test_a_share_is_of_at_least_so_many_items(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "n", "said"),
     [
-        ("other.pt", "3", "a base with this vocabulary"),
-        ("base.pt", "0", "--questions of 1 at least"),
+        ("other.pt", "3", "knows another vocabulary"),
+        ("base.pt", "0", "--questions must be 1 at least"),
         ("none.pt", "3", "no checkpoint at"),
     ],
 )
