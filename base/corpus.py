@@ -29,7 +29,8 @@ from random import Random
 from typing import Any
 
 import tasks
-from tasks import KEYWORDS, TOPICS, Domain, Rule
+from tasks import TOPICS, Domain, Rule
+from tasks.domain import KEYWORDS
 from tasks.formats import (
     encode,
     failure_text,

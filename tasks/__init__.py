@@ -19,19 +19,7 @@ from functools import cache
 from random import Random
 
 from tasks.contract import problems
-from tasks.domain import KEYWORDS, RULE_LENGTHS, TOPICS, Domain, Rule
-
-__all__ = [
-    "KEYWORDS",
-    "RULE_LENGTHS",
-    "TOPICS",
-    "Domain",
-    "Question",
-    "Rule",
-    "Task",
-    "domains",
-    "make_task",
-]
+from tasks.domain import RULE_LENGTHS, TOPICS, Domain, Rule
 
 
 @dataclass(frozen=True)
