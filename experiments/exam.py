@@ -38,17 +38,13 @@ reflect task 1/2 other domain
 """.strip().splitlines()
 HEAD = ["domain", *EXAMS, "look up, worst", "seed prompt", "right prompt"]
 SEED_QUESTIONS = 1000  # at least: under the seed prompt few should be right
-BATCH = 250  # items that go through the model at once
 
 
 def share(model, n: int, max_new: int, make, *arguments) -> float:
-    """The share of at least n items that a model passes. make(rng, *arguments): an item."""
+    """The share of n items that a model passes. make(rng, *arguments): an item."""
     rng = random.Random(0)
-    rates = []
-    for _ in range(0, n, BATCH):
-        items = [make(rng, *arguments) for _ in range(min(n, BATCH))]
-        rates.append(exams.pass_rate(model, items, max_new))
-    return mean(rates)
+    items = [make(rng, *arguments) for _ in range(n)]
+    return exams.pass_rate(model, items, max_new)
 
 
 def draw(rng, domain, kind: str, level: str, length: int, old: str):
@@ -56,7 +52,7 @@ def draw(rng, domain, kind: str, level: str, length: int, old: str):
     difficulty = rng.choice(getattr(domain, f"{level}_difficulties"))
     if kind == "solve":
         return exams.solving(rng, domain, difficulty, length, level == "task" and length > 1)
-    return exams.reflecting(rng, domain, difficulty, length, length > 1, old)
+    return exams.reflecting(rng, domain, difficulty, length, old)
 
 
 def whole_tasks(model, name: str, n: int, is_named: bool) -> float:
