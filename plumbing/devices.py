@@ -4,6 +4,7 @@ import os
 import shutil
 
 import torch
+from torch.distributed import is_torchelastic_launched
 
 from plumbing import processes
 
@@ -20,10 +21,10 @@ def pick_device(name: str, compiles: bool = False) -> str:
         raise ValueError("--compile needs a C++ compiler: install g++, or name another in CXX")
     count = processes.local_size()
 
-    # Processes on Apple's GPU could not talk to each other, so there it is one process at most.
+    # Processes on Apple's GPU could not talk to each other.
     available = {
         "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available() and count == 1,
+        "mps": torch.backends.mps.is_available() and not is_torchelastic_launched(),
         "cpu": True,
     }
 
