@@ -249,7 +249,7 @@ class Dialogue:
         want = ""
         # It fails where the rule has a word that is no operation of the domain, such as "none".
         with suppress(Exception):
-            want = self.domain.show(self.domain.apply(rule, state))
+            want = self.domain.answer(rule, state)
         return Question(topic, text, want)
 
     def answer(self, sampler):

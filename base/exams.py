@@ -54,7 +54,7 @@ def solving(rng: Random, domain: Domain, difficulty: int, length: int, held_out:
     # What the topic's rule makes of the state is the answer.
     state = domain.draw(rng, difficulty)
     question = question_text(topic, domain.ask(state))
-    want = domain.show(domain.apply(rule, state))
+    want = domain.answer(rule, state)
     return Item(prompt_text(prompt), question, lambda text: parse_answer(text) == want)
 
 
@@ -111,15 +111,15 @@ def reflecting(
     while len(failures) < 3:
         state = domain.draw(rng, difficulty)
         followed = instruction if old == "one missing" else known_rule(rng, domain)
-        got = domain.show(domain.apply(followed, state))
-        want = domain.show(domain.apply(rule, state))
+        got = domain.answer(followed, state)
+        want = domain.answer(rule, state)
         if got != want:
             failures.append((domain.ask(state), got, want))
 
     # Any spelling of the rule passes; what is no rule has no results.
     def passes(text: str) -> bool:
-        found = tuple(parse_instruction(text, topic).split())
-        return domain.results.get(found) == domain.results[rule]
+        found = parse_instruction(text, topic).split()
+        return domain.same(tuple(found), rule)
 
     # The first line is the prompt, the failures are the question.
     reflection = reflection_text(topic, " ".join(instruction), failures)

@@ -60,8 +60,8 @@ class Task:
             # A hash of the question's text decides, once and for all, which of the two it is for.
             for_validation = zlib.crc32(f"{topic}: {ask}".encode()) % 8 == 0
             if for_validation == (purpose == "validation"):
-                answer = self.domain.apply(self.rules[topic], state)
-                return Question(topic, ask, self.domain.show(answer))
+                want = self.domain.answer(self.rules[topic], state)
+                return Question(topic, ask, want)
 
     def questions(self, rng: Random, n: int, purpose: str = "questions") -> list[Question]:
         """n random questions for a purpose: "questions" of the gradient and of anchor scores,
