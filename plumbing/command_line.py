@@ -200,24 +200,20 @@ def check_changes(Config: type, given: dict, saved: dict) -> None:
 
 
 def check(cfg) -> None:
-    """Raises ValueError, with what would be right, for a value of a wrong type or out of range."""
+    """Raises ValueError, with what would be right, for a value that is not allowed."""
     for field in dataclasses.fields(cfg):
         choices = field.metadata["choices"]
         low = field.metadata["low"]
         kind = type(field.default)
         value = getattr(cfg, field.name)
 
-        # A config.json that somebody edited may hold anything.
-        if choices:
+        # Somebody may have edited config.json.
+        right = ""
+        if choices and value not in choices:
             right = f"one of {', '.join(choices)}"
-            fits = value in choices
-        elif low is not None:
-            right = f"a number from {low} on"
-            fits = isinstance(value, int | kind) and low <= value < 2**63  # NaN does not
-        else:
-            right = f"a {kind.__name__}"
-            fits = isinstance(value, list | tuple if kind is tuple else kind)
-        if not fits:
+        if low is not None and not (isinstance(value, int | kind) and low <= value < 2**63):
+            right = f"a number from {low} on"  # NaN is none
+        if right:
             help = field.metadata["help"]
             raise ValueError(f"{field.name} must be {right}, not {value} ({help})")
 
