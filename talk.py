@@ -27,7 +27,6 @@ Left out: GPUs. On a CPU an answer takes 20 ms.
 """
 
 import dataclasses
-import json
 import random
 import re
 import sys
@@ -43,6 +42,7 @@ from base.prepare import SHIPPED, load_base
 from model import completion_logprobs
 from plumbing import command_line, console
 from plumbing.command_line import setting
+from plumbing.files import read_json
 from sampling import Sampler
 from tasks import TOPICS, Question, Task
 from tasks.world import ToyWorld
@@ -81,8 +81,8 @@ def read_run(folder, world):
     """
     learned = {}
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        config = read_json(folder / "config.json")
+        result = read_json(folder / "result.json")
         for number, entry in enumerate(result["tasks"], start=1):
             task = world.make_task(entry["task"], config["seed"])
             prompt = entry["evolved"]

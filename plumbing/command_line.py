@@ -8,7 +8,6 @@ import argparse
 import contextlib
 import dataclasses
 import functools
-import json
 import os
 import signal
 import sys
@@ -17,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from plumbing import console, processes
+from plumbing.files import read_json
 
 PATHS = ("out", "base", "resume")  # settings that are paths
 
@@ -173,7 +173,7 @@ def saved_settings(Config: type, folder: str) -> dict:
     """All settings of the run in a folder. Raises ValueError where there is no run."""
     # The settings of a run are saved in its folder, as the fields of the settings class.
     try:
-        saved = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+        saved = read_json(Path(folder) / "config.json")
         saved |= {"out": folder, "resume": folder}  # the folder may have been moved
         return dataclasses.asdict(Config(**saved))
     except (OSError, ValueError, TypeError):

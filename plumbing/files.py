@@ -1,7 +1,8 @@
-"""Files that are written whole or not at all, checkpoints, and locks."""
+"""Files that are written whole or not at all, JSON, checkpoints, and locks."""
 
 import fcntl
 import io
+import json
 import os
 import sys
 import zipfile
@@ -42,6 +43,11 @@ def wait_for_disk(file: BinaryIO) -> None:
     """Wait until the disk has what was written to an open file."""
     file.flush()
     os.fsync(file.fileno())
+
+
+def read_json(path: Path) -> dict:
+    """The contents of a JSON file. Raises ValueError, or OSError."""
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def save_checkpoint(path: Path, contents: dict) -> None:
