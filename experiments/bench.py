@@ -80,11 +80,6 @@ def compare(what, names, rounds):
         print(LINE.format(what, names[0], name, ours, theirs, theirs / ours), flush=True)
 
 
-def open_model(path, device):
-    model, _ = load_base(Path(path))
-    return model.to(device)
-
-
 # --- sampling ---
 
 
@@ -211,11 +206,12 @@ def bench_step(model, device):
 
 def main(argv=None):
     parser = command_line.script_parser(__file__, __doc__)
-    parser.add_argument("--base", default=SHIPPED, help="default: %(default)s")
+    parser.add_argument("--base", type=Path, default=SHIPPED, help="default: %(default)s")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     args = parser.parse_args(argv)
     with command_line.failures_in_one_line("stopped", faults=(ValueError, OSError, ImportError)):
-        model = open_model(args.base, args.device)
+        model, _ = load_base(args.base)
+        model = model.to(args.device)
         print(f"On {args.device}, {torch.get_num_threads()} threads, torch {torch.__version__}.\n")
         print(HEAD, flush=True)
         bench_sampling(model, args.device)

@@ -103,7 +103,7 @@ class ToyWorld:
 
         # In an instruction of no known words every letter is a token.
         worst = " ".join(3 * ["z" * 16])
-        questions = [task.question(Random(i)) for i in range(100)]
+        questions = task.questions(Random(0), 100)
         ask = max((question.ask for question in questions), key=len)
         want = max((question.want for question in questions), key=len)
         prompt = dict.fromkeys([*task.rules, *seed_prompt], worst)

@@ -4,6 +4,7 @@ import bench
 import pytest
 from bench import SPECIAL, WORLD, generated, sampled
 
+from base.prepare import load_base
 from sampling import sample
 from tests import toy
 from tests.llama import llama_of
@@ -17,7 +18,8 @@ def model(tmp_path_factory):
     """A model whose answers end after a few tokens."""
     path = tmp_path_factory.mktemp("bench") / "base.pt"
     toy.make_base(path, n_kv_head=1)
-    return bench.open_model(path, "cpu")
+    model, _ = load_base(path)
+    return model
 
 
 @pytest.fixture(autouse=True)
