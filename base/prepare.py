@@ -104,6 +104,7 @@ def open_base(cfg) -> Base | llm.Pretrained:
 
 def check_tasks(cfg) -> None:
     """Raises ValueError for a name that is no task's."""
+    # The world of words has kinds of tasks, the toy world has domains.
     check = kind_of if cfg.llm else domain_of
     for name in cfg.tasks:
         check(name)
@@ -140,6 +141,7 @@ def load_base(path: Path) -> tuple[GPT, dict]:
 
     Raises ValueError where the file is missing or damaged, or is no base for the domains of today.
     """
+    # With another vocabulary its tokens would mean other words.
     contents = load_checkpoint(path)
     if contents.get("vocabulary") != formats.fingerprint():
         raise ValueError(

@@ -42,6 +42,7 @@ SEED_QUESTIONS = 1000  # at least: under the seed prompt few should be right
 
 def share(model, n: int, max_new: int, make, *arguments) -> float:
     """The share of n items that a model passes. make(rng, *arguments): an item."""
+    # The same items for every base.
     rng = random.Random(0)
     items = [make(rng, *arguments) for _ in range(n)]
     return exams.pass_rate(model, items, max_new)
