@@ -27,7 +27,6 @@ Left out: GPUs. On a CPU an answer takes 20 ms.
 """
 
 import dataclasses
-import json
 import random
 import re
 import sys
@@ -43,11 +42,12 @@ from base.prepare import SHIPPED, load_base
 from model import completion_logprobs
 from plumbing import command_line, console
 from plumbing.command_line import setting
+from plumbing.files import read_json
 from sampling import Sampler
-from tasks import TOPICS, Question, Task, formats
+from tasks import TOPICS, Question, Task
 from tasks.world import ToyWorld
 
-with suppress(ImportError):  # Windows has none
+with suppress(ImportError):  # not every Python has it
     import readline  # noqa: F401 (with it, lines can be edited, and the arrow keys repeat them)
 
 
@@ -71,16 +71,6 @@ def open_model(path):
     """A model, and the world whose texts it reads. Raises ValueError."""
     # A run's weights.pt has the form of a base.
     model, about = load_base(path)
-
-    # Other models read other texts.
-    if "llm" in about:
-        raise ValueError(
-            f"{path} has the weights of a pretrained language model ({about['llm']}): "
-            "here is the toy world"
-        )
-    # Where domains have changed since pretraining, tokens mean other words.
-    if about.get("vocabulary") != formats.fingerprint():
-        raise ValueError(f"{path} knows another vocabulary: the domains have changed since then")
     return model, ToyWorld(about["domains"])
 
 
@@ -91,8 +81,8 @@ def read_run(folder, world):
     """
     learned = {}
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        config = read_json(folder / "config.json")
+        result = read_json(folder / "result.json")
         for number, entry in enumerate(result["tasks"], start=1):
             task = world.make_task(entry["task"], config["seed"])
             prompt = entry["evolved"]
@@ -259,7 +249,7 @@ class Dialogue:
         want = ""
         # It fails where the rule has a word that is no operation of the domain, such as "none".
         with suppress(Exception):
-            want = self.domain.show(self.domain.apply(rule, state))
+            want = self.domain.answer(rule, state)
         return Question(topic, text, want)
 
     def answer(self, sampler):

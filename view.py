@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from textwrap import dedent, indent
 
-from plumbing.files import write_file
+from plumbing.files import read_json, write_file
 from tasks import Domain, make_task
 from words import tasks as word_tasks
 
@@ -76,10 +76,9 @@ class Stage:
         rule = tuple(instruction.split())
         if not set(rule) <= set(self.domain.operations):
             return "foreign"
-        # Two rules are equal in effect if they give the same results.
-        results = self.domain.results
-        wanted = results[tuple(hidden.split())]
-        return "equal" if results.get(rule) == wanted else "wrong"
+        # Other words can do the same.
+        wanted = tuple(hidden.split())
+        return "equal" if self.domain.same(rule, wanted) else "wrong"
 
     @property
     def best(self) -> dict[str, str]:
@@ -117,12 +116,12 @@ class Run:
 def read_run(path: Path) -> Run:
     """Read the files of a run. Raises OSError or ValueError where they are missing or damaged."""
     # The closing table may be missing: a run writes it at its end. So may the samples.
-    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    config = read_json(path / "config.json")
     log = (path / "log.jsonl").read_text(encoding="utf-8")
     file = path / "samples.txt"
     samples = file.read_text(encoding="utf-8") if file.exists() else ""
     file = path / "result.json"
-    result = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    result = read_json(file) if file.exists() else {}
 
     # What comes after the last line end is nothing, or a line that is being written just now.
     lines = [json.loads(words) for words in log.split("\n")[:-1]]

@@ -29,7 +29,8 @@ from random import Random
 from typing import Any
 
 import tasks
-from tasks import KEYWORDS, TOPICS, Domain, Rule
+from tasks import TOPICS, Domain, Rule
+from tasks.domain import KEYWORDS
 from tasks.formats import (
     encode,
     failure_text,
@@ -200,7 +201,7 @@ def search(
     That rule is () for none; by chance it can be a wrong one. old: the old instruction, () for
     none. short: only the last one to three blocks; the head of the first is then given.
     """
-    want = domain.show(domain.apply(rule, state))
+    want = domain.answer(rule, state)
     document: Document = []
     for prefix in search_starts(rng, domain, rule, old):
         block, found = search_block(domain, prefix, domain.apply(prefix, state), want)
@@ -339,8 +340,8 @@ def reflection_document(rng: Random, domain: Domain, short: bool = False) -> Doc
         if i > 0:
             difficulty = others_difficulty
             state = draw_failing_state(rng, domain, case, difficulty)
-        got = domain.show(domain.apply(case.followed, state))
-        want = domain.show(domain.apply(case.rule, state))
+        got = domain.answer(case.followed, state)
+        want = domain.answer(case.rule, state)
 
         # But a search that starts from the old instruction needs an example that follows it.
         if rng.random() < slips and (i > 0 or not understood):

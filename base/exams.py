@@ -54,7 +54,7 @@ def solving(rng: Random, domain: Domain, difficulty: int, length: int, held_out:
     # What the topic's rule makes of the state is the answer.
     state = domain.draw(rng, difficulty)
     question = question_text(topic, domain.ask(state))
-    want = domain.show(domain.apply(rule, state))
+    want = domain.answer(rule, state)
     return Item(prompt_text(prompt), question, lambda text: parse_answer(text) == want)
 
 
@@ -90,19 +90,15 @@ def looking_up(rng: Random, domain: Domain, position: int, lines: int) -> Item:
 
 
 def reflecting(
-    rng: Random,
-    domain: Domain,
-    difficulty: int,
-    length: int,
-    held_out: bool,
-    old: str = "none",
+    rng: Random, domain: Domain, difficulty: int, length: int, old: str = "none"
 ) -> Item:
     """A reflection on three failures. It passes with any instruction that does what the rule does.
 
-    length, held_out: of the rule. old: the instruction so far, "none", "one missing" for the rule
-    without its last operation, or one that means nothing here (a kind of corpus.STRANGE).
+    length: of the rule; of two and three operations it is a held-out one. old: the instruction so
+    far, "none", "one missing" for the rule without its last operation, or one that means nothing
+    here (a kind of corpus.STRANGE).
     """
-    rule = rng.choice(domain.rules(length, held_out))
+    rule = rng.choice(domain.rules(length, held_out=length > 1))
     topic = rng.choice(TOPICS)
     instruction: Rule = ()
     if old == "one missing":
@@ -115,15 +111,15 @@ def reflecting(
     while len(failures) < 3:
         state = domain.draw(rng, difficulty)
         followed = instruction if old == "one missing" else known_rule(rng, domain)
-        got = domain.show(domain.apply(followed, state))
-        want = domain.show(domain.apply(rule, state))
+        got = domain.answer(followed, state)
+        want = domain.answer(rule, state)
         if got != want:
             failures.append((domain.ask(state), got, want))
 
     # Any spelling of the rule passes; what is no rule has no results.
     def passes(text: str) -> bool:
-        found = tuple(parse_instruction(text, topic).split())
-        return domain.results.get(found) == domain.results[rule]
+        found = parse_instruction(text, topic).split()
+        return domain.same(tuple(found), rule)
 
     # The first line is the prompt, the failures are the question.
     reflection = reflection_text(topic, " ".join(instruction), failures)
@@ -171,8 +167,8 @@ def base_rates(model: GPT, domain: Domain) -> str:
     solved = pass_rate(model, questions)
 
     # Rules of one operation, then held-out ones of two.
-    ones = [reflecting(rng, domain, difficulty, 1, False) for _ in range(16)]
-    twos = [reflecting(rng, domain, difficulty, 2, True) for _ in range(16)]
+    ones = [reflecting(rng, domain, difficulty, 1) for _ in range(16)]
+    twos = [reflecting(rng, domain, difficulty, 2) for _ in range(16)]
     found_ones = pass_rate(model, ones, REFLECTION_TOKENS)
     found_twos = pass_rate(model, twos, REFLECTION_TOKENS)
     return f"{domain.name}: solve {solved:.2f}, reflect {found_ones:.2f}/{found_twos:.2f}"

@@ -103,13 +103,10 @@ def open_base(cfg) -> Base | llm.Pretrained:
 
 
 def check_tasks(cfg) -> None:
-    """Raises ValueError for a name that is no task's, or where there is none."""
-    # They may come from a config.json that somebody edited.
-    names = cfg.tasks
-    if not names or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"tasks must be names of domains, not {names!r}")
+    """Raises ValueError for a name that is no task's."""
+    # The world of words has kinds of tasks, the toy world has domains.
     check = kind_of if cfg.llm else domain_of
-    for name in names:
+    for name in cfg.tasks:
         check(name)
 
 
@@ -142,17 +139,20 @@ def clean_prompt(text: str, given: dict) -> str:
 def load_base(path: Path) -> tuple[GPT, dict]:
     """A base, and all that its checkpoint says about it.
 
-    Raises ValueError where the file is missing or damaged, or is no base.
+    Raises ValueError where the file is missing or damaged, or is no base for the domains of today.
     """
+    # With another vocabulary its tokens would mean other words.
     contents = load_checkpoint(path)
-    try:
-        sizes = contents["model_config"]
-        # In an older base every head has keys and values of its own.
-        cfg = GPTConfig(**{"n_kv_head": sizes["n_head"]} | sizes)
-        model = GPT(cfg)
-        model.load_state_dict(contents["model"])
-    except (KeyError, TypeError, RuntimeError):  # the checkpoint of a run, for example
-        raise ValueError(f"{path} is no base: train one with --pretrain --base OTHER") from None
+    if contents.get("vocabulary") != formats.fingerprint():
+        raise ValueError(
+            f"{path} knows another vocabulary than today's domains have, or is no base: "
+            "train one with --pretrain --base OTHER"
+        )
+
+    # In an older base every head has keys and values of its own.
+    sizes = contents["model_config"]
+    model = GPT(GPTConfig(**{"n_kv_head": sizes["n_head"]} | sizes))
+    model.load_state_dict(contents["model"])
     return model, contents
 
 
@@ -177,28 +177,21 @@ def prepare_base(cfg) -> None:
 
 
 def fault_of_base(cfg) -> str:
-    """Why a base must be trained before the run can begin; "" where it need not be.
-
-    Raises ValueError where the base cannot be used, and may not be replaced either.
-    """
+    """Why another base must be trained before the run can begin; "" where none may be."""
     # Only a default base may be replaced: the shipped one, or that in the folder of a --smoke run.
     # A run that has begun cannot go on with another one.
     own = f"{cfg.out}/base.pt" if cfg.out else ""
     begun = cfg.resume and (Path(cfg.resume) / "checkpoint.pt").exists()
-    replaceable = cfg.base in (SHIPPED, own) and not begun
-
-    # A damaged file is not replaced: load_checkpoint raises.
-    if replaceable and not os.path.lexists(cfg.base):
-        return f"the base {cfg.base} is not there yet"
-    contents = load_checkpoint(Path(cfg.base))
-    if contents.get("vocabulary") == formats.fingerprint():
+    if cfg.base not in (SHIPPED, own) or begun:
         return ""
 
-    # The words of the domains have changed since it was trained, or it is no base at all.
-    fault = f"the base {cfg.base} knows another vocabulary"
-    if not replaceable:
-        raise ValueError(f"{fault}, or is none; train one with --pretrain --base OTHER")
-    return fault
+    # A damaged file is not replaced: load_checkpoint raises.
+    if not os.path.lexists(cfg.base):
+        return f"the base {cfg.base} is not there yet"
+    contents = load_checkpoint(Path(cfg.base))
+    if contents.get("vocabulary") != formats.fingerprint():
+        return f"the base {cfg.base} knows another vocabulary"
+    return ""
 
 
 def train_base(cfg, minutes: float) -> None:

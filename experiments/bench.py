@@ -1,8 +1,7 @@
-"""How fast sampling, reflecting and a gradient step are, beside what people would use instead.
+"""How fast sampling and a gradient step are, beside what people would use instead.
 
     python experiments/bench.py > experiments/results/bench-cpu.md
     python experiments/bench.py --device cuda > experiments/results/bench-cuda.md
-    python experiments/bench.py --other OLD/base.pt     also reflections of another base
 
 Competitors run in turn, round after round, in one process; a figure is the median over the rounds.
 Another program on the machine slows all of them down: ratios are what counts. A whole run beside
@@ -28,15 +27,15 @@ from torch.nn.utils.rnn import pad_sequence
 from base.prepare import SHIPPED, Base, load_base
 from plumbing import command_line
 from plumbing.folder import RunFolder
-from sampling import Sampler, contexts_of, decoder, sample
+from sampling import contexts_of, decoder, sample
 from tasks import make_task
 from tasks.world import Outcome, ToyWorld
 from tests.llama import llama_of
 from tests.naive import sample_naive
 from train import Config, Learner, slow_step
 
-# A gradient step of the main job, and a batch of its reflections.
-PROMPTS, QUESTIONS, GROUP, REFLECTIONS = 4, 32, 8, 16
+# A gradient step of the main job.
+PROMPTS, QUESTIONS, GROUP = 4, 32, 8
 GREEDY_TOKENS = 36  # in each row, where all are equally long: about as many as an answer has
 ROUNDS = 5  # of a race
 HEAD = """| what | ours | the other | seconds of ours | of the other | times faster |
@@ -79,11 +78,6 @@ def compare(what, names, rounds):
     ours, *others = np.median(rounds[1:], axis=0)
     for name, theirs in zip(names[1:], others, strict=True):
         print(LINE.format(what, names[0], name, ours, theirs, theirs / ours), flush=True)
-
-
-def open_model(path, device):
-    model, _ = load_base(Path(path))
-    return model.to(device)
 
 
 # --- sampling ---
@@ -132,14 +126,6 @@ def bench_sampling(model, device):
         "transformers": partial(generated, llama, max_new_tokens=n, do_sample=True, top_k=0),
     }
     race("a token of 256 answers", runners)
-
-
-def reflected(model):
-    """A batch of reflections -> how many tokens."""
-    sampler = Sampler(model, WORLD, 1.0, decode=decoder(False, model.cos.device.type))
-    failures = [(question, WORLD.grade(question, "")) for question in questions(3 * REFLECTIONS)]
-    sampler.reflect([("red", "", failures[3 * i :]) for i in range(REFLECTIONS)])  # three are read
-    return sampler.sampled_tokens
 
 
 # --- a gradient step ---
@@ -220,20 +206,15 @@ def bench_step(model, device):
 
 def main(argv=None):
     parser = command_line.script_parser(__file__, __doc__)
-    parser.add_argument("--base", default=SHIPPED, help="default: %(default)s")
-    parser.add_argument("--other", help="checkpoint of another base, for reflections")
+    parser.add_argument("--base", type=Path, default=SHIPPED, help="default: %(default)s")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     args = parser.parse_args(argv)
     with command_line.failures_in_one_line("stopped", faults=(ValueError, OSError, ImportError)):
-        model = open_model(args.base, args.device)
+        model, _ = load_base(args.base)
+        model = model.to(args.device)
         print(f"On {args.device}, {torch.get_num_threads()} threads, torch {torch.__version__}.\n")
         print(HEAD, flush=True)
         bench_sampling(model, args.device)
-        if args.other:
-            other = open_model(args.other, args.device)
-            runners = {"this base": partial(reflected, model)}
-            runners["the other"] = partial(reflected, other)
-            race("a token of 16 reflections", runners)
         bench_step(model, args.device)
 
 

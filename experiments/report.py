@@ -1,9 +1,9 @@
 """Write docs/RESULTS.md from the finished runs: each claim beside its bar, and what it rests on.
 
-    python experiments/report.py             writes docs/RESULTS.md
-    python experiments/report.py --readme    prints the table of README.md
+    python experiments/report.py
 
-Any part of the runs will do. What is missing is said to be missing.
+Any part of the runs will do. What is missing is said to be missing. The first table of the page is
+also that of README.md.
 """
 
 import fnmatch
@@ -17,8 +17,6 @@ import run
 from measure import Runs, load
 from root import KEPT, ROOT
 from scipy.stats import ttest_1samp
-
-from plumbing import command_line
 
 # --- what is claimed ---
 
@@ -341,15 +339,5 @@ def page(folder: Path) -> str:
     )
 
 
-def main(argv=None):
-    parser = command_line.script_parser(__file__, __doc__)
-    parser.add_argument("--readme", action="store_true", help="print the table of README.md")
-    args = parser.parse_args(argv)
-    if args.readme:
-        print(readme_table(load()))
-    else:
-        (ROOT / "docs" / "RESULTS.md").write_text(page(KEPT), encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    (ROOT / "docs" / "RESULTS.md").write_text(page(KEPT), encoding="utf-8")

@@ -4,7 +4,6 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "experiments" / "results"
-KEPT = RESULTS / "runs"  # a folder for each finished run
+KEPT = ROOT / "experiments" / "results" / "runs"  # a folder for each finished run
 
 sys.path.insert(0, str(ROOT))

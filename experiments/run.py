@@ -27,7 +27,7 @@ from root import KEPT, ROOT
 from tqdm import tqdm
 
 from plumbing import command_line
-from plumbing.files import write_file
+from plumbing.files import read_json, write_file
 from tasks import formats, make_task
 from train import Config
 
@@ -213,7 +213,7 @@ def settings_of(run: Run, place: Place) -> dict:
 
 def check_settings(folder: Path, asked: dict, but=()):
     """Raises ValueError where a folder has a run with other settings than those asked for."""
-    saved = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    saved = read_json(folder / "config.json")
     for name, value in saved.items():
         # A setting that is older than the run or younger is not compared.
         if name in asked and name not in but and value != asked[name]:

@@ -8,7 +8,6 @@ import argparse
 import contextlib
 import dataclasses
 import functools
-import json
 import os
 import signal
 import sys
@@ -17,9 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from plumbing import console, processes
+from plumbing.files import read_json
 
 PATHS = ("out", "base", "resume")  # settings that are paths
-FILE_BYTES = 10_000  # a file that is larger is no prompt: a task has four topics
 
 # How argparse reads a setting, by the type of its default.
 READ = {
@@ -142,16 +141,11 @@ def read_text(field: dataclasses.Field, path: str, given: dict) -> str:
 
     given: all settings on the command line.
     """
-    # A file like /dev/zero has no end, so no more is read than is allowed.
-    with open(path, "rb") as file:
-        data = file.read(FILE_BYTES + 1)
-
     # Whatever is wrong with the text, the message begins with the option and the file.
     clean = field.metadata["clean"]
     try:
-        if len(data) > FILE_BYTES:
-            raise ValueError(f"it is longer than {FILE_BYTES} bytes")
-        text = data.decode("utf-8-sig")  # without the byte-order mark that some editors write
+        # Some editors write a byte-order mark, which is no part of the text.
+        text = Path(path).read_text(encoding="utf-8-sig")
         return clean(text, given)
     except ValueError as error:  # UnicodeDecodeError is one
         raise ValueError(f"--{field.name} {path}: {error}") from None
@@ -179,7 +173,7 @@ def saved_settings(Config: type, folder: str) -> dict:
     """All settings of the run in a folder. Raises ValueError where there is no run."""
     # The settings of a run are saved in its folder, as the fields of the settings class.
     try:
-        saved = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+        saved = read_json(Path(folder) / "config.json")
         saved |= {"out": folder, "resume": folder}  # the folder may have been moved
         return dataclasses.asdict(Config(**saved))
     except (OSError, ValueError, TypeError):
@@ -206,24 +200,20 @@ def check_changes(Config: type, given: dict, saved: dict) -> None:
 
 
 def check(cfg) -> None:
-    """Raises ValueError, with what would be right, for a value of a wrong type or out of range."""
+    """Raises ValueError, with what would be right, for a value that is not allowed."""
     for field in dataclasses.fields(cfg):
         choices = field.metadata["choices"]
         low = field.metadata["low"]
         kind = type(field.default)
         value = getattr(cfg, field.name)
 
-        # A config.json that somebody edited may hold anything.
-        if choices:
+        # Somebody may have edited config.json.
+        right = ""
+        if choices and value not in choices:
             right = f"one of {', '.join(choices)}"
-            fits = value in choices
-        elif low is not None:
-            right = f"a number from {low} on"
-            fits = isinstance(value, int | kind) and low <= value < 2**63  # NaN does not
-        else:
-            right = f"a {kind.__name__}"
-            fits = isinstance(value, list | tuple if kind is tuple else kind)
-        if not fits:
+        if low is not None and not (isinstance(value, int | kind) and low <= value < 2**63):
+            right = f"a number from {low} on"  # NaN is none
+        if right:
             help = field.metadata["help"]
             raise ValueError(f"{field.name} must be {right}, not {value} ({help})")
 

@@ -4,6 +4,7 @@ import os
 import shutil
 
 import torch
+from torch.distributed import is_torchelastic_launched
 
 from plumbing import processes
 
@@ -18,12 +19,11 @@ def pick_device(name: str, compiles: bool = False) -> str:
     compiler = os.environ.get("CXX", "g++")
     if compiles and not shutil.which(compiler):
         raise ValueError("--compile needs a C++ compiler: install g++, or name another in CXX")
-    count = processes.local_size()
 
-    # Processes on Apple's GPU could not talk to each other, so there it is one process at most.
+    # Processes on Apple's GPU could not talk to each other.
     available = {
         "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available() and count == 1,
+        "mps": torch.backends.mps.is_available() and not is_torchelastic_launched(),
         "cpu": True,
     }
 
@@ -31,13 +31,13 @@ def pick_device(name: str, compiles: bool = False) -> str:
     if name == "auto":
         name = next(device for device in available if available[device])
     if not available[name]:
-        none = "none"
-        if count > 1:
-            none += f" for {count} processes"
-        raise ValueError(f"--device {name}: this machine has {none}; use --device auto")
+        raise ValueError(
+            f"--device {name}: this machine has none that this run can use; use --device auto"
+        )
 
     # Every process needs a GPU of its own.
     gpus = torch.cuda.device_count()
+    count = processes.local_size()
     if name == "cuda" and count > gpus:
         raise ValueError(
             f"{count} processes need as many GPUs, here are {gpus}: "

@@ -1,25 +1,16 @@
-"""Files that are written whole or not at all, checkpoints, and locks."""
+"""Files that are written whole or not at all, JSON, checkpoints, and locks."""
 
-import errno
+import fcntl
 import io
+import json
 import os
 import sys
 import zipfile
-from collections.abc import Callable
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
-try:
-    import fcntl
-except ImportError:  # Windows: there, nothing keeps a second process away
-    fcntl = None
-
 FORMAT = 1  # the version of the checkpoint format
-
-# How a file system, on a network for example, says that it does not offer a service.
-NOT_OFFERED = (errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 def beside(path: Path, ending: str) -> Path:
@@ -51,23 +42,12 @@ def write_file(path: Path, data: bytes) -> None:
 def wait_for_disk(file: BinaryIO) -> None:
     """Wait until the disk has what was written to an open file."""
     file.flush()
-    try_service("a power cut may damage new files", os.fsync, file.fileno())
+    os.fsync(file.fileno())
 
 
-def try_service(without: str, service: Callable, *arguments) -> None:
-    """Ask the file system for a service; where it is not offered, say so and go on without it."""
-    try:
-        service(*arguments)
-    except OSError as error:
-        if error.errno not in NOT_OFFERED:
-            raise
-        say_once(f"this file system offers no {service.__name__}: {without}")
-
-
-@cache
-def say_once(words: str) -> None:
-    """Print a line to stderr, the first time only."""
-    print(words, file=sys.stderr)
+def read_json(path: Path) -> dict:
+    """The contents of a JSON file. Raises ValueError, or OSError."""
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def save_checkpoint(path: Path, contents: dict) -> None:
@@ -89,20 +69,17 @@ def load_checkpoint(path: Path) -> dict:
 
     if not (path.is_file() and os.access(path, os.R_OK)):
         raise ValueError(f"no checkpoint at {path}, or none that may be read")
-    contents = {}
-    fault = "its bytes are not as they were written"
+    is_whole = False
 
-    # A file that is no checkpoint raises a dozen kinds of errors; `fault` says how far we came.
+    # A file that is no checkpoint raises a dozen kinds of errors.
     with suppress(Exception), zipfile.ZipFile(path) as archive:
         # torch.load does not look at the checksums.
         if archive.testzip() is None:
-            fault = "it holds more than tensors and plain data"
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-            fault = f"this program reads format {FORMAT}, not {loaded.get('format')}"
-            contents = loaded
+            contents = torch.load(path, map_location="cpu", weights_only=True)
+            is_whole = contents["format"] == FORMAT
 
-    if contents.get("format") != FORMAT:
-        raise ValueError(f"{path} is damaged, or no checkpoint of this program: {fault}")
+    if not is_whole:
+        raise ValueError(f"{path} is damaged, or no checkpoint of this program")
     return contents
 
 
@@ -116,10 +93,10 @@ def lock(path: Path, taken: str) -> BinaryIO:
     # Do not wait for another process: say at once that it has the file.
     file = open(path, "wb")  # noqa: SIM115 (the caller closes it)
     try:
-        if fcntl:
-            exclusive = fcntl.LOCK_EX | fcntl.LOCK_NB
-            try_service("start no second process here", fcntl.flock, file, exclusive)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.close()
         raise ValueError(taken) from None
+    except OSError as error:  # some network file systems offer no locks
+        print(f"{path}: {error.strerror}: start no second process here", file=sys.stderr)
     return file

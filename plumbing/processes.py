@@ -30,39 +30,23 @@ ROLLOUTS_AT_ONCE = 1024  # rollouts that one process samples together
 
 def join() -> None:
     """Meet the other processes, if torchrun has started some."""
-    if not launched() or dist.is_initialized():
+    if not dist.is_torchelastic_launched() or dist.is_initialized():
         return
 
     # Each process has a GPU of its own, or all compute on the CPU.
     backend = "gloo"  # nccl refuses processes that share a GPU
     if torch.cuda.device_count() >= local_size():
-        torch.cuda.set_device(number("LOCAL_RANK", 0))
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         backend = "cpu:gloo,cuda:nccl"  # nccl alone cannot send tensors that are on the CPU
-    try:
-        dist.init_process_group(backend)
-    except (ValueError, dist.DistError):
-        raise ValueError(
-            "RANK and WORLD_SIZE are set, but there are no other processes to meet: "
-            "unset them, or start with torchrun"
-        ) from None
+    dist.init_process_group(backend)
 
     # Stop gloo's threads in time: they may abort the process at its end.
     atexit.register(dist.destroy_process_group)
 
 
 def local_size() -> int:
-    """How many processes torchrun has started on this machine."""
-    return number("LOCAL_WORLD_SIZE", 1) if launched() else 1
-
-
-def launched() -> bool:
-    """Whether torchrun has started several processes. Without RANK the rest is only left over."""
-    return number("RANK", -1) >= 0 and number("WORLD_SIZE", 1) > 1
-
-
-def number(name: str, default: int) -> int:
-    """A variable of torchrun's; the default where it is not set, or empty."""
-    return int(os.environ.get(name) or default)
+    """How many processes torchrun has started on this machine; 1 without it."""
+    return int(os.environ["LOCAL_WORLD_SIZE"]) if dist.is_torchelastic_launched() else 1
 
 
 def rank() -> int:

@@ -19,19 +19,7 @@ from functools import cache
 from random import Random
 
 from tasks.contract import problems
-from tasks.domain import KEYWORDS, RULE_LENGTHS, TOPICS, Domain, Rule
-
-__all__ = [
-    "KEYWORDS",
-    "RULE_LENGTHS",
-    "TOPICS",
-    "Domain",
-    "Question",
-    "Rule",
-    "Task",
-    "domains",
-    "make_task",
-]
+from tasks.domain import RULE_LENGTHS, TOPICS, Domain, Rule
 
 
 @dataclass(frozen=True)
@@ -72,8 +60,8 @@ class Task:
             # A hash of the question's text decides, once and for all, which of the two it is for.
             for_validation = zlib.crc32(f"{topic}: {ask}".encode()) % 8 == 0
             if for_validation == (purpose == "validation"):
-                answer = self.domain.apply(self.rules[topic], state)
-                return Question(topic, ask, self.domain.show(answer))
+                want = self.domain.answer(self.rules[topic], state)
+                return Question(topic, ask, want)
 
     def questions(self, rng: Random, n: int, purpose: str = "questions") -> list[Question]:
         """n random questions for a purpose: "questions" of the gradient and of anchor scores,

@@ -17,20 +17,7 @@ TOKEN = "[a-z]+|[0-9]"  # what the tokenizer can make one token of: a word or a 
 def problems(domain: Domain) -> Iterator[str]:
     """What breaks the contract, one line each; nothing for a good domain. Takes a tenth of a
     second. After the first problem the others may be its consequences."""
-    # First what can be read off the domain. The rest calls the domain's own functions, which may
-    # raise anything.
-    yield from bad_names(domain)
-    trial = Trial(domain)
-    try:
-        for difficulty in (*domain.corpus_difficulties, *domain.task_difficulties):
-            yield from trial.run_random_chains(difficulty)
-        yield from trial.compare_rules()
-    except Exception as error:
-        yield f"{trial.doing} raises {error!r}"
-
-
-def bad_names(domain: Domain) -> Iterator[str]:
-    """Operations, words and named rules that could not stand in a text."""
+    # First the names of its operations.
     for name in domain.operations:
         if not re.fullmatch(WORD, name) or name in KEYWORDS or name in TOPICS:
             yield (
@@ -38,19 +25,14 @@ def bad_names(domain: Domain) -> Iterator[str]:
                 "and no keyword or topic"
             )
 
-    # Rules are told apart up to three operations, and are made of the domain's own.
-    for kind, rule in (("habit", domain.habit), ("hidden rule", domain.hidden)):
-        known = set(rule) <= set(domain.operations)
-        if not known or len(rule) > 3:
-            words = " ".join(rule)
-            yield f"the {kind} {words!r} must be one to three of the domain's operations"
-
-    for word in domain.words:
-        if not re.fullmatch(TOKEN, word) or word in KEYWORDS:
-            yield (
-                f"word {word!r} must be one lower-case word or one digit, "
-                "and no keyword: else it is no single token"
-            )
+    # The rest calls the domain's own functions, which may raise anything.
+    trial = Trial(domain)
+    try:
+        for difficulty in (*domain.corpus_difficulties, *domain.task_difficulties):
+            yield from trial.run_random_chains(difficulty)
+        yield from trial.compare_rules()
+    except Exception as error:
+        yield f"{trial.doing} raises {error!r}"
 
 
 class Trial:
@@ -101,10 +83,15 @@ class Trial:
         if shown_again != shown:
             yield f"{self.doing} gives {shown!r} once and {shown_again!r} another time"
 
-        # The tokenizer knows the domain's words only.
+        # The tokenizer knows the domain's words only. A keyword could pose as another part of a
+        # text.
         words = set(re.findall(TOKEN, shown))
-        if not re.fullmatch(STATE, shown) or not words <= set(self.domain.words):
-            yield f"{self.doing} gives {shown!r}, which is not written in the domain's words"
+        known = set(self.domain.words) - set(KEYWORDS)
+        if not re.fullmatch(STATE, shown) or not words <= known:
+            yield (
+                f"{self.doing} gives {shown!r}, which is not written in the domain's words: "
+                "lower-case words and single digits, no keywords"
+            )
 
         # Equal texts must mean equal states, or a right answer could be to another question.
         first = self.seen.setdefault(shown, state)
@@ -112,28 +99,24 @@ class Trial:
             yield f"{self.doing} gives {state!r}, written {shown!r} like another state, {first!r}"
 
     def compare_rules(self) -> Iterator[str]:
-        """There must be enough rules of each length, for the corpus and for tasks."""
+        """Of each length there must be enough rules; and a hidden rule must be held out."""
         domain = self.domain
         self.doing = "comparing all rules"
 
-        # The one right way must not have a shorter spelling.
+        # The one right way is held out in its shortest spelling.
         if domain.hidden and domain.hidden not in domain.held_out:
-            words = " ".join(domain.hidden)
-            yield f"the hidden rule {words!r} does what a shorter rule does"
+            yield (
+                f"the hidden rule {' '.join(domain.hidden)!r} must be one to three of the domain's "
+                "operations, and no shorter rule may do the same"
+            )
 
+        # The corpus needs at least one rule of each length. A task needs different ones: each class
+        # counts once, however many spellings it has.
         for length in sorted(set(RULE_LENGTHS)):
-            # The corpus needs at least one rule.
-            if not domain.rules(length):
-                yield (
-                    f"no rule of {length} operations is left for the corpus: "
-                    "it needs more operations"
-                )
-
-            # A task needs different ones. Each class counts once, however many spellings it has.
             n = len({domain.results[rule] for rule in domain.task_rules(length)})
-            if n < RULE_LENGTHS.count(length) and not domain.hidden:
-                kind = "held-out rules" if length > 1 else "rules"
+            few_for_tasks = n < RULE_LENGTHS.count(length) and not domain.hidden
+            if few_for_tasks or not domain.rules(length):
                 yield (
-                    f"{n} {kind} of {length} operations are too few for a task: "
+                    f"the rules of {length} operations are too few, for the corpus or for a task: "
                     "it needs more operations"
                 )

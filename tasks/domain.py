@@ -82,6 +82,10 @@ class Domain:
             state = self.operations[name](state)
         return state
 
+    def answer(self, rule: Rule, state: Any) -> str:
+        """The answer that a rule gives to the question that shows a state."""
+        return self.show(self.apply(rule, state))
+
     @cached_property
     def seen_difficulties(self) -> list[int]:
         """The difficulties that the corpus shows often: in at least a tenth of its documents."""
@@ -125,9 +129,9 @@ class Domain:
                 classes[results] = [rule for rule in rules if len(rule) == shortest]
         return classes
 
-    def same(self, a: Rule, b: Rule) -> bool:
-        """Whether two rules of at most three operations do the same."""
-        return self.results[a] == self.results[b]
+    def same(self, words: Rule, rule: Rule) -> bool:
+        """Whether words do the same as a rule of at most three operations: they may be no rule."""
+        return self.results.get(words) == self.results[rule]
 
     def equivalents(self, rule: Rule) -> list[Rule]:
         """All shortest spellings of a rule."""

@@ -30,8 +30,8 @@ from functools import cache
 
 import tiktoken
 
-from tasks import KEYWORDS, TOPICS, Domain, Question, Rule, domains
-from tasks.domain import STATE, WORD
+from tasks import TOPICS, Domain, Question, Rule, domains
+from tasks.domain import KEYWORDS, STATE, WORD
 
 # --- the tokenizer ---
 

@@ -73,14 +73,11 @@ class ToyWorld:
 
     # --- tokens ---
 
-    def encode(self, text: str) -> list[int]:
-        return formats.encode(text)
+    encode = staticmethod(formats.encode)
+    decode = staticmethod(formats.decode)
 
     def encode_start(self, text: str) -> list[int]:
         return [formats.special("bos"), *formats.encode(text)]
-
-    def decode(self, tokens: list[int]) -> str:
-        return formats.decode(tokens)
 
     # --- tasks ---
 
@@ -106,7 +103,7 @@ class ToyWorld:
 
         # In an instruction of no known words every letter is a token.
         worst = " ".join(3 * ["z" * 16])
-        questions = [task.question(Random(i)) for i in range(100)]
+        questions = task.questions(Random(0), 100)
         ask = max((question.ask for question in questions), key=len)
         want = max((question.want for question in questions), key=len)
         prompt = dict.fromkeys([*task.rules, *seed_prompt], worst)
@@ -125,8 +122,7 @@ class ToyWorld:
 
     # --- answering ---
 
-    def prompt_text(self, prompt: Prompt) -> str:
-        return formats.prompt_text(prompt)
+    prompt_text = staticmethod(formats.prompt_text)
 
     def question_text(self, question: Question) -> str:
         return formats.question_text(question.topic, question.ask)
@@ -156,9 +152,7 @@ class ToyWorld:
         except (ValueError, TypeError, AttributeError):
             return False
 
-    def parse_prompt(self, text: str) -> Prompt:
-        """Raises ValueError that names the first wrong line."""
-        return formats.parse_prompt(text)
+    parse_prompt = staticmethod(formats.parse_prompt)
 
 
 def longest_answer(task: Task) -> int:

@@ -4,6 +4,7 @@ import bench
 import pytest
 from bench import SPECIAL, WORLD, generated, sampled
 
+from base.prepare import load_base
 from sampling import sample
 from tests import toy
 from tests.llama import llama_of
@@ -17,7 +18,8 @@ def model(tmp_path_factory):
     """A model whose answers end after a few tokens."""
     path = tmp_path_factory.mktemp("bench") / "base.pt"
     toy.make_base(path, n_kv_head=1)
-    return bench.open_model(path, "cpu")
+    model, _ = load_base(path)
+    return model
 
 
 @pytest.fixture(autouse=True)
@@ -57,10 +59,6 @@ def test_all_samplers_write_the_same_greedy_answers(model):
     assert n == generated(llama, **theirs) < 12 * ROWS
     all_long = generated(llama, min_new_tokens=12, **theirs)
     assert all_long == sampled(sample, model, eos=-1, **ours) == 12 * ROWS
-
-
-def test_reflections_are_counted_in_tokens(model):
-    assert bench.reflected(model) >= bench.REFLECTIONS
 
 
 def test_a_step_of_trl_and_one_of_ours_take_turns(model, capsys, monkeypatch):

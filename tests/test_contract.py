@@ -23,7 +23,7 @@ def with_operations_only(*names: str, **changes) -> Domain:
 
 
 def with_word(word: str) -> Domain:
-    return replace(GOOD, words=(*GOOD.words, word))
+    return with_operation(operation=lambda s: (*s, word), words=(*GOOD.words, word))
 
 
 def in_place(state: list) -> list:
@@ -99,15 +99,11 @@ BROKEN = {  # what is wrong -> the domain, and what its message says
     "keyword": (with_operation("answer"), "operation 'answer' must be .* no keyword"),
     "topic": (with_operation("red"), "operation 'red' must be .* or topic"),
     # --- words of states ---
-    "word in capitals": (with_word("Ann"), "word 'Ann' must be"),
-    "word with digit": (with_word("x1"), "word 'x1' must be"),
-    "number as a word": (with_word("12"), "word '12' must be"),
-    "keyword as a word": (with_word("none"), "word 'none' must be"),
+    "word in capitals": (with_word("Ann"), "'bad' on .* Ann', which is not written in"),
+    "word with digit": (with_word("x1"), "'bad' on .* x1', which is not written in"),
+    "number as a word": (with_word("12"), "'bad' on .* 12', which is not written in"),
+    "keyword as a word": (with_word("none"), "'bad' on .* none', .*: lower-case .* no keywords"),
     # --- rules ---
-    "an operation of the habit": (
-        replace(GOOD, habit=("srot",)),
-        "habit 'srot' must be one to three of the domain's operations",
-    ),
     "an operation of the hidden rule": (
         replace(GOOD, hidden=("left", "srot")),
         "hidden rule 'left srot' must be one",
@@ -116,13 +112,17 @@ BROKEN = {  # what is wrong -> the domain, and what its message says
         replace(GOOD, hidden=("left",) * 4),
         "hidden rule 'left left left left' must be one to t",
     ),
+    "a long spelling of the hidden rule": (
+        replace(GOOD, hidden=("reverse", "sort")),
+        "hidden rule 'reverse sort' .* no shorter rule may do the same",
+    ),
     "two operations and a hidden rule": (
         with_operations_only("reverse", "mirror", hidden=("reverse", "mirror")),
-        "no rule of . operations is left for the corpus",
+        "the rules of 2 operations are too few",
     ),
     "too few operations": (
         with_operations_only(*list(GOOD.operations)[:2]),
-        "held-out rules of 2 operations are too few",
+        "the rules of 2 operations are too few, for the corpus or for a task",
     ),
 }
 
@@ -152,5 +152,6 @@ def test_no_held_out_rule_of_three_operations_is_reported(monkeypatch):
     monkeypatch.setattr(Domain, "rules", without_held_out_triples)
     fresh = replace(GOOD)  # nothing is cached in it yet
     assert list(problems(fresh)) == [
-        "0 held-out rules of 3 operations are too few for a task: it needs more operations"
+        "the rules of 3 operations are too few, for the corpus or for a task: "
+        "it needs more operations"
     ]

@@ -3,8 +3,6 @@
 import exam
 import pytest
 
-from base import exams
-from base.prepare import load_base
 from tests import toy
 
 
@@ -18,21 +16,11 @@ def test_a_row_has_a_figure_for_each_exam(tmp_path):
     assert all(0 <= share <= 1 for share in shares)
 
 
-def test_a_share_is_of_at_least_so_many_items(tmp_path, monkeypatch):
-    toy.make_base(tmp_path / "base.pt")
-    model, _ = load_base(tmp_path / "base.pt")
-    asked = []
-    monkeypatch.setattr(exam, "BATCH", 4)
-    monkeypatch.setattr(exams, "pass_rate", lambda model, items, n: asked.append(items) or 0.5)
-    assert exam.share(model, 10, 64, lambda rng, level: level, "seen") == 0.5
-    assert [len(items) for items in asked] == [4, 4, 4]
-
-
 @pytest.mark.parametrize(
     ("name", "n", "said"),
     [
-        ("other.pt", "3", "a base with this vocabulary"),
-        ("base.pt", "0", "--questions of 1 at least"),
+        ("other.pt", "3", "knows another vocabulary"),
+        ("base.pt", "0", "--questions must be 1 at least"),
         ("none.pt", "3", "no checkpoint at"),
     ],
 )

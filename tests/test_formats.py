@@ -7,7 +7,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tasks import KEYWORDS, TOPICS, Question, domains, formats, make_task
+from tasks import TOPICS, Question, domains, formats, make_task
+from tasks.domain import KEYWORDS
 
 # What a model that has learned these formats writes when it goes wrong, and what would break them.
 FRAGMENTS = [*KEYWORDS, *TOPICS, "sort", "reverse raise", "a b c", "d", "7"]

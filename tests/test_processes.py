@@ -77,6 +77,7 @@ def run_processes(n: int, *command_lines: list[str]) -> list[subprocess.Complete
     running = []
     for i in range(n):
         place = {
+            "TORCHELASTIC_RUN_ID": "test",
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port),
             "WORLD_SIZE": str(n),
@@ -154,10 +155,9 @@ def test_with_fewer_gpus_than_processes_they_talk_without_them(monkeypatch):
         processes.dist, "init_process_group", lambda *backend: asked.append(backend)
     )
     monkeypatch.setattr(processes.atexit, "register", lambda _: None)
-    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
-        monkeypatch.setenv(name, "2")
-    for name in ("RANK", "LOCAL_RANK"):
-        monkeypatch.setenv(name, "1")
+    variables = {"TORCHELASTIC_RUN_ID": "test", "LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": "1"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
     for gpus in (0, 1, 2):
         monkeypatch.setattr(torch.cuda, "device_count", lambda gpus=gpus: gpus)
         processes.join()

@@ -366,17 +366,14 @@ def test_bad_options_end_with_one_line(run, capsys, monkeypatch, options, right)
 
 
 def test_another_vocabulary(tmp_path, run, capsys):
-    toy.make_base(tmp_path / "base.pt", vocabulary="other")
-    with pytest.raises(SystemExit):
-        run("--weights", tmp_path / "base.pt")
-    assert "knows another vocabulary" in capsys.readouterr().err
-
-
-def test_weights_of_a_pretrained_language_model_are_refused(run, tmp_path, capsys):
-    toy.make_base(tmp_path / "weights.pt", about={"llm": "smollm2"})
-    with pytest.raises(SystemExit):
-        run("--weights", tmp_path / "weights.pt")
-    assert "of a pretrained language model (smollm2)" in capsys.readouterr().err
+    path = tmp_path / "base.pt"
+    toy.make_base(path, vocabulary="other")
+    contents = load_checkpoint(path)
+    for about in (contents, {"llm": "smollm2", "model": contents["model"]}):
+        save_checkpoint(path, about)
+        with pytest.raises(SystemExit):
+            run("--weights", path)
+        assert "knows another vocabulary" in capsys.readouterr().err
 
 
 # --- the weights of a run ---

@@ -81,9 +81,9 @@ def tokenizer_of(alphabet, merges=(), **options):
 
 
 def test_bytes_without_a_token_are_left_out():
-    ours = tokens.Tokenizer(tokenizer_of("abxĠĊ?"), control=set())
+    ours = tokens.Tokenizer(tokenizer_of("abxĠĊ"), control=set())
     assert ours.encode("a\x04b\n") == [0, 1, 4]
-    assert ours.encode("\U0001f600 \ud800x") == [3, 5, 2]
+    assert ours.encode("\U0001f600 x") == [3, 2]
 
 
 # --- as the files describe them ---

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from base import corpus
 from model import GPTConfig
-from tasks import KEYWORDS, TOPICS, Question, domains, formats, make_task
+from tasks import TOPICS, Question, domains, formats, make_task
+from tasks.domain import KEYWORDS
 from tasks.world import Outcome, ToyWorld, World, longest_answer
 
 DOMAINS = pytest.mark.parametrize("name", domains())

@@ -28,13 +28,8 @@ WARMUP = 2  # train.WARMUP
 PROPOSALS_AT_ONCE = 2  # fast_context.PROPOSALS_AT_ONCE
 
 
-def make_base(
-    path: Path, vocabulary: str = "", known: list[str] | None = None, about=None, **sizes
-) -> None:
-    """A base of random weights whose sequences end after a few tokens.
-
-    about: what else its checkpoint says.
-    """
+def make_base(path: Path, vocabulary: str = "", known: list[str] | None = None, **sizes) -> None:
+    """A base of random weights whose sequences end after a few tokens."""
     torch.manual_seed(0)
     sizes = {"n_layer": 1, "n_head": 2, "n_embd": 16, "n_hidden": 16} | sizes
     cfg = GPTConfig(formats.encoding().n_vocab, **sizes)
@@ -47,7 +42,7 @@ def make_base(
         "domains": known or list(domains()),
         "model_config": asdict(cfg),
     }
-    save_checkpoint(path, contents | (about or {}) | {"model": model.state_dict()})
+    save_checkpoint(path, contents | {"model": model.state_dict()})
 
 
 def verify(question, words: str) -> float:

@@ -10,7 +10,6 @@ positions, is refused by name before any weight is read.
 """
 
 import importlib.util
-import json
 import os
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from model import GPT, GPTConfig
+from plumbing.files import read_json
 from words.tokens import Tokenizer, from_gguf, from_json
 
 ARCHITECTURES = ("llama", "qwen2")
@@ -189,7 +189,7 @@ class Folder:
         self.tokenizer = from_json(path / "tokenizer.json")
 
         # Newer files say all about RoPE in one place.
-        said = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        said = read_json(path / "config.json")
         rope = said.get("rope_parameters") or said.get("rope_scaling") or {}
         self.config = said | rope
         self.kind = said["model_type"]

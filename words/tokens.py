@@ -38,9 +38,7 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Text -> token ids. A byte that has no token is left out."""
-        # Half of a surrogate pair is no character.
-        whole = text.encode("utf-8", errors="replace").decode("utf-8")
-        return self.bpe.encode(whole, add_special_tokens=False).ids
+        return self.bpe.encode(text, add_special_tokens=False).ids
 
     def decode(self, tokens: list[int]) -> str:
         """Token ids -> text. What is no text becomes the replacement character."""

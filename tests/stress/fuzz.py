@@ -24,7 +24,8 @@ from base import corpus
 from fast_context import Population
 from plumbing.command_line import read_text
 from sampling import Rollouts, texts_of
-from tasks import KEYWORDS, TOPICS, domains, formats, make_task
+from tasks import TOPICS, domains, formats, make_task
+from tasks.domain import KEYWORDS
 from tasks.world import ToyWorld
 from train import Config
 
