@@ -82,7 +82,6 @@ class Config(prepare.BaseSettings):
     prompt: str = setting(
         "",
         "file with the prompt to begin with; default: one without instructions",
-        is_file=True,
         clean=prepare.clean_prompt,
     )
     device: str = setting("auto", "where to run", ("auto", "cpu", "cuda", "mps"), may_change=True)
@@ -154,7 +153,7 @@ class Learner:
         # A task that is named again is the same one; "strings:2" is another one of its domain.
         for name in cfg.tasks:
             task = self.world.make_task(name, cfg.seed)
-            self.world.check_room(task, self.seed_prompt, self.base.cfg.block_size)
+            self.world.check_room(task, self.base.cfg.block_size)
             rng = random.Random(f"validation {cfg.seed}")
             self.tasks.append(task)
             self.validation.append(task.questions(rng, cfg.eval_questions, "validation"))

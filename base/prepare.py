@@ -103,7 +103,11 @@ def open_base(cfg) -> Base | llm.Pretrained:
 
 
 def check_tasks(cfg) -> None:
-    """Raises ValueError for a name that is no task's."""
+    """Raises ValueError for a name that is no task's, or where there is none."""
+    # They may come from a config.json that somebody edited.
+    if not cfg.tasks or not all(isinstance(name, str) for name in cfg.tasks):
+        raise ValueError(f"tasks must be names of tasks, not {cfg.tasks!r}")
+
     # The world of words has kinds of tasks, the toy world has domains.
     check = kind_of if cfg.llm else domain_of
     for name in cfg.tasks:
@@ -149,10 +153,11 @@ def load_base(path: Path) -> tuple[GPT, dict]:
             "train one with --pretrain --base OTHER"
         )
 
-    # In an older base every head has keys and values of its own.
-    sizes = contents["model_config"]
-    model = GPT(GPTConfig(**{"n_kv_head": sizes["n_head"]} | sizes))
-    model.load_state_dict(contents["model"])
+    try:
+        model = GPT(GPTConfig(**contents["model_config"]))
+        model.load_state_dict(contents["model"])
+    except (KeyError, TypeError, RuntimeError):  # the checkpoint of a run, for example
+        raise ValueError(f"{path} is no base of this version") from None
     return model, contents
 
 

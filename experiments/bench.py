@@ -206,11 +206,10 @@ def bench_step(model, device):
 
 def main(argv=None):
     parser = command_line.script_parser(__file__, __doc__)
-    parser.add_argument("--base", type=Path, default=SHIPPED, help="default: %(default)s")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     args = parser.parse_args(argv)
     with command_line.failures_in_one_line("stopped", faults=(ValueError, OSError, ImportError)):
-        model, _ = load_base(args.base)
+        model, _ = load_base(Path(SHIPPED))
         model = model.to(args.device)
         print(f"On {args.device}, {torch.get_num_threads()} threads, torch {torch.__version__}.\n")
         print(HEAD, flush=True)

@@ -8,9 +8,7 @@ reflections look for are held-out rules, where they have two or three operations
 """
 
 import random
-from functools import partial
 from itertools import chain
-from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean
 
@@ -71,10 +69,8 @@ def whole_tasks(model, name: str, n: int, is_named: bool) -> float:
     return mean(outcome.score for outcome in outcomes)
 
 
-def examine(path: Path, n: int, name: str) -> list[str]:
+def examine(model, n: int, name: str) -> list[str]:
     """The row of a domain: n questions for each figure, at least."""
-    torch.set_num_threads(1)
-    model, _ = load_base(path)
     domain = domains()[name]
 
     # Solving and reflecting.
@@ -109,15 +105,13 @@ def main(argv=None):
     parser.add_argument("--questions", type=int, default=500, help="at least, for each figure")
     args = parser.parse_args(argv)
     with command_line.failures_in_one_line("stopped"):
-        _, about = load_base(args.base)
+        model, about = load_base(args.base)
         if args.questions < 1:
             raise ValueError("--questions must be 1 at least")
         print(f"{about['step']} steps, {about['elapsed']:.0f} s; {args.questions} questions.\n")
-        exam = partial(examine, args.base, args.questions)
-        with get_context("spawn").Pool(2) as pool:
-            rows = pool.imap(exam, about["domains"])
-            for cells in chain([HEAD, ["---"] * len(HEAD)], rows):
-                print(f"| {' | '.join(cells)} |", flush=True)
+        rows = (examine(model, args.questions, name) for name in about["domains"])
+        for cells in chain([HEAD, ["---"] * len(HEAD)], rows):
+            print(f"| {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

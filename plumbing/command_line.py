@@ -19,6 +19,7 @@ from plumbing import console, processes
 from plumbing.files import read_json
 
 PATHS = ("out", "base", "resume")  # settings that are paths
+FILE_BYTES = 10_000  # a file that is larger is no prompt: a task has four topics
 
 # How argparse reads a setting, by the type of its default.
 READ = {
@@ -36,7 +37,6 @@ def setting(
     choices: tuple | None = None,
     low: float | None = None,
     may_change: bool = False,
-    is_file: bool = False,
     clean: Callable[[str, dict], str] | None = None,
 ):
     """A field of a settings class, with what the command line must know about it.
@@ -45,9 +45,8 @@ def setting(
     help: its line in --help.
     choices: the values that it may take, or low: the smallest number that it may be.
     may_change: whether it may change when a run is resumed.
-    is_file: the option names a text file, and `clean` makes the setting of the text in it.
-    clean: a function of this text, and of all settings that were given; raises ValueError for a
-        wrong text.
+    clean: the option names a text file; clean(its text, all settings that were given) makes the
+        setting of it. Raises ValueError for a wrong text.
     """
     return dataclasses.field(default=default, metadata=locals())  # the arguments, by their names
 
@@ -83,7 +82,7 @@ def parse(Config: type, argv: list[str] | None, presets: dict[str, dict]):
         if value and name in PATHS:
             given[name] = os.path.realpath(value)
         # The text is saved with the other settings: a resumed run does not need the file.
-        if value and field.metadata["is_file"]:
+        if value and field.metadata["clean"]:
             given[name] = read_text(field, value, given)
 
     # Below them are those of the run that is resumed, or those of a preset.
@@ -141,11 +140,16 @@ def read_text(field: dataclasses.Field, path: str, given: dict) -> str:
 
     given: all settings on the command line.
     """
+    # A file like /dev/zero has no end, so no more is read than is allowed.
+    with open(path, "rb") as file:
+        data = file.read(FILE_BYTES + 1)
+
     # Whatever is wrong with the text, the message begins with the option and the file.
     clean = field.metadata["clean"]
     try:
-        # Some editors write a byte-order mark, which is no part of the text.
-        text = Path(path).read_text(encoding="utf-8-sig")
+        if len(data) > FILE_BYTES:
+            raise ValueError(f"it is longer than {FILE_BYTES} bytes")
+        text = data.decode("utf-8-sig")  # without the byte-order mark that some editors write
         return clean(text, given)
     except ValueError as error:  # UnicodeDecodeError is one
         raise ValueError(f"--{field.name} {path}: {error}") from None
@@ -200,20 +204,24 @@ def check_changes(Config: type, given: dict, saved: dict) -> None:
 
 
 def check(cfg) -> None:
-    """Raises ValueError, with what would be right, for a value that is not allowed."""
+    """Raises ValueError, with what would be right, for a value of a wrong type or out of range."""
     for field in dataclasses.fields(cfg):
         choices = field.metadata["choices"]
         low = field.metadata["low"]
         kind = type(field.default)
         value = getattr(cfg, field.name)
 
-        # Somebody may have edited config.json.
-        right = ""
-        if choices and value not in choices:
+        # A config.json that somebody edited may hold anything.
+        if choices:
             right = f"one of {', '.join(choices)}"
-        if low is not None and not (isinstance(value, int | kind) and low <= value < 2**63):
-            right = f"a number from {low} on"  # NaN is none
-        if right:
+            fits = value in choices
+        elif low is not None:
+            right = f"a number from {low} on"
+            fits = isinstance(value, int | kind) and low <= value < 2**63  # NaN does not
+        else:
+            right = f"a {kind.__name__}"
+            fits = isinstance(value, list | tuple if kind is tuple else kind)
+        if not fits:
             help = field.metadata["help"]
             raise ValueError(f"{field.name} must be {right}, not {value} ({help})")
 

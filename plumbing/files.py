@@ -1,5 +1,6 @@
 """Files that are written whole or not at all, JSON, checkpoints, and locks."""
 
+import errno
 import fcntl
 import io
 import json
@@ -7,10 +8,14 @@ import os
 import sys
 import zipfile
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
 FORMAT = 1  # the version of the checkpoint format
+
+# How a file system, on a network for example, says that it does not offer a service.
+NOT_OFFERED = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 def beside(path: Path, ending: str) -> Path:
@@ -42,7 +47,18 @@ def write_file(path: Path, data: bytes) -> None:
 def wait_for_disk(file: BinaryIO) -> None:
     """Wait until the disk has what was written to an open file."""
     file.flush()
-    os.fsync(file.fileno())
+    try:
+        os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno not in NOT_OFFERED:
+            raise
+        say_once("this file system offers no fsync: a power cut may damage new files")
+
+
+@cache
+def say_once(words: str) -> None:
+    """Print a line to stderr, the first time only."""
+    print(words, file=sys.stderr)
 
 
 def read_json(path: Path) -> dict:

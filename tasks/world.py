@@ -9,7 +9,7 @@ proposes an instruction or nothing.
 from random import Random
 from typing import Any, NamedTuple, Protocol
 
-from tasks import Question, Task, domain_of, domains, formats, make_task
+from tasks import TOPICS, Question, Task, domain_of, domains, formats, make_task
 
 Prompt = dict[str, str]  # topic -> instruction
 
@@ -39,7 +39,7 @@ class World(Protocol):
 
     # --- tasks: .name, .instructions (hidden), .questions(rng, n, purpose) -> .topic, .want ---
     def make_task(self, name: str, seed: int) -> Any: ...
-    def check_room(self, task: Any, seed_prompt: Prompt, room: int) -> None: ...
+    def check_room(self, task: Any, room: int) -> None: ...
 
     # --- answering ---
     def prompt_text(self, prompt: Prompt) -> str: ...  # the text before a question
@@ -91,7 +91,7 @@ class ToyWorld:
             )
         return make_task(name, seed)
 
-    def check_room(self, task: Task, seed_prompt: Prompt, room: int) -> None:
+    def check_room(self, task: Task, room: int) -> None:
         """Raises ValueError where a task's texts would be cut off, or exceed `room` tokens."""
         name = task.domain.name
         longest = longest_answer(task)
@@ -106,7 +106,7 @@ class ToyWorld:
         questions = task.questions(Random(0), 100)
         ask = max((question.ask for question in questions), key=len)
         want = max((question.want for question in questions), key=len)
-        prompt = dict.fromkeys([*task.rules, *seed_prompt], worst)
+        prompt = dict.fromkeys(TOPICS, worst)
         solving = formats.prompt_text(prompt) + formats.question_text("red", ask)
         failure = (ask, "z" * (2 * len(want) + 8), want)
         reflecting = formats.reflection_text("red", worst, 3 * [failure])

@@ -71,8 +71,8 @@ def test_a_step_of_trl_and_one_of_ours_take_turns(model, capsys, monkeypatch):
     assert all((p == q).all() for p, q in zip(before, model.parameters(), strict=True))
 
 
-def test_a_wrong_base_is_said_in_one_line(capsys):
+def test_a_wrong_option_is_said_in_one_line(capsys):
     with pytest.raises(SystemExit) as ended:
-        bench.main(["--base", "none.pt"])
+        bench.main(["--device", "abacus"])
     [line] = capsys.readouterr().err.splitlines()
-    assert ended.value.code == 2 and line.startswith("bench.py: no checkpoint at none.pt")
+    assert ended.value.code == 2 and line.startswith("bench.py: ") and "abacus" in line

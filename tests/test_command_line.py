@@ -1,6 +1,7 @@
 """plumbing/command_line.py: the command line, settings that cannot work, and how runs end."""
 
 import dataclasses
+import io
 import json
 import os
 import re
@@ -224,6 +225,7 @@ def test_a_prompt_is_read_from_a_file_once(tmp_path, data):
         (b"red: sort then left, please", "an instruction of one to three lower-case words"),
         (b"red: sort<eos>", "line 1"),
         (b"red: sort\x1b[2J", r"'red: sort\x1b[2J'"),
+        (b"red: sort\n" * 1001, "longer than 10000 bytes"),
     ],
 )
 def test_a_file_that_is_no_prompt_is_refused(tmp_path, data, right):
@@ -239,6 +241,26 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path):
     for path in (tmp_path / "none", tmp_path):
         with pytest.raises(OSError, match=re.escape(str(path))):
             parse_config(["--prompt", str(path)])
+
+
+class Endless(io.RawIOBase):
+    """A file like /dev/zero, which is not to be read whole."""
+
+    def readable(self):
+        return True
+
+    def readinto(self, buffer):
+        buffer[:] = bytes(len(buffer))
+        return len(buffer)
+
+    def readall(self):
+        pytest.fail("it has no end")
+
+
+def test_an_endless_file_is_refused(monkeypatch):
+    monkeypatch.setattr("builtins.open", lambda path, mode: io.BufferedReader(Endless()))
+    with pytest.raises(ValueError, match="longer than"):
+        parse_config(["--prompt", "zero"])
 
 
 lines = st.lists(
@@ -278,10 +300,22 @@ def test_a_resumed_run_does_not_need_the_file_again(saved, tmp_path):
     assert parse_config(["--resume", str(saved)]).prompt == "rules\nred: sort\n"
 
 
-@pytest.mark.parametrize("value", [2.5, "3", [3], None])
-def test_a_whole_number_of_another_type(value):
-    with pytest.raises(ValueError, match="steps must be a number from 0 on"):
-        check_config(dataclasses.replace(Config(), steps=value))
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("base", 5),
+        ("prompt", None),
+        ("out", ["a"]),
+        ("steps", 2.5),
+        ("skills", 1),
+        ("tasks", 5),
+        ("tasks", []),
+        ("tasks", [[]]),
+    ],
+)
+def test_settings_of_wrong_types(name, value):
+    with pytest.raises(ValueError, match=f"^{name} must"):
+        check_config(dataclasses.replace(Config(), **{name: value}))
 
 
 def test_a_bad_prompt_writes_nothing(capsys, base, tmp_path):

@@ -3,12 +3,14 @@
 import exam
 import pytest
 
+from base.prepare import load_base
 from tests import toy
 
 
 def test_a_row_has_a_figure_for_each_exam(tmp_path):
     toy.make_base(tmp_path / "base.pt")
-    cells = exam.examine(tmp_path / "base.pt", 3, "numbers")
+    model, _ = load_base(tmp_path / "base.pt")
+    cells = exam.examine(model, 3, "numbers")
     assert len(cells) == len(exam.HEAD) and cells[0] == "numbers"
     for words, cell in zip(exam.HEAD, cells, strict=True):
         assert cell.count("/") == words.count("/")

@@ -133,16 +133,17 @@ def test_the_shipped_base_comes_with_the_code_and_knows_its_words():
     assert model.cfg.vocab_size == formats.encoding().n_vocab
 
 
-def test_an_older_base_has_keys_and_values_for_every_head(tmp_path):
-    path = tmp_path / "base.pt"
-    toy.make_base(path, n_kv_head=2)
-    contents = load_checkpoint(path)
-    for name in ("n_kv_head", "norm_eps", "tied_head"):
-        del contents["model_config"][name]
-    save_checkpoint(path, contents)
-    model, _ = load_base(path)
-    assert model.cfg.n_head == model.cfg.n_kv_head == 2
-    assert model.cfg.norm_eps == 1e-6 and not model.cfg.tied_head
+@pytest.mark.parametrize("broken", ["model", "model_config", "other sizes"])
+def test_a_checkpoint_that_is_no_base_is_called_so(tmp_path, broken):
+    toy.make_base(tmp_path / "base.pt")
+    contents = load_checkpoint(tmp_path / "base.pt")
+    if broken == "other sizes":
+        contents["model_config"]["n_layer"] = 2
+    else:
+        del contents[broken]
+    save_checkpoint(tmp_path / "base.pt", contents)
+    with pytest.raises(ValueError, match="is no base of this version"):
+        load_base(tmp_path / "base.pt")
 
 
 def test_all_domains_join_pretraining_the_new_ones_last():

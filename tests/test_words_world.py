@@ -280,11 +280,11 @@ def test_texts_must_fit_the_model_and_the_refusal_says_how_many_tokens(name):
     world.answer_tokens = 40  # each byte is a token
     task = make_task(name, 0)
     with pytest.raises(ValueError, match=f"the texts of {name} can take") as error:
-        world.check_room(task, {}, 1)
+        world.check_room(task, 1)
     need = int(re.search(r"can take (\d+) tokens, the model reads 1:", str(error.value))[1])
-    world.check_room(task, {}, need)
+    world.check_room(task, need)
     with pytest.raises(ValueError, match=f"can take {need} tokens, the model reads {need - 1}"):
-        world.check_room(task, {}, need - 1)
+        world.check_room(task, need - 1)
 
     # The longest prompt of all, and the longest reflection, are within it.
     lessons = task.questions(random.Random(5), 100, "lessons")
@@ -302,7 +302,7 @@ def test_a_task_whose_right_answers_would_be_cut_off_is_refused():
     world = WordWorld(Bytes())
     world.answer_tokens = 8
     with pytest.raises(ValueError, match=r"right answers of sums take up to \d+ tokens of this"):
-        world.check_room(TASK, {}, 10**6)
+        world.check_room(TASK, 10**6)
 
 
 def test_lessons_are_those_of_the_pool():

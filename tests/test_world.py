@@ -245,43 +245,42 @@ def test_the_longest_hostile_prompt_and_reflection_fit_the_model(name):
 def test_the_tasks_of_every_domain_fit_the_model(name):
     room = GPTConfig(formats.encoding().n_vocab).block_size
     for seed in range(3):
-        WORLD.check_room(WORLD.make_task(name, seed), {}, room)
+        WORLD.check_room(WORLD.make_task(name, seed), room)
 
 
-def need_of(world: ToyWorld, name: str, seed_prompt: dict) -> int:
+def need_of(world: ToyWorld, name: str) -> int:
     """How many tokens a task's texts can take, as the refusal says."""
     with pytest.raises(ValueError, match=f"the texts of {name} can take") as error:
-        world.check_room(world.make_task(name, 0), seed_prompt, 1)
+        world.check_room(world.make_task(name, 0), 1)
     return int(re.search(r"can take (\d+) tokens, the base reads 1:", str(error.value))[1])
 
 
 def test_texts_that_exceed_the_room_are_refused_with_the_numbers():
-    need = need_of(WORLD, "strings", {})
+    need = need_of(WORLD, "strings")
     task = WORLD.make_task("strings", 0)
-    WORLD.check_room(task, {}, need)
+    WORLD.check_room(task, need)
     message = (
         f"the texts of strings can take {need} tokens, the base reads {need - 1}: pretrain one"
     )
     with pytest.raises(ValueError, match=message):
-        WORLD.check_room(task, {}, need - 1)
+        WORLD.check_room(task, need - 1)
 
 
 def test_the_room_is_for_answers_and_for_reflections():
     world = ToyWorld()
-    need = need_of(world, "strings", {})
+    need = need_of(world, "strings")
     world.reflection_tokens += 100
-    assert need_of(world, "strings", {}) == need + 100  # reflections are the longest texts
+    assert need_of(world, "strings") == need + 100  # reflections are the longest texts
     world.answer_tokens += 5000
-    assert need_of(world, "strings", {}) > need + 3000
+    assert need_of(world, "strings") > need + 3000
 
 
-def test_a_prompt_with_more_topics_needs_more_room():
+def test_the_room_is_for_a_prompt_with_a_line_for_every_topic():
     world = ToyWorld()
     world.reflection_tokens = 0  # else reflections are the longest texts
-    needs = []
-    for topics in (TOPICS[:4], TOPICS):
-        needs.append(need_of(world, "strings", dict.fromkeys(topics, "sort")))
-    assert needs[1] > needs[0]
+    longest = WORLD.prompt_text(dict.fromkeys(TOPICS, " ".join(3 * ["z" * 16])))
+    need = need_of(world, "strings")
+    assert need > len(WORLD.encode_start(longest)) + world.answer_tokens
 
 
 def test_a_task_whose_right_answers_would_be_cut_off_is_refused():
@@ -297,6 +296,6 @@ def test_a_task_whose_right_answers_would_be_cut_off_is_refused():
     world.answer_tokens = needed - 1
     message = f"right answers of strings take up to {needed} tokens, {needed - 1} are sampled"
     with pytest.raises(ValueError, match=message):
-        world.check_room(task, {}, 2048)
+        world.check_room(task, 2048)
     world.answer_tokens = needed
-    world.check_room(task, {}, 2048)
+    world.check_room(task, 2048)
