@@ -518,7 +518,7 @@ def evaluated(step: int, name: str, rollouts: int, evaluation) -> str:
     return about + indent(f"{text}   [{verdict}]", "    ")
 
 
-def show_result(folder, result: dict) -> None:
+def show_result(folder, result: dict):
     """Print what the closing table says of one stage, as it stands in result.json."""
     # What weights and prompt are worth.
     rows = [
@@ -538,7 +538,7 @@ def show_result(folder, result: dict) -> None:
     folder.show_table(rows)
 
 
-def show_memory(folder, memory: list[dict]) -> None:
+def show_memory(folder, memory: list[dict]):
     """Print the prompts that are remembered, the newest first."""
     for prompt in memory:
         folder.show(f"remembered: {prompt}")

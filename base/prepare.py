@@ -102,7 +102,7 @@ def open_base(cfg) -> Base | llm.Pretrained:
     return Base(model, world, about, zlib.crc32(path.read_bytes()))
 
 
-def check_tasks(cfg) -> None:
+def check_tasks(cfg):
     """Raises ValueError for a name that is no task's, or where there is none."""
     # They may come from a config.json that somebody edited.
     if not cfg.tasks or not all(isinstance(name, str) for name in cfg.tasks):
@@ -161,7 +161,7 @@ def load_base(path: Path) -> tuple[GPT, dict]:
     return model, contents
 
 
-def prepare_base(cfg) -> None:
+def prepare_base(cfg):
     """Train a base where --pretrain asks for it, or where the default one cannot be used.
 
     cfg: the settings of the run. Raises ValueError for any other base that cannot be used, and what
@@ -199,7 +199,7 @@ def fault_of_base(cfg) -> str:
     return ""
 
 
-def train_base(cfg, minutes: float) -> None:
+def train_base(cfg, minutes: float):
     """Train a base and write it to its file; an old base is kept beside it.
 
     Raises ValueError where another process is training it, and what `pretrain` raises.
@@ -222,7 +222,7 @@ def train_base(cfg, minutes: float) -> None:
             pretrain(path, device, names, minutes=minutes, batch=cfg.documents, seed=cfg.seed)
 
 
-def keep_old_base(path: Path) -> None:
+def keep_old_base(path: Path):
     """Copy a base to a file that is named after its contents: base-0123abcd.pt."""
     checksum = zlib.crc32(path.read_bytes())
     kept = path.with_name(f"{path.stem}-{checksum:08x}{path.suffix}")

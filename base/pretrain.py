@@ -27,9 +27,7 @@ LOOK_EVERY = 300  # steps between checkpoints, and between looks at what the bas
 WARMUP = 50  # steps over which the learning rate rises
 
 
-def pretrain(
-    path: Path, device: str, names: list[str], *, minutes: float, batch: int, seed: int
-) -> None:
+def pretrain(path: Path, device: str, names: list[str], *, minutes: float, batch: int, seed: int):
     """Train a base from scratch and write it to `path`; go on with what an interrupted run left.
 
     path: in a folder that exists, and no other process writes there.
@@ -152,7 +150,7 @@ class Training:
         check_fit(documents, self.model.cfg.block_size)
         return documents
 
-    def set_learning_rates(self) -> None:
+    def set_learning_rates(self):
         """They rise over the first steps and fall to zero over the second half of the time."""
         # Between the warm-up and half of the time the factor is 1.
         rise = (self.step + 1) / WARMUP
@@ -160,7 +158,7 @@ class Training:
         for group, peak in zip(self.groups, self.peaks, strict=True):
             group["lr"] = peak * min(1.0, rise, fall)
 
-    def update(self, loss: float) -> None:
+    def update(self, loss: float):
         """One step of the optimizers; none where the loss is not finite.
 
         Raises FloatingPointError where that is so for the PATIENCE-th time in a row.
@@ -182,14 +180,14 @@ class Training:
         place = {name: getattr(self, name) for name in PLACE}
         return self.about | place | {"model": self.model.state_dict()}
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path):
         """Save all that is needed to go on; the first process does it."""
         # The base's own contents, and what only a training needs.
         if processes.rank() == 0:
             states = [optimizer.state_dict() for optimizer in self.optimizers]
             save_checkpoint(path, self.contents() | {"optimizers": states})
 
-    def load(self, path: Path) -> None:
+    def load(self, path: Path):
         """Go back to what was saved. Raises ValueError where that is of another training."""
         saved = load_checkpoint(path)
         if not self.about.items() <= saved.items():
@@ -225,7 +223,7 @@ def optimizers_of(model: GPT) -> list[torch.optim.Optimizer]:
 # --- one step ---
 
 
-def check_fit(documents: list, room: int) -> None:
+def check_fit(documents: list, room: int):
     """Raises ValueError where a document is longer than the model reads, which is `room` tokens."""
     longest = max((tokens for tokens, _ in documents), key=len)
     if len(longest) > room:
@@ -276,7 +274,7 @@ class Progress:
             disable=processes.rank() != 0,
         )
 
-    def show(self, documents: list, loss: float, seconds: float) -> None:
+    def show(self, documents: list, loss: float, seconds: float):
         """Show the step that was just made: its documents, their loss, how long it took."""
         # One step's speed varies with its documents: show a mean over about 20 of them.
         tokens = sum(len(tokens) for tokens, _ in documents)

@@ -210,7 +210,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     with command_line.failures_in_one_line("stopped", faults=(ValueError, OSError, ImportError)):
         model, _ = load_base(Path(SHIPPED))
-        model = model.to(args.device)
+        model.to(args.device)
         print(f"On {args.device}, {torch.get_num_threads()} threads, torch {torch.__version__}.\n")
         print(HEAD, flush=True)
         bench_sampling(model, args.device)

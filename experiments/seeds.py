@@ -67,7 +67,7 @@ def figures_of(one: Run) -> dict[str, float]:
     return figures | {"rollouts": one.result["rollouts"]}
 
 
-def main(argv: list[str]) -> None:
+def main(argv: list[str]):
     parser = command_line.script_parser(__file__, __doc__)
     if not argv or argv[0].startswith("-"):
         parser.error("first a name for the runs, then options of train.py")

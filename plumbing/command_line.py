@@ -118,7 +118,7 @@ def make_parser(Config: type) -> argparse.ArgumentParser:
     return parser
 
 
-def add_option(parser: argparse.ArgumentParser, field: dataclasses.Field) -> None:
+def add_option(parser: argparse.ArgumentParser, field: dataclasses.Field):
     """Add the option of one setting to the parser."""
     # What --help says about it.
     option = "--" + field.name.replace("_", "-")
@@ -187,7 +187,7 @@ def saved_settings(Config: type, folder: str) -> dict:
         ) from None
 
 
-def check_changes(Config: type, given: dict, saved: dict) -> None:
+def check_changes(Config: type, given: dict, saved: dict):
     """Raises ValueError where a setting was given that may not change when resuming, and does."""
     # The course of the run so far depends on the others. The same value may be given again.
     may_change = [f.name for f in dataclasses.fields(Config) if f.metadata["may_change"]]
@@ -203,7 +203,7 @@ def check_changes(Config: type, given: dict, saved: dict) -> None:
 # --- checks ---
 
 
-def check(cfg) -> None:
+def check(cfg):
     """Raises ValueError, with what would be right, for a value of a wrong type or out of range."""
     for field in dataclasses.fields(cfg):
         choices = field.metadata["choices"]
@@ -243,7 +243,7 @@ def script_parser(path: str, about: str) -> argparse.ArgumentParser:
 # --- how a program ends ---
 
 
-def fail(message: str) -> None:
+def fail(message: str):
     """End the program with one line that says what was wrong and what would be right."""
     print(f"{console.PROGRAM.name}: {message}", file=sys.stderr)
     raise SystemExit(2)
@@ -280,7 +280,7 @@ class StopOnCtrlC:
     def __exit__(self, *_):
         self.done()
 
-    def first_time(self, *_) -> None:
+    def first_time(self, *_):
         """What the first Ctrl-C does; the next one raises KeyboardInterrupt."""
         self.asked = True
         console.say("\nstopping after this step; a second Ctrl-C stops at once")
@@ -290,6 +290,6 @@ class StopOnCtrlC:
         """Whether any process was asked to stop: then all of them do."""
         return processes.any_process(self.asked, device)
 
-    def done(self) -> None:
+    def done(self):
         """From now on Ctrl-C raises KeyboardInterrupt, as in any Python program."""
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -16,7 +16,7 @@ PROGRAM = Path(__file__).resolve().parent.parent / "train.py"
 STARTING = "stopped while starting, before any step"  # what to say after Ctrl-C then
 
 
-def prepare() -> None:
+def prepare():
     """Let the program run on where nobody reads what it prints, and stop at Ctrl-C in one line."""
     # A notebook has streams, and a Ctrl-C, of its own.
     if sys.stdout is not sys.__stdout__:
@@ -47,13 +47,13 @@ def standard_stream(descriptor: int) -> io.TextIOWrapper:
     return io.TextIOWrapper(buffer, encoding, "backslashreplace", line_buffering=True)
 
 
-def stop(*_) -> None:
+def stop(*_):
     """What Ctrl-C does at first. An exception could be lost, or misread, inside of an import."""
     say(f"{PROGRAM.name}: {STARTING}")
     os._exit(2)
 
 
-def say(words: str) -> None:
+def say(words: str):
     """Print a line to stderr from a signal handler: the program may be inside of a print()."""
     with suppress(OSError):
         os.write(2, f"{words}\n".encode())

@@ -23,7 +23,7 @@ def beside(path: Path, ending: str) -> Path:
     return path.with_name(path.name + ending)
 
 
-def write_file(path: Path, data: bytes) -> None:
+def write_file(path: Path, data: bytes):
     """Write all of `data` to `path`, or leave the old file as it is. Raises OSError.
 
     A process that is killed half-way never leaves half a file: the data goes to a temporary file,
@@ -44,7 +44,7 @@ def write_file(path: Path, data: bytes) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from None
 
 
-def wait_for_disk(file: BinaryIO) -> None:
+def wait_for_disk(file: BinaryIO):
     """Wait until the disk has what was written to an open file."""
     file.flush()
     try:
@@ -56,7 +56,7 @@ def wait_for_disk(file: BinaryIO) -> None:
 
 
 @cache
-def say_once(words: str) -> None:
+def say_once(words: str):
     """Print a line to stderr, the first time only."""
     print(words, file=sys.stderr)
 
@@ -66,7 +66,7 @@ def read_json(path: Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def save_checkpoint(path: Path, contents: dict) -> None:
+def save_checkpoint(path: Path, contents: dict):
     """Save tensors and plain data in a file, whole or not at all. Raises OSError."""
     import torch  # takes seconds, and who only writes a page can do without
 

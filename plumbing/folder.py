@@ -56,7 +56,7 @@ class RunFolder(ExitStack):
             self.enter_context(lock(path / "lock", taken))  # given back when this is closed
         self.path = processes.tell(path)
 
-    def refuse_another_run(self, path: Path) -> None:
+    def refuse_another_run(self, path: Path):
         """Raises ValueError where a new run would write over an old one."""
         # One of the two may be lost, and the run can still be worth something.
         names = ("config.json", "checkpoint.pt")
@@ -71,12 +71,12 @@ class RunFolder(ExitStack):
         """A progress bar over the steps of a run."""
         return tqdm(total=total, initial=initial, unit="step", desc=desc, disable=not self.writes)
 
-    def show(self, words: str) -> None:
+    def show(self, words: str):
         """Print above the progress bar."""
         if self.writes:
             tqdm.write(words)
 
-    def show_table(self, rows: list[list[str]]) -> None:
+    def show_table(self, rows: list[list[str]]):
         """Print rows of cells, the first column to the left and each as wide as its widest cell."""
         columns = []
         for cells in itertools.zip_longest(*rows, fillvalue=""):
@@ -87,7 +87,7 @@ class RunFolder(ExitStack):
         for cells in zip(*columns, strict=True):
             self.show("   ".join(cells).rstrip())
 
-    def say(self, step: int, words: str) -> None:
+    def say(self, step: int, words: str):
         """Print above the progress bar, and append to samples.txt.
 
         What a model wrote must not steer a terminal: a control character becomes a question mark.
@@ -96,18 +96,18 @@ class RunFolder(ExitStack):
         self.show(words)
         self.append("samples.txt", f"[step {step}] {words}\n")
 
-    def log(self, line: dict) -> None:
+    def log(self, line: dict):
         """Append one line to log.jsonl; numbers are rounded to six digits."""
         words = json.dumps(for_json(line, rounded))
         self.append("log.jsonl", f"{words}\n")
 
-    def append(self, name: str, words: str) -> None:
+    def append(self, name: str, words: str):
         """Append to a log in one go, so that at most its last line can be torn."""
         if self.writes:
             with open(self.path / name, "a", encoding="utf-8") as file:
                 file.write(words)
 
-    def draw(self, page) -> None:
+    def draw(self, page):
         """Write view.html: page(paths) is its text. If it fails, the run goes on."""
         if not self.writes:
             return
@@ -118,28 +118,28 @@ class RunFolder(ExitStack):
 
     # --- what a run is gone on with ---
 
-    def write(self, name: str, words: str) -> None:
+    def write(self, name: str, words: str):
         """Write a text file of the folder, whole or not at all."""
         if self.writes:
             write_file(self.path / name, words.encode())
 
-    def write_json(self, name: str, contents: dict) -> None:
+    def write_json(self, name: str, contents: dict):
         """Write a JSON file of the folder, whole or not at all."""
         words = json.dumps(for_json(contents), indent=1)
         self.write(name, words)
 
-    def save_settings(self, cfg) -> None:
+    def save_settings(self, cfg):
         """Write config.json: all settings of the run, as it could be begun with them."""
         saved = dataclasses.asdict(cfg)
         saved |= {"resume": "", "smoke": False, "out": str(self.path)}
         self.write_json("config.json", saved)
 
-    def save_weights(self, contents: dict) -> None:
+    def save_weights(self, contents: dict):
         """Save weights and what is to know of them in weights.pt: another run can begin with it."""
         if self.writes:
             save_checkpoint(self.path / "weights.pt", contents)
 
-    def save(self, state: dict) -> None:
+    def save(self, state: dict):
         """Save the state of a run, with the sizes of its logs, to go on as if it never stopped."""
         if not self.writes:
             return
@@ -172,7 +172,7 @@ class RunFolder(ExitStack):
                 self.cut_log(self.path / name, size, begun)
         return begun
 
-    def cut_log(self, file: Path, size: int, begun: bool) -> None:
+    def cut_log(self, file: Path, size: int, begun: bool):
         """Cut a log to the size that it had at the checkpoint, 0 where there is none yet.
 
         Raises ValueError where the log and the checkpoint cannot be of the same run.

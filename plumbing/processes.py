@@ -28,7 +28,7 @@ ROLLOUTS_AT_ONCE = 1024  # rollouts that one process samples together
 # --- who takes part ---
 
 
-def join() -> None:
+def join():
     """Meet the other processes, if torchrun has started some."""
     if not dist.is_torchelastic_launched() or dist.is_initialized():
         return
@@ -80,7 +80,7 @@ def any_process(flag: bool, device: str) -> bool:
     return flags.item() > 0
 
 
-def sum_over_processes(*tensors: Tensor) -> None:
+def sum_over_processes(*tensors: Tensor):
     """Replace each tensor by its sum over all processes, the same in each of them bit by bit."""
     if dist.is_initialized():
         for tensor in tensors:
@@ -95,7 +95,7 @@ def my_share(items: list) -> list:
     return items[rank() :: size()]
 
 
-def sum_gradients(parameters: list[Tensor], *figures: Tensor) -> None:
+def sum_gradients(parameters: list[Tensor], *figures: Tensor):
     """Replace gradients, and the tensors `figures`, by their sums over all processes.
 
     A parameter without a gradient counts as one whose gradient is zero.

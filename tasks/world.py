@@ -39,7 +39,7 @@ class World(Protocol):
 
     # --- tasks: .name, .instructions (hidden), .questions(rng, n, purpose) -> .topic, .want ---
     def make_task(self, name: str, seed: int) -> Any: ...
-    def check_room(self, task: Any, room: int) -> None: ...
+    def check_room(self, task: Any, room: int): ...
 
     # --- answering ---
     def prompt_text(self, prompt: Prompt) -> str: ...  # the text before a question
@@ -91,7 +91,7 @@ class ToyWorld:
             )
         return make_task(name, seed)
 
-    def check_room(self, task: Task, room: int) -> None:
+    def check_room(self, task: Task, room: int):
         """Raises ValueError where a task's texts would be cut off, or exceed `room` tokens."""
         name = task.domain.name
         longest = longest_answer(task)

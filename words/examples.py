@@ -25,7 +25,7 @@ def prompt_of(task, seed: int) -> str:
     return join("", examples)
 
 
-def main(argv=None) -> None:
+def main(argv=None):
     parser = command_line.script_parser("words.examples", __doc__)
     parser.add_argument("task", help="as for --tasks")
     parser.add_argument("--seed", type=int, default=0, help="as for the run")

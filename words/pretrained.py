@@ -146,7 +146,7 @@ def config_of(source) -> GPTConfig:
     return GPTConfig(vocab_size, tied_head=not has_head, qkv_bias=kind == "qwen2", **sizes)
 
 
-def check_weights(source, cfg: GPTConfig) -> None:
+def check_weights(source, cfg: GPTConfig):
     """Raises ValueError where the weights are not those of such a model, or are too many."""
     # The shapes that a model has. On "meta" it takes no memory.
     with torch.device("meta"):

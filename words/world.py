@@ -60,7 +60,7 @@ class WordWorld:
     def make_task(self, name: str, seed: int) -> Task:
         return make_task(name, seed)
 
-    def check_room(self, task: Task, room: int) -> None:
+    def check_room(self, task: Task, room: int):
         """Raises ValueError where a task's texts would be cut off, or exceed `room` tokens."""
         # The longest texts of many questions.
         questions = task.questions(random.Random(0), 200, "lessons")
