@@ -493,16 +493,15 @@ def evaluate(learner: Learner, model, index, prompt) -> Evaluation:
 def evaluate_stream(learner: Learner):
     """Log the validation accuracy on the task trained on -> that accuracy.
 
-    Measured under the best prompt (`distill`: the seed prompt) and under the seed prompt. At the
-    start, and where a stage ends just now, all tasks of the stream are measured.
+    Measured under the best prompt (`distill`: the seed prompt) and under the seed prompt. Where a
+    stage ends just now, the task that comes next is measured, too: its curve begins here.
     """
     # Which tasks?
     cfg = learner.cfg
     last_step = max(learner.step - 1, 0)
     current = learner.task_at(last_step)
-    indices = [current]
-    if learner.stage_ends():
-        indices = range(len(learner.tasks))
+    coming = learner.task_at(learner.step)
+    indices = [current] if coming == current else [current, coming]
 
     # What is left of what the base could do: forgetting shows here.
     if cfg.skills:
