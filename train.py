@@ -202,10 +202,6 @@ class Learner:
         # After its last task a stream stays there.
         return min(step // self.cfg.stage, len(self.tasks) - 1)
 
-    def stage_ends(self):
-        """Whether the step just made was the last of a stage. It is so at the start, too."""
-        return self.step % self.cfg.stage == 0
-
     def questions_of(self, step, n, purpose="questions"):
         """n questions that a step trains on: a function of (seed, step), known ahead.
 
@@ -272,7 +268,7 @@ def train(learner: Learner, stop, begun):
 
             # Now and then, and where a stage ends: how good is it on questions that it never
             # trains on?
-            if learner.step % cfg.eval_every == 0 or learner.stage_ends():
+            if learner.step % cfg.eval_every == 0 or learner.step % cfg.stage == 0:
                 accuracy = evaluate_stream(learner)
                 learner.save()
             # What the bar shows.
@@ -567,7 +563,8 @@ def closing_table(learner: Learner):
     learner.folder.write_json(
         "result.json", {"rollouts": learner.rollouts, "tasks": results, "memory": memory}
     )
-    view.show_memory(learner.folder, memory)
+    for prompt in memory:
+        learner.folder.show(f"remembered: {prompt}")
     learner.folder.draw(view.page)
     learner.folder.show(
         f"\n{learner.rollouts} rollouts, all counted. "

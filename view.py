@@ -152,10 +152,9 @@ def stages_of(config: dict, lines: list[dict], result: dict) -> list[Stage]:
         if stages and not spent:
             break  # so far its task was only evaluated
 
-        # Its lines in the log: its task is evaluated before and after it, too.
+        # It begins with what the stages before it have spent.
         start = end
         end = max(spent, default=0)
-        own = [line for line in own if start <= line["rollouts"] <= end]
 
         # The best prompt of a fast phase is logged first, with its anchor score.
         phases = of(own, "fast")
@@ -536,12 +535,6 @@ def show_result(folder, result: dict):
         instruction = result["evolved"].get(topic, "none").replace("\n", " | ")
         rows.append([topic, rule, instruction])
     folder.show_table(rows)
-
-
-def show_memory(folder, memory: list[dict]):
-    """Print the prompts that are remembered, the newest first."""
-    for prompt in memory:
-        folder.show(f"remembered: {prompt}")
 
 
 # --- the page ---

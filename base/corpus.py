@@ -24,7 +24,7 @@ for or writes down, and no search goes on from one.
 import string
 from dataclasses import dataclass
 from functools import partial
-from itertools import combinations
+from itertools import chain, combinations
 from random import Random
 from typing import Any
 
@@ -160,7 +160,7 @@ def until_it_departs(shown: str, want: str) -> str:
 def search_block(domain: Domain, prefix: Rule, state: Any, want: str) -> tuple[Document, Rule]:
     """Try all operations in turn on `state`, which the operations in `prefix` led to.
 
-    -> the block, in three pieces, and the rule that arrives, () for none.
+    -> the block: "try", its head, its lines; and the rule that arrives, () for none.
     """
     head = f" {' '.join(prefix)}:" if prefix else ""
     lines = f" {domain.show(state)} want {want}\n"
@@ -202,22 +202,20 @@ def search(
     none. short: only the last one to three blocks; the head of the first is then given.
     """
     want = domain.answer(rule, state)
-    document: Document = []
+    blocks = []
     for prefix in search_starts(rng, domain, rule, old):
         block, found = search_block(domain, prefix, domain.apply(prefix, state), want)
-        document += block
+        blocks.append(block)
         if found:
             break
 
-    # A block is three pieces: "try", its head, its lines. Where a search that was cut short begins
-    # cannot be known: the head of its first block is not learned.
-    if short:
-        end = document[-3 * rng.randint(1, 3) :]
-        if len(end) < len(document):
-            head, _ = end[1]
-            end[1] = (head, GIVEN)
-        document = end
-    return document, found
+    # Where a search that was cut short begins cannot be known: this head is not learned.
+    kept = rng.randint(1, 3) if short else len(blocks)
+    if kept < len(blocks):
+        blocks = blocks[-kept:]
+        word, (head, _), lines = blocks[0]
+        blocks[0] = [word, (head, GIVEN), lines]
+    return list(chain(*blocks)), found
 
 
 # --- reflect: the whole document ---

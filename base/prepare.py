@@ -149,7 +149,7 @@ def load_base(path: Path) -> tuple[GPT, dict]:
     contents = load_checkpoint(path)
     if contents.get("vocabulary") != formats.fingerprint():
         raise ValueError(
-            f"{path} knows another vocabulary than today's domains have, or is no base: "
+            f"{path} knows another vocabulary than today's domains have, or is no base of them: "
             "train one with --pretrain --base OTHER"
         )
 
@@ -164,8 +164,7 @@ def load_base(path: Path) -> tuple[GPT, dict]:
 def prepare_base(cfg):
     """Train a base where --pretrain asks for it, or where the default one cannot be used.
 
-    cfg: the settings of the run. Raises ValueError for any other base that cannot be used, and what
-    `pretrain` raises.
+    cfg: the settings of the run. Raises what `fault_of_base` and `pretrain` raise.
     """
     # With --pretrain a base is trained in any case.
     if cfg.pretrain:
@@ -182,7 +181,10 @@ def prepare_base(cfg):
 
 
 def fault_of_base(cfg) -> str:
-    """Why another base must be trained before the run can begin; "" where none may be."""
+    """Why a base must be trained first; "" where the base is good, or is not ours to replace.
+
+    Raises ValueError for a damaged base.
+    """
     # Only a default base may be replaced: the shipped one, or that in the folder of a --smoke run.
     # A run that has begun cannot go on with another one.
     own = f"{cfg.out}/base.pt" if cfg.out else ""

@@ -141,8 +141,8 @@ def values(words, seeds) -> np.ndarray:
     """A sum of figures, each maybe times a number -> one for each of some seeds, see `paired`."""
     total = np.zeros(len(seeds))
     for term in words.split(" + "):
-        share, _, words = term.rpartition(" of ")
-        total += float(share or 1) * np.array([figure(words, by_name) for by_name in seeds])
+        share, _, name = term.rpartition(" of ")
+        total += float(share or 1) * np.array([figure(name, by_name) for by_name in seeds])
     return total
 
 

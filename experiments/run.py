@@ -141,7 +141,7 @@ def all_runs() -> list[Run]:
     for line in expand(TABLE, STANDS_FOR)[1:]:
         experiment, name, seeds, method, stage, begins, options = line.split(maxsplit=6)
         for seed in seeds_of(seeds):
-            before = runs.get((begins, seed))
+            before = None if begins in ("base", "right") else runs[begins, seed]
             run = Run(experiment, name, seed, method, stage, begins, options, before)
             runs[name, seed] = run
     return sorted(runs.values(), key=lambda run: run.seed)

@@ -216,10 +216,10 @@ def check(cfg):
             right = f"one of {', '.join(choices)}"
             fits = value in choices
         elif low is not None:
-            right = f"a number from {low} on"
+            right = f"{'a whole' if kind is int else 'a'} number from {low} on"
             fits = isinstance(value, int | kind) and low <= value < 2**63  # NaN does not
         else:
-            right = f"a {kind.__name__}"
+            right = {bool: "true or false", str: "a text", tuple: "a list of words"}[kind]
             fits = isinstance(value, list | tuple if kind is tuple else kind)
         if not fits:
             help = field.metadata["help"]

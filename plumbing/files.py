@@ -6,9 +6,9 @@ import io
 import json
 import os
 import sys
+import warnings
 import zipfile
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -52,13 +52,8 @@ def wait_for_disk(file: BinaryIO):
     except OSError as error:
         if error.errno not in NOT_OFFERED:
             raise
-        say_once("this file system offers no fsync: a power cut may damage new files")
-
-
-@cache
-def say_once(words: str):
-    """Print a line to stderr, the first time only."""
-    print(words, file=sys.stderr)
+        # Python shows a warning only once.
+        warnings.warn("no fsync on this file system: a power cut may damage files", stacklevel=2)
 
 
 def read_json(path: Path) -> dict:

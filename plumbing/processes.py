@@ -29,8 +29,13 @@ ROLLOUTS_AT_ONCE = 1024  # rollouts that one process samples together
 
 
 def join():
-    """Meet the other processes, if torchrun has started some."""
-    if not dist.is_torchelastic_launched() or dist.is_initialized():
+    """Meet the other processes, if torchrun has started some. Raises ValueError."""
+    if dist.is_initialized():
+        return
+    if not dist.is_torchelastic_launched():
+        # Without RANK the others are only left over.
+        if "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":
+            raise ValueError("RANK and WORLD_SIZE are set: unset them, or start with torchrun")
         return
 
     # Each process has a GPU of its own, or all compute on the CPU.

@@ -103,6 +103,10 @@ class Trial:
         domain = self.domain
         self.doing = "comparing all rules"
 
+        # Questions without an instruction are answered by the habit.
+        if domain.habit and domain.habit not in domain.results:
+            yield f"the habit {' '.join(domain.habit)!r} must be one to three of the operations"
+
         # The one right way is held out in its shortest spelling.
         if domain.hidden and domain.hidden not in domain.held_out:
             yield (

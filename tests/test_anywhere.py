@@ -192,10 +192,18 @@ def test_only_the_questions_that_are_needed_are_drawn(start, monkeypatch):
 
 
 def test_variables_that_a_launcher_left_over_are_ignored(start, monkeypatch):
-    left = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "", "LOCAL_RANK": "1"}
-    for name, value in left.items():
+    for name, value in {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "", "LOCAL_RANK": "1"}.items():
         monkeypatch.setenv(name, value)
     assert (start(steps=0) / "result.json").exists()
+
+
+def test_other_processes_that_are_not_there_are_told_in_one_line(monkeypatch, capfd):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(SystemExit) as ended:
+        train.main([])
+    [line] = capfd.readouterr().err.splitlines()
+    assert ended.value.code == 2 and "start with torchrun" in line
 
 
 def test_ctrl_c_during_the_imports_is_one_line():

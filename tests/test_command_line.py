@@ -95,7 +95,7 @@ def test_unknown_words_on_the_command_line(capsys, argv, right):
 )
 @pytest.mark.parametrize("value", [-1, float("nan"), float("inf"), 2**63, "3", None])
 def test_numbers_out_of_range(name, value):
-    with pytest.raises(ValueError, match=f"^{name} must be a number from"):
+    with pytest.raises(ValueError, match=f"^{name} must be a (whole )?number from"):
         check_config(dataclasses.replace(Config(), **{name: value}))
 
 
@@ -106,9 +106,9 @@ def test_numbers_out_of_range(name, value):
         ({"population": 3}, r"population \(3\) must divide group \(8\)"),
         (
             {"group": 1, "population": 1},
-            "group must be a number from 2 on, not 1 .*judged against each other",
+            "group must be a whole number from 2 on, not 1 .*judged against each other",
         ),
-        ({"batch": 0}, "batch must be a number from 1 on, not 0"),
+        ({"batch": 0}, "batch must be a whole number from 1 on, not 0"),
         ({"temperature": 0.0}, "temperature must be a number from 0.01 on"),
         ({"method": "sft"}, "method must be one of fst, rl, gepa"),
     ],
@@ -183,7 +183,7 @@ def test_a_folder_that_is_no_run_cannot_be_resumed(tmp_path, damage):
 
 def test_a_config_of_wrong_types_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"steps": "many"}', encoding="utf-8")
-    with pytest.raises(ValueError, match="steps must be a number from 0 on, not many"):
+    with pytest.raises(ValueError, match="steps must be a whole number from 0 on, not many"):
         check_config(parse_config(["--resume", str(tmp_path)]))
 
 

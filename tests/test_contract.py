@@ -104,6 +104,10 @@ BROKEN = {  # what is wrong -> the domain, and what its message says
     "number as a word": (with_word("12"), "'bad' on .* 12', which is not written in"),
     "keyword as a word": (with_word("none"), "'bad' on .* none', .*: lower-case .* no keywords"),
     # --- rules ---
+    "an operation of the habit": (
+        replace(GOOD, habit=("srot",)),
+        "habit 'srot' must be one to three of the operations",
+    ),
     "an operation of the hidden rule": (
         replace(GOOD, hidden=("left", "srot")),
         "hidden rule 'left srot' must be one",

@@ -48,12 +48,12 @@ def test_rewards_tell_when_zero_is_left():
 
 
 def stream():
-    """Two stages of 10 steps. At the switch the second task is evaluated, too."""
+    """Two stages of 10 steps. Where the first one ends, the second task is evaluated, too."""
     log = curve(0.0, 0.2, 0.4).lines
-    log += [evaluation(0, 0, 0.7, task=1), evaluation(10, 200, 0.1, task=1)]
+    log += [evaluation(10, 200, 0.1, task=1)]
     log += [evaluation(12, 260, 0.3, task=1), evaluation(14, 320, 0.9, task=1)]
     log += [logged("slow", 20, 400, task=1)]
-    log += [evaluation(20, 400, 0.8, task=1), evaluation(20, 400, 0.0)]
+    log += [evaluation(20, 400, 0.8, task=1)]
     return run_of(log, "strings", "facts")
 
 

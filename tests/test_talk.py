@@ -351,7 +351,7 @@ def test_bytes_that_are_no_text(base):
         ("--ask red:1", "'ask' shows one"),
         ("--rules purple:sort", "topics are red, blue"),
         ("--rules purple\n:sort", "topics are red, blue"),
-        ("--seed -1", "seed must be a number from 0 on"),
+        ("--seed -1", "seed must be a whole number from 0 on"),
         ("--seed x", "invalid int value"),
         ("--lines 3", "unrecognized arguments"),
     ],

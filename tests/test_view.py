@@ -44,10 +44,7 @@ def log_lines(method="fst", steps=90, stage=30, how="reflect red: none\n...\nred
         figures = {"val_acc": 0.111 + step / 137, "kl_base": step / 1009, "prompt": {}}
         add("eval", step, task, neutral_acc=step / 1511, neutral_kl=0.0, **figures)
 
-    # All tasks are evaluated at the start, and where a stage ends.
-    tasks = range(-(-steps // stage))
-    for task in tasks:
-        evaluate(0, task)
+    evaluate(0, 0)
     for step in range(steps):
         task = step // stage
         # Half of the hidden rules are found at once, another one later.
@@ -68,8 +65,10 @@ def log_lines(method="fst", steps=90, stage=30, how="reflect red: none\n...\nred
             figures |= {"grad_norm": 1.0, "dropped_groups": step % 30, "skipped": 0}
             add("slow", step + 1, task, seconds=1.25, **figures)
         if (step + 1) % 15 == 0:
-            for i in tasks if (step + 1) % stage == 0 else [task]:
-                evaluate(step + 1, i)
+            evaluate(step + 1, task)
+            # Where a stage ends, the next task is evaluated, too.
+            if (step + 1) % stage == 0 and step + 1 < steps:
+                evaluate(step + 1, task + 1)
     return lines
 
 
@@ -347,14 +346,16 @@ def test_a_line_cut_anywhere_or_a_byte_changed_is_never_a_traceback(tmp_path, ca
 
 
 def test_what_a_model_wrote_stays_text(tmp_path):
-    path = write_run(tmp_path / "a", how=HOSTILE)
-    with open(path / "samples.txt", "a", encoding="utf-8") as file:
-        file.write(f"[step 90] step 90: {HOSTILE}. One of them:\n    {HOSTILE}\n")
+    paths = {how: write_run(tmp_path / str(len(how)), how=how) for how in (HOSTILE, "tame")}
+    for how, path in paths.items():
+        with open(path / "samples.txt", "a", encoding="utf-8") as file:
+            file.write(f"[step 90] step 90: {how}. One of them:\n    {how}\n")
+    path = paths[HOSTILE]
     log = (path / "log.jsonl").read_text(encoding="utf-8")
     hostile = json.dumps("red: " + HOSTILE)
     log = log.replace('"red: mirror"', hostile).replace('"reverse', f'"{HOSTILE[:8]}')
     (path / "log.jsonl").write_text(log, encoding="utf-8")
-    tame = Reader(page(write_run(tmp_path / "b", how="tame")))
+    tame = Reader(page(paths["tame"]))
     seen = Reader(page(path))
     assert seen.text.count(HOSTILE) >= 15
     for tag in ("script", "img", "pre", "title"):

@@ -64,7 +64,8 @@ def load(name: str) -> tuple[GPT, Tokenizer]:
         source = open_source(name)
         cfg = config_of(source)
         check_weights(source, cfg)
-        if max(source.tokenizer.texts) >= cfg.vocab_size:
+        tokenizer = source.tokenizer()
+        if max(tokenizer.texts) >= cfg.vocab_size:
             raise ValueError("its tokenizer has more tokens than the model")
     except ImportError as error:
         raise ValueError(
@@ -81,7 +82,7 @@ def load(name: str) -> tuple[GPT, Tokenizer]:
     with torch.no_grad():
         for own_name, parameter in model.named_parameters():
             parameter.copy_(source.tensor(foreign_name(own_name, source.form)))
-    return model, source.tokenizer
+    return model, tokenizer
 
 
 def open_source(name: str):
@@ -186,7 +187,7 @@ class Folder:
         for name in ("config.json", "tokenizer.json"):
             if not (path / name).is_file():
                 raise ValueError(f"the folder has no {name}")
-        self.tokenizer = from_json(path / "tokenizer.json")
+        self.path = path
 
         # Newer files say all about RoPE in one place.
         said = read_json(path / "config.json")
@@ -206,6 +207,9 @@ class Folder:
         if not self.weights:
             raise ValueError("the folder has no weights in files *.safetensors")
 
+    def tokenizer(self) -> Tokenizer:
+        return from_json(self.path / "tokenizer.json")
+
     def tensor(self, name: str) -> Tensor:
         return self.weights[name][:]
 
@@ -221,7 +225,6 @@ class File:
         reader = gguf.GGUFReader(path)
         fields = {name: field.contents() for name, field in reader.fields.items()}
         self.fields = fields
-        self.tokenizer = from_gguf(fields)
 
         # What it says of the model begins with the kind: "llama.block_count".
         self.kind = fields["general.architecture"]
@@ -242,6 +245,9 @@ class File:
                 raise ValueError(
                     f"weights of the kind {kind} are not read: choose another quantisation"
                 ) from None
+
+    def tokenizer(self) -> Tokenizer:
+        return from_gguf(self.fields)
 
     def tensor(self, name: str) -> Tensor:
         import gguf

@@ -25,7 +25,7 @@ PATTERNS = {
 
 NORMAL = 1  # GGUF's type of an ordinary token
 NOT_TEXT = "\ufffd"  # what a token that stands for no text is shown as
-PROBE = "\nA b é 12  c "  # a text that other kinds of tokenizers would change
+PROBE = "\nA bZ é ﬁ² \t12  c "  # a text that other kinds of tokenizers would change
 
 
 class Tokenizer:
