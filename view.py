@@ -152,9 +152,10 @@ def stages_of(config: dict, lines: list[dict], result: dict) -> list[Stage]:
         if stages and not spent:
             break  # so far its task was only evaluated
 
-        # It begins with what the stages before it have spent.
+        # Its lines in the log. Older runs evaluated all tasks, also before their stages.
         start = end
         end = max(spent, default=0)
+        own = [line for line in own if line["rollouts"] >= start]
 
         # The best prompt of a fast phase is logged first, with its anchor score.
         phases = of(own, "fast")

@@ -208,7 +208,7 @@ def main(argv=None):
     parser = command_line.script_parser(__file__, __doc__)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     args = parser.parse_args(argv)
-    with command_line.failures_in_one_line("stopped", faults=(ValueError, OSError, ImportError)):
+    with command_line.failures_in_one_line("stopped", faults=(ValueError, ImportError)):
         model, _ = load_base(Path(SHIPPED))
         model.to(args.device)
         print(f"On {args.device}, {torch.get_num_threads()} threads, torch {torch.__version__}.\n")
