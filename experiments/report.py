@@ -229,13 +229,17 @@ def runs_table(runs: Runs) -> str:
 
 
 def sweep_scores(runs: Runs, method) -> dict[tuple, float]:
-    """Learning rate and KL coefficient -> the mean accuracy at the ends of the stages."""
+    """Learning rate and KL coefficient -> the mean accuracy at the ends of the stages.
+
+    Nothing while a run is missing.
+    """
     scores = {}
     for setting in itertools.product(run.RATES, run.KL_COEFS):
         words = f"stage_ends sweep-{method}-{'-'.join(setting)}"
         seeds = paired(words, runs)
-        if seeds:
-            scores[setting] = values(words, seeds).mean()
+        if len(seeds) < 2:
+            return {}
+        scores[setting] = values(words, seeds).mean()
     return scores
 
 

@@ -43,7 +43,7 @@ KL_COEFS = ("0.001", "0.03", "0.1", "0.3")
 # Options of all runs, unless their line says otherwise; and of a method. What the sweep has chosen
 # for `fst` are the defaults of train.py, what it has chosen for `rl` stands here.
 COMMON = "--device cpu --eval-every 5 --method {method} --stage {stage} --seed {seed}"
-METHODS = {"rl": "--lr 0.0003 --kl-coef 0.001"}
+METHODS = {"rl": "--lr 0.0001 --kl-coef 0.1"}
 
 # A line stands for a run with each of its seeds, and with each of what its capitals stand for. The
 # seeds were decided before the first run: 0 to 4 first, then 5 to 9; those of the sweep are used
@@ -141,7 +141,7 @@ def all_runs() -> list[Run]:
     for line in expand(TABLE, STANDS_FOR)[1:]:
         experiment, name, seeds, method, stage, begins, options = line.split(maxsplit=6)
         for seed in seeds_of(seeds):
-            before = None if begins in ("base", "right") else runs[begins, seed]
+            before = runs.get((begins, seed))
             run = Run(experiment, name, seed, method, stage, begins, options, before)
             runs[name, seed] = run
     return sorted(runs.values(), key=lambda run: run.seed)

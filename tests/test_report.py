@@ -93,7 +93,7 @@ def test_the_page_works_with_any_part_of_the_runs(tmp_path):
     for one in run.all_runs():
         number = 2 if "numbers-facts" in one.name or "facts-numbers" in one.name else 1
         number = {"stream": 4, "sweep": 3}.get(one.experiment, number)
-        if one.seed in (0, 1, 2, 100):
+        if one.seed in (0, 1, 2, 100, 101):
             up = 0.2 if one.method == "rl" else 0.6
             write_run(kept, one.name, one.seed, ["strings"] * number, up + one.seed / 1000)
     (tmp_path / "exam.md").write_text("an exam", encoding="utf-8")
@@ -119,7 +119,7 @@ def test_the_settings_of_all_runs_are_those_that_the_sweep_chose(method):
     one = next(one for one in run.all_runs() if one.method == method)
     cfg = parse(Config, run.command(one, run.Place()), presets={})
     settings = (cfg.lr, cfg.kl_coef)
-    if len(scores) == len(run.RATES) * len(run.KL_COEFS):
+    if scores:
         assert settings == tuple(map(float, report.chosen(scores)))
     else:  # not finished yet: the defaults are those of before
         assert settings == (3e-4, 0.001)
