@@ -497,7 +497,7 @@ def evaluate_stream(learner: Learner):
     last_step = max(learner.step - 1, 0)
     current = learner.task_at(last_step)
     coming = learner.task_at(learner.step)
-    indices = [current] if coming == current else [current, coming]
+    indices = sorted({current, coming})
 
     # What is left of what the base could do: forgetting shows here.
     if cfg.skills:

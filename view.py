@@ -152,10 +152,10 @@ def stages_of(config: dict, lines: list[dict], result: dict) -> list[Stage]:
         if stages and not spent:
             break  # so far its task was only evaluated
 
-        # Its lines in the log. Older runs evaluated all tasks, also before their stages.
+        # Its lines in the log. Older runs evaluated all tasks, also before and after their stages.
         start = end
         end = max(spent, default=0)
-        own = [line for line in own if line["rollouts"] >= start]
+        own = [line for line in own if start <= line["rollouts"] <= end]
 
         # The best prompt of a fast phase is logged first, with its anchor score.
         phases = of(own, "fast")
