@@ -421,8 +421,8 @@ def evolve(phase: FastPhase, surprise=True) -> Report:
         if surprise and phase.has_changed(before):
             phase.adapt()
 
-        # Propose, try, accept, as long as there is budget for one more proposal.
-        while phase.affordable() > 0:
+        # Propose, try, accept. Very few proposals take the model as long as many: then it is over.
+        while phase.affordable() > PROPOSALS_AT_ONCE // 4:
             trials = phase.propose(phase.affordable())
             children = phase.try_children(trials)
             phase.accept(children)

@@ -185,6 +185,15 @@ def test_what_is_unreadable_or_known_costs_no_rollout():
     assert report.proposed == 0
 
 
+@pytest.mark.parametrize("proposals, rounds", [(4, 0), (5, 1)])
+def test_a_phase_ends_where_it_can_pay_for_few_proposals_only(proposals, rounds):
+    # after the first scores it can pay for these proposals of 3 + 1 + 3 calls, and for one score
+    world = World()
+    world.reflect = lambda requests: [("", "how", 1)] * len(requests)
+    report = world.phase(Population(4, 0, start={}), 2 * len(ANCHOR) + 7 * proposals)
+    assert report.reflections == rounds * proposals
+
+
 def test_a_change_comes_with_the_reflection_that_made_it(monkeypatch):
     # with half the skill a right proposal often fails: it is accepted in a later round,
     # and for another reflection
