@@ -94,7 +94,7 @@ class Config(prepare.BaseSettings):
     batch: int = setting(32, "questions per gradient step", low=1)
     group: int = setting(8, "rollouts per question, judged against each other", low=2)
     lr: float = setting(3e-4, "learning rate of AdamW", low=0, may_change=True)
-    kl_coef: float = setting(0.001, "weight of the KL penalty towards the base", low=0)
+    kl_coef: float = setting(0.1, "weight of the KL penalty towards the base", low=0)
     substeps: int = setting(1, "updates per batch; more than one uses CISPO's weights", low=1)
     temperature: float = setting(1.0, "of all sampling in training and evaluation", low=0.01)
     # Fast weights: every `cycle` steps a phase of passes * anchor rollouts.
