@@ -118,11 +118,7 @@ def test_the_settings_of_all_runs_are_those_that_the_sweep_chose(method):
     scores = report.sweep_scores(measure.load(), method)
     one = next(one for one in run.all_runs() if one.method == method)
     cfg = parse(Config, run.command(one, run.Place()), presets={})
-    settings = (cfg.lr, cfg.kl_coef)
-    if scores:
-        assert settings == tuple(map(float, report.chosen(scores)))
-    else:  # not finished yet: the defaults are those of before
-        assert settings == (3e-4, 0.001)
+    assert (cfg.lr, cfg.kl_coef) == tuple(map(float, report.chosen(scores)))
 
 
 def test_the_page_of_results_is_what_the_report_writes():
