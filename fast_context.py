@@ -5,7 +5,7 @@ instructions, both opaque strings here. A candidate is a prompt with its scores.
 (`evolve`) scores the carried candidates again under today's weights, then repeats until its budget
 is spent:
 
-    propose       draw parents from the Pareto front; each answers a few questions of one topic;
+    propose       draw parents that are best on some question; each answers a few of one topic;
                   the model reads the failures and writes that topic's instruction anew
     try_children  run each new prompt on the same few questions
     accept        keep the children that did strictly better; score them on all anchor questions
@@ -15,7 +15,7 @@ earned before, by more than chance, that is a surprise. Then the phase does thre
 goes on (`adapt`): it drops the lines that earn nothing any more, it tries the prompts that were
 best before earlier surprises (the memory), and it spends more.
 
-The model and its texts are not known here. They come as three functions:
+The model and its texts are not known here. They come as four functions:
 
     answer(jobs)         jobs: [(prompt, questions)], equally many questions each; one rollout per
                          question. -> for each job a list of outcomes with `.score` and `.answer`
@@ -23,10 +23,10 @@ The model and its texts are not known here. They come as three functions:
                          each the proposed instruction ("" for none; untrusted text), how it came
                          about, for people to read, and the rollouts that it took, 1 or 0
     is_prompt(prompt)    whether a prompt with a proposal in it is well formed
-    shows(prompt, q)     whether a prompt shows a question: then it is not scored on it
+    shows(prompt, q)     whether a prompt shows a question: then it does not count for a child
 
-A question is opaque, except for `.topic`. Every rollout is a call; a phase never spends more than
-its budget, which a surprise multiplies.
+A question is opaque, except for `.topic`. A call is one rollout, of an answer or of a reflection; a
+phase never makes more calls than its budget, which a surprise multiplies.
 
 Left out of GEPA: choosing the topic to rewrite by anything but turns, and merging two prompts
 (docs/LOG.md: here it did not help).
@@ -230,7 +230,7 @@ class FastPhase:
 
     def __post_init__(self):
         self.report = Report()  # what was spent, and what came of it
-        self.scored = list(self.population.candidates)  # the possible parents of this phase
+        self.scored = list(self.population.candidates)  # the possible parents; see `rescore`
 
         # The lessons of each topic; each trial draws a minibatch from one of the topics.
         # All minibatches are equally large, so that they can be answered in one batch.
@@ -421,7 +421,7 @@ def evolve(phase: FastPhase, surprise=True) -> Report:
         if surprise and phase.has_changed(before):
             phase.adapt()
 
-        # Propose, try, accept. Very few proposals take the model as long as many: then it is over.
+        # Propose, try, accept. A few proposals would take the model as long as 16: then stop.
         while phase.affordable() > PROPOSALS_AT_ONCE // 4:
             trials = phase.propose(phase.affordable())
             children = phase.try_children(trials)

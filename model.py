@@ -9,7 +9,7 @@ prompts through the model once. `GPT.hidden` continues them: each row attends to
 values of its prompt, which its rows share, and to its own tokens.
 
 Shapes: B texts of T tokens, C channels, V tokens in the vocabulary; H query heads and J key-value
-heads of D channels; K prompts of at most P tokens; N completions of at most S tokens.
+heads of D channels; K prompts of at most P tokens; N completions of at most S tokens; R rows.
 
 Left out: dropout, top-k and top-p. The policy that is trained must be the policy that sampled.
 """
@@ -239,7 +239,7 @@ class GPT(nn.Module):
         return self.norm(x)
 
     def read(self, prompts, prefix=None) -> Prefix:
-        """Prompts as token lists, read after a prefix or not -> a prefix, too ("prefill")."""
+        """Read prompts (token lists), after a prefix or not -> what was read, as a Prefix."""
         tokens, lengths = padded(prompts, self.cos.device)
         cache = []
         self.hidden(tokens, prefix, cache)
@@ -267,7 +267,7 @@ def padded(rows, device):
 
 
 def draw_token(logits, noise, temperature):
-    """logits (R, V), noise (R,) -> token (R,) ~ softmax(logits / T), its log-probability (R,).
+    """logits (R, V), noise (R,) -> token (R,) ~ softmax(logits / temperature), its log-prob (R,).
 
     One uniform random number in [0, 1) per row decides. Add up the probabilities, token by token:
     the first token at which the sum is larger than the number is drawn. Temperature 0 takes the

@@ -5,7 +5,7 @@ rollout is rewarded once, at its end. An update has five steps:
 
     1. A_i = (r_i - mean r) / (std r + eps), over the group of a question     group_advantages
     2. l_t = log pi(token t | before), float32, at sampling temperature       completion_logprobs
-    3. w_i = 1 / (tokens of the question's group * questions with spread)     token_weights
+    3. w_i = 1 / (tokens of the question's group * questions that are kept)   token_weights
     4. loss = sum_i w_i sum_t [ -sg(min(rho_t, cap)) A_i l_t + beta k_t ]     policy_loss
        sg: a constant to the derivative; rho_t = exp(l_t - l_t when sampled), 1 on-policy
        k_t: penalty for the distance to the base                              kl_estimate
@@ -49,7 +49,8 @@ def group_advantages(rewards, eps=1e-4):
     """Rewards (Q, G) -> advantages (Q, G), and which groups have spread (Q,).
 
     Normalised over the whole group, across the prompts that its rollouts ran under. A group whose
-    rollouts all earned the same has no spread and teaches nothing. (GRPO, arXiv 2402.03300)
+    rollouts all earned the same has no spread and teaches nothing: it is not kept.
+    (GRPO, arXiv 2402.03300)
     """
     G = rewards.size(1)
     spread = rewards.amax(1) - rewards.amin(1)  # (Q,)
@@ -143,11 +144,11 @@ def update(
     kl_coef,
     substeps=1,
 ):
-    """Learn from one batch of R rollouts -> figures for the log, a dict.
+    """Learn from one batch of R rollouts -> metrics for the log, a dict.
 
     contexts: M token lists; completions: R of them, R / M of each context; sampled_logprobs (R, S);
     rewards (R,); groups (Q, G): which rollouts answer the same question; substeps: updates.
-    Groups without spread are left out of everything, of the KL penalty too. The figures:
+    Groups without spread are left out of everything, of the KL penalty too. The metrics:
     kl_base (k3, nats per scored token) and grad_norm of the last update, or None if nothing could
     be learned; dropped_groups, how many groups were left out.
     """
@@ -186,13 +187,13 @@ def update(
 
     # One update; more with substeps > 1, whose batch is off-policy from the second on.
     dropped = int((~keep).sum())
-    figures = {"kl_base": None, "grad_norm": None, "dropped_groups": dropped}
+    metrics = {"kl_base": None, "grad_norm": None, "dropped_groups": dropped}
     scored_tokens = lengths[weights > 0].sum().item()
     for _ in range(substeps if wanted else 0):
         kl = accumulate_gradients(policy, batches, temperature, kl_coef)
-        figures["grad_norm"] = apply_gradients(policy, optimizer, kl)
-        figures["kl_base"] = kl.item() / scored_tokens  # kl is now the sum over all processes
-    return figures
+        metrics["grad_norm"] = apply_gradients(policy, optimizer, kl)
+        metrics["kl_base"] = kl.item() / scored_tokens  # kl is now the sum over all processes
+    return metrics
 
 
 def accumulate_gradients(policy, batches, temperature, kl_coef):
@@ -218,13 +219,13 @@ def accumulate_gradients(policy, batches, temperature, kl_coef):
     return kl
 
 
-def apply_gradients(policy, optimizer, figure):
-    """Clip the gradients and take one optimizer step, if they are finite -> their norm before.
+def apply_gradients(policy, optimizer, metric):
+    """Clip the gradients and take one optimizer step, if they are finite -> their norm before that.
 
-    With several processes gradients and `figure` are first summed over all of them.
+    With several processes gradients and `metric`, a tensor, are first replaced by their sums.
     """
+    processes.sum_gradients(list(policy.parameters()), metric)
     # A gradient that is not finite would spoil the weights for good.
-    processes.sum_gradients(list(policy.parameters()), figure)
     norm = nn.utils.clip_grad_norm_(policy.parameters(), MAX_NORM).item()
     if math.isfinite(norm):
         optimizer.step()
@@ -256,7 +257,7 @@ def micro_batches(contexts, completions, wanted):
 
 
 def distill(*, policy, teacher, optimizer, contexts, teacher_contexts, completions, temperature):
-    """One update towards what a teacher says in other contexts -> figures for the log, a dict.
+    """One update towards what a teacher says in other contexts -> metrics for the log, a dict.
 
     contexts, teacher_contexts: M token lists each; completions: R, the policy's, R / M of each
     context. The loss is the reverse KL(policy, teacher) of the next token, averaged over all tokens

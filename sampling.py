@@ -1,8 +1,8 @@
 """The sampler: many completions of shared prompts at once, with cached keys and values.
 
-All rollouts of a training step share one of K prompts, then one of B questions, with G samples of
-each. `sample` therefore runs each prompt through the model once, then each question once after its
-prompt, and only then splits into R = K * B * G rows that are written token by token:
+Each rollout of a training step begins with one of K prompts, then one of B questions; G samples
+share both. `sample` therefore runs each prompt through the model once, then each question once
+after its prompt, and only then splits into R = K * B * G rows that are written token by token:
 
     GPT.read         the prompts -> stored keys and values, which all rows of a prompt share
     prefill          the questions -> their keys and values, the first token of every row
@@ -343,7 +343,7 @@ class Sampler:
     world: World
     temperature: float
     rng: torch.Generator | None = None  # makes the noise
-    decode: Callable = decode_step
+    decode: Callable = decode_step  # of one token (the world's `decode` turns tokens into text)
     sampled_rollouts: int = 0  # so far
     sampled_tokens: int = 0  # of these rollouts
 

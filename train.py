@@ -1,4 +1,4 @@
-"""Fast-slow training, start to end: two channels learn a hidden task.
+"""Fast-slow training, start to end: two channels, prompts and weights, learn a hidden task.
 
     python train.py                       fst: both channels; three tasks, then the first again
     python train.py --method rl           slow weights only: policy gradient under the seed prompt
@@ -223,12 +223,12 @@ class Learner:
         words = repr((self.cfg.seed, self.step, *purpose))
         return random.Random(words).getrandbits(63)
 
-    def log(self, kind, task, **figures):
-        """Append a line to log.jsonl; docs/RUNS.md explains the figures."""
+    def log(self, kind, task, **metrics):
+        """Append a line to log.jsonl; docs/RUNS.md explains the metrics."""
         # Every line says when it was written, and what had been spent by then.
         line = {"kind": kind, "step": self.step, "task": task}
         line |= {"rollouts": self.rollouts, "tokens": self.tokens}
-        self.folder.log(line | figures)
+        self.folder.log(line | metrics)
 
 
 # --- one cycle ---
@@ -259,7 +259,7 @@ def train(learner: Learner, stop, begun):
             # The prompt that this task is left with, if it ends here: for the closing table.
             learner.evolved[learner.task_at(learner.step)] = learner.population.best
 
-            # Slow phase: one gradient step on a batch of questions.
+            # Slow phase: one gradient step on a batch of questions. (`gepa` has none.)
             if cfg.method == "gepa":
                 learner.step += 1
             else:
@@ -332,9 +332,9 @@ def fast_phase(learner: Learner, questions, bar):
 
     # What the phase cost, and what came of it: for the log, and for people.
     best = learner.population.best
-    figures = vars(report) | {"seconds": time.perf_counter() - start}
-    learner.log("fast", learner.task_at(learner.step), **figures)
-    for words in view.news(learner.shown, best, figures):
+    metrics = vars(report) | {"seconds": time.perf_counter() - start}
+    learner.log("fast", learner.task_at(learner.step), **metrics)
+    for words in view.news(learner.shown, best, metrics):
         learner.folder.say(learner.step, words)
     learner.shown = best
 
@@ -371,10 +371,10 @@ def slow_step(learner: Learner, questions):
     rise = min(1.0, (learner.step + 1) / WARMUP)
     for parameters in learner.optimizer.param_groups:
         parameters["lr"] = cfg.lr * rise
-    figures = update_weights(learner, questions, answers, rewards, groups)
+    metrics = update_weights(learner, questions, answers, rewards, groups)
 
     # Count steps that were not taken because a number was not finite. (None: nothing to learn.)
-    norm = figures["grad_norm"]
+    norm = metrics["grad_norm"]
     failed = norm is not None and not math.isfinite(norm)
     learner.skipped += failed
     learner.streak = learner.streak + 1 if failed else 0
@@ -384,13 +384,13 @@ def slow_step(learner: Learner, questions):
     total = -answers.logprobs.sum().item()
     entropy = total / sampler.sampled_tokens  # nats per token
     reward = rewards.mean().item()
-    figures |= {"skipped": learner.skipped, "seconds": time.perf_counter() - start}
-    learner.log("slow", index, reward=reward, entropy=entropy, **figures)
+    metrics |= {"skipped": learner.skipped, "seconds": time.perf_counter() - start}
+    learner.log("slow", index, reward=reward, entropy=entropy, **metrics)
     return reward
 
 
 def update_weights(learner: Learner, questions, answers, rewards, groups):
-    """Learn from a batch of answers -> figures for the log, a dict.
+    """Learn from a batch of answers -> metrics for the log, a dict.
 
     `distill` does not learn from rewards: it learns to say without a prompt what the base says
     under the best one.
@@ -534,7 +534,7 @@ def evaluate_stream(learner: Learner):
 def closing_table(learner: Learner):
     """What each channel is worth on every task, with the prompt that the task was left with.
 
-    The figures also go into result.json. The trained weights go into weights.pt, which another run
+    The metrics also go into result.json. The trained weights go into weights.pt, which another run
     can take as its --base.
     """
     results = []

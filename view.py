@@ -36,7 +36,7 @@ VERDICTS = {
     "none": "",
 }
 
-# The figures of the gradient steps that are drawn: name in the log, title of the chart.
+# The metrics of the gradient steps that are drawn: name in the log, title of the chart.
 FIGURES = {
     "reward": "Reward: share of right answers in training",
     "kl_base": "KL to the base, nats per token",
@@ -108,9 +108,9 @@ class Run:
     result: dict  # the closing table; empty while the run has not reached its end
     stages: list[Stage]  # those that it has come to so far
 
-    def total(self, kind: str, figure: str) -> float:
-        """The sum of a figure over the log lines of a kind."""
-        return sum(line[figure] for line in of(self.lines, kind))
+    def total(self, kind: str, metric: str) -> float:
+        """The sum of a metric over the log lines of a kind."""
+        return sum(line[metric] for line in of(self.lines, kind))
 
 
 def read_run(path: Path) -> Run:
@@ -228,7 +228,7 @@ SURPRISE = """<text class="surprise" x="{:.2f}%" dx="6" dy="-.5em">▲ surprise<
 def chart(title: str, curves: list, top: float, right: float, marks=()) -> Html:
     """One curve over rollouts for each run.
 
-    curves: of points (rollouts, figure); a figure of None breaks the line. top, right: the ends of
+    curves: of points (rollouts, metric); a metric of None breaks the line. top, right: the ends of
     the axes. marks: what is drawn behind the curves; with them, every point gets a dot.
     """
     lines = []
@@ -236,17 +236,17 @@ def chart(title: str, curves: list, top: float, right: float, marks=()) -> Html:
     for run, points in enumerate(curves):
         path = ""
         command = "M"  # begin here; "L" draws a line to here
-        for rollouts, figure in points:
-            if figure is None:
+        for rollouts, metric in points:
+            if metric is None:
                 command = "M"  # the line is broken
                 continue
             # Percentages of the chart. h0 makes a single point visible, too.
             x = 100 * rollouts / right
-            y = 100 - 100 * figure / top
+            y = 100 - 100 * metric / top
             path += f"{command}{x:.2f} {y:.2f}h0"
             command = "L"
             if marks:
-                dots.append(fill(DOT, run, x, y, rollouts, figure))
+                dots.append(fill(DOT, run, x, y, rollouts, metric))
         lines.append(fill(LINE, run, path))
 
     # The lines are stretched to the chart's width, the dots are not.
@@ -263,16 +263,16 @@ def chart(title: str, curves: list, top: float, right: float, marks=()) -> Html:
     )
 
 
-def curve(lines: list[dict], figure: str) -> list:
-    """A figure of log lines as a curve. Not all runs have every figure."""
-    return [(line["rollouts"], line.get(figure)) for line in lines]
+def curve(lines: list[dict], metric: str) -> list:
+    """A metric of log lines as a curve. Not all runs have every metric."""
+    return [(line["rollouts"], line.get(metric)) for line in lines]
 
 
-def accuracy_curve(run: Run, figure: str) -> Iterator:
-    """A figure of the evaluations of a run, as a curve."""
+def accuracy_curve(run: Run, metric: str) -> Iterator:
+    """A metric of the evaluations of a run, as a curve."""
     for stage in run.stages:
         # A stage has a line of its own: at a switch two tasks are evaluated at the same place.
-        yield from curve(stage.evals, figure)
+        yield from curve(stage.evals, metric)
         yield 0, None  # the next stage has another task
 
 
@@ -288,13 +288,13 @@ def stage_marks(run: Run, right: float) -> Iterator[Html]:
 
 
 def slow_charts(runs: list[Run], right: float) -> Iterator[Html]:
-    """The figures of the gradient steps, a small chart for each."""
+    """The metrics of the gradient steps, a small chart for each."""
     for name, title in FIGURES.items():
-        # The axis ends at the highest value. No chart where no run has the figure.
+        # The axis ends at the highest value. No chart where no run has the metric.
         curves = [curve(of(run.lines, "slow"), name) for run in runs]
-        figures = [figure for points in curves for _, figure in points if figure]
-        if figures:
-            yield chart(title, curves, max(figures), right)
+        metrics = [metric for points in curves for _, metric in points if metric]
+        if metrics:
+            yield chart(title, curves, max(metrics), right)
 
 
 # An entry of a legend: a piece of the curve with its mark, and a name.

@@ -53,10 +53,10 @@ def pretrain(path: Path, device: str, names: list[str], *, minutes: float, batch
 
         # Summed over the processes. Each has its own clock, and their schedules must not differ.
         now = time.perf_counter()
-        figures = torch.tensor([loss, now - last], device=device)
+        metrics = torch.tensor([loss, now - last], device=device)
         last = now
-        processes.sum_gradients(list(training.model.parameters()), figures)
-        loss, seconds = figures.tolist()
+        processes.sum_gradients(list(training.model.parameters()), metrics)
+        loss, seconds = metrics.tolist()
         seconds /= processes.size()
         training.update(loss)
         training.elapsed += seconds

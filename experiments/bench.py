@@ -3,7 +3,7 @@
     python experiments/bench.py > experiments/results/bench-cpu.md
     python experiments/bench.py --device cuda > experiments/results/bench-cuda.md
 
-Competitors run in turn, round after round, in one process; a figure is the median over the rounds.
+Competitors run in turn, round after round, in one process; a number is the median over the rounds.
 Another program on the machine slows all of them down: ratios are what counts. A whole run beside
 that of another commit, in turn:
 

@@ -70,7 +70,7 @@ def whole_tasks(model, name: str, n: int, is_named: bool) -> float:
 
 
 def examine(model, n: int, name: str) -> list[str]:
-    """The row of a domain: n questions for each figure, at least."""
+    """The row of a domain: n questions for each number, at least."""
     domain = domains()[name]
 
     # Solving and reflecting.
@@ -94,15 +94,15 @@ def examine(model, n: int, name: str) -> list[str]:
     # Tasks as a run has them.
     seed = whole_tasks(model, name, max(n, SEED_QUESTIONS), False)
     right = whole_tasks(model, name, n, True)
-    for figure in (min(found), seed, right):
-        cells.append(f"{figure:.3f}")
+    for number in (min(found), seed, right):
+        cells.append(f"{number:.3f}")
     return cells
 
 
 def main(argv=None):
     parser = command_line.script_parser(__file__, __doc__)
     parser.add_argument("--base", type=Path, default=SHIPPED, help="default: %(default)s")
-    parser.add_argument("--questions", type=int, default=500, help="at least, for each figure")
+    parser.add_argument("--questions", type=int, default=500, help="at least, for each number")
     args = parser.parse_args(argv)
     with command_line.failures_in_one_line("stopped"):
         model, about = load_base(args.base)

@@ -1,6 +1,6 @@
-"""What finished runs say: how they are read, and the figures that claims are made of.
+"""What finished runs say: how they are read, and the metrics that claims are made of.
 
-A figure is one number for a run, or for two runs with the same seed. Where a run first reaches a
+A metric is one number for a run, or for two runs with the same seed. Where a run first reaches a
 level is read off means over three log lines: single ones are noisy. What a run, its log and its
 stages are, view.py knows already.
 """
@@ -55,7 +55,7 @@ def end(one: Run):
 
 
 def last(one: Run, key):
-    """A figure of the last evaluation (docs/RUNS.md explains them)."""
+    """A metric of the last evaluation (docs/RUNS.md explains them)."""
     return of(one.lines, "eval")[-1][key]
 
 
@@ -74,22 +74,22 @@ def calm(one: Run):
 
 
 def running_means(lines: list[dict], key) -> list[float]:
-    """A figure of each line, averaged with those of the two lines before."""
-    figures = [line[key] for line in lines]
-    ends = range(1, len(figures) + 1)
-    return [mean(figures[:end][-3:]) for end in ends]
+    """A metric of each line, averaged with those of the two lines before."""
+    metrics = [line[key] for line in lines]
+    ends = range(1, len(metrics) + 1)
+    return [mean(metrics[:end][-3:]) for end in ends]
 
 
 def first_at(lines: list[dict], key, level) -> tuple[dict, bool]:
     """The first line whose running mean is at a level, else the last one; and whether one is."""
-    for line, figure in zip(lines, running_means(lines, key), strict=True):
-        if figure >= level:
+    for line, metric in zip(lines, running_means(lines, key), strict=True):
+        if metric >= level:
             return line, True
     return lines[-1], False
 
 
 def less(ours: list[dict], theirs: list[dict], key, level, unit):
-    """1 - ours / theirs, of what it takes until a figure is at a level: 0.80 is five times less.
+    """1 - ours / theirs, of what it takes until a metric is at a level: 0.80 is five times less.
 
     At most 0 where we do not get there.
     """

@@ -21,7 +21,7 @@ from scipy.stats import ttest_1samp
 # --- what is claimed ---
 
 # A claim: ours is at least the bar; and it is compared with something, if only with the bar. All
-# three are sums of figures of runs: `end fst-strings` is the function `end` of measure.py for the
+# three are sums of metrics of runs: `end fst-strings` is the function `end` of measure.py for the
 # runs of that name, seed by seed; words after colons are its other arguments. Names with a `*`, or
 # several with commas, stand for the mean of these runs. The bars were decided before the runs.
 # DOMAIN and the like stand for several lines. A line without a bar is only reported.
@@ -104,7 +104,7 @@ def rows_of(text) -> list[list[str]]:
     return [[cell.strip() for cell in line.split("|")] for line in lines]
 
 
-# --- figures over seeds ---
+# --- metrics over seeds ---
 
 
 def names_in(words) -> list[str]:
@@ -121,40 +121,40 @@ def paired(words, runs: Runs) -> list[dict]:
     return [by_name for by_name in runs.values() if names <= by_name.keys()]
 
 
-def figure(words, by_name) -> float:
-    """A figure of the runs of a seed, or a number."""
+def metric(words, by_name) -> float:
+    """A metric of the runs of a seed, or a number."""
     if not names_in(words):
         return float(words)
 
     # "saved:rollouts fst-facts rl-facts" is measure.saved(fst, rl, "rollouts").
     function, *patterns = words.split()
     function, *arguments = function.split(":")
-    figures = []
+    metrics = []
     # Where a mean is asked for, these are several runs, or several pairs of runs.
     for names in zip(*map(names_in, patterns), strict=True):
         chosen = [by_name[name] for name in names]
-        figures.append(getattr(measure, function)(*chosen, *arguments))
-    return np.mean(figures)
+        metrics.append(getattr(measure, function)(*chosen, *arguments))
+    return np.mean(metrics)
 
 
 def values(words, seeds) -> np.ndarray:
-    """A sum of figures, each maybe times a number -> one for each of some seeds, see `paired`."""
+    """A sum of metrics, each maybe times a number -> one for each of some seeds, see `paired`."""
     total = np.zeros(len(seeds))
     for term in words.split(" + "):
         share, _, name = term.rpartition(" of ")
-        total += float(share or 1) * np.array([figure(name, by_name) for by_name in seeds])
+        total += float(share or 1) * np.array([metric(name, by_name) for by_name in seeds])
     return total
 
 
 def spread(words, seeds) -> str:
-    """Mean and standard deviation of a figure."""
+    """Mean and standard deviation of a metric."""
     if not seeds:
         return "-"
-    figures = values(words, seeds)
-    form = "{:,.0f}" if figures.mean() >= 100 else "{:,.2f}"
-    text = form.format(figures.mean())
+    metrics = values(words, seeds)
+    form = "{:,.0f}" if metrics.mean() >= 100 else "{:,.2f}"
+    text = form.format(metrics.mean())
     if len(seeds) > 1:
-        text += " ± " + form.format(figures.std(ddof=1))
+        text += " ± " + form.format(metrics.std(ddof=1))
     return text
 
 
@@ -207,7 +207,7 @@ def table(head: str, rows: list[list[str]]) -> str:
 
 
 def cell(words, runs: Runs) -> str:
-    """A figure over all seeds that there are; words without a run as they are."""
+    """A metric over all seeds that there are; words without a run as they are."""
     return spread(words, paired(words, runs)) if names_in(words) else words
 
 
@@ -223,7 +223,7 @@ def runs_table(runs: Runs) -> str:
     columns = "end | last:kl_base | last:rollouts | last:tokens | last:time"
     rows = []
     for name, asked in run.names().items():
-        cells = [cell(f"{figure} {name}", runs) for figure in columns.split(" | ")]
+        cells = [cell(f"{metric} {name}", runs) for metric in columns.split(" | ")]
         rows.append([name, *cells, f"{len(paired(name, runs))} of {asked}"])
     return table(f"run | {columns} | seeds", rows)
 
@@ -273,7 +273,7 @@ PAGE = """# Results
 
 Written by experiments/report.py from {n} finished runs of {asked}, all with the present base; those
 of the base before are in the history of this repository. The terms are explained in
-[RUNS.md](RUNS.md#terms); the figures, and how methods are compared, in [CLAIMS.md](CLAIMS.md).
+[RUNS.md](RUNS.md#terms); the metrics, and how methods are compared, in [CLAIMS.md](CLAIMS.md).
 
 {readme}
 

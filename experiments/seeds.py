@@ -20,7 +20,7 @@ from view import Run, of
 
 SEEDS = (0, 1, 2)
 LAST = 5  # gradient steps, over which entropy and tokens are averaged
-ROW = "{:26}" + 5 * "{:>10}"  # a name, a figure of each seed, their mean and standard deviation
+ROW = "{:26}" + 5 * "{:>10}"  # a name, a metric of each seed, their mean and standard deviation
 
 
 def make(name: str, options: list[str], seed: int) -> Run:
@@ -47,8 +47,8 @@ def make(name: str, options: list[str], seed: int) -> Run:
 
 
 def figures_of(one: Run) -> dict[str, float]:
-    """What came out of a run; docs/RUNS.md explains the figures."""
-    figures = {"validation accuracy": last(one, "val_acc"), "KL to the base": last(one, "kl_base")}
+    """What came out of a run; docs/RUNS.md explains the metrics."""
+    metrics = {"validation accuracy": last(one, "val_acc"), "KL to the base": last(one, "kl_base")}
 
     # Of the last gradient steps, and of all.
     steps = of(one.lines, "slow")
@@ -56,15 +56,15 @@ def figures_of(one: Run) -> dict[str, float]:
         first, *later = steps[-LAST - 1 :]
         tokens = later[-1]["tokens"] - first["tokens"]
         rollouts = later[-1]["rollouts"] - first["rollouts"]
-        figures["entropy per token"] = fmean(step["entropy"] for step in later)
-        figures["tokens per rollout"] = tokens / rollouts
-        figures["largest gradient norm"] = max(step["grad_norm"] or 0 for step in steps)
+        metrics["entropy per token"] = fmean(step["entropy"] for step in later)
+        metrics["tokens per rollout"] = tokens / rollouts
+        metrics["largest gradient norm"] = max(step["grad_norm"] or 0 for step in steps)
 
     # Of the fast phases.
     accepted = [change for phase in of(one.lines, "fast") for change in phase["accepted"]]
-    figures["prompts accepted"] = len(accepted)
-    figures["of these, a line deleted"] = sum(change["new"] == "none" for change in accepted)
-    return figures | {"rollouts": one.result["rollouts"]}
+    metrics["prompts accepted"] = len(accepted)
+    metrics["of these, a line deleted"] = sum(change["new"] == "none" for change in accepted)
+    return metrics | {"rollouts": one.result["rollouts"]}
 
 
 def main(argv: list[str]):
@@ -75,10 +75,10 @@ def main(argv: list[str]):
     runs = [figures_of(make(name, options, seed)) for seed in SEEDS]
 
     print(ROW.format(name, *[f"seed {seed}" for seed in SEEDS], "mean", "std"))
-    for figure in runs[0]:
-        values = [figures[figure] for figures in runs]
+    for metric in runs[0]:
+        values = [metrics[metric] for metrics in runs]
         values += [fmean(values), stdev(values)]
-        print(ROW.format(figure, *[f"{value:.3f}" for value in values]))
+        print(ROW.format(metric, *[f"{value:.3f}" for value in values]))
 
 
 if __name__ == "__main__":

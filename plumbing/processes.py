@@ -100,8 +100,8 @@ def my_share(items: list) -> list:
     return items[rank() :: size()]
 
 
-def sum_gradients(parameters: list[Tensor], *figures: Tensor):
-    """Replace gradients, and the tensors `figures`, by their sums over all processes.
+def sum_gradients(parameters: list[Tensor], *metrics: Tensor):
+    """Replace gradients, and the tensors `metrics`, by their sums over all processes.
 
     A parameter without a gradient counts as one whose gradient is zero.
     """
@@ -116,7 +116,7 @@ def sum_gradients(parameters: list[Tensor], *figures: Tensor):
     # One message for all gradients is faster than one for each.
     gradients = [p.grad for p in parameters]
     together = parameters_to_vector(gradients)
-    sum_over_processes(together, *figures)
+    sum_over_processes(together, *metrics)
     vector_to_parameters(together, gradients)
 
 

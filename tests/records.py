@@ -7,16 +7,16 @@ from tasks import make_task
 from view import Run, stages_of
 
 
-def logged(kind: str, step: int, rollouts: int, task: int = 0, **figures) -> dict:
+def logged(kind: str, step: int, rollouts: int, task: int = 0, **metrics) -> dict:
     """A log line, with the counts that all of them have."""
     counts = {"step": step, "task": task, "rollouts": rollouts, "tokens": 10 * rollouts}
-    return {"kind": kind} | counts | figures
+    return {"kind": kind} | counts | metrics
 
 
 def evaluation(step: int, rollouts: int, accuracy: float, task: int = 0) -> dict:
     """A log line of an evaluation."""
-    figures = {"val_acc": accuracy, "kl_base": accuracy / 2, "prompt": {}}
-    return logged("eval", step, rollouts, task, **figures)
+    metrics = {"val_acc": accuracy, "kl_base": accuracy / 2, "prompt": {}}
+    return logged("eval", step, rollouts, task, **metrics)
 
 
 def run_of(log: list[dict], *tasks: str) -> Run:

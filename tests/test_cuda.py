@@ -103,7 +103,7 @@ def test_updates_are_those_of_the_cpu(substeps):
     weights = {}
     for device in ("cpu", "cuda"):
         policy, base = (model.to(device) for model in test_rl.make_models())
-        figures = test_rl.run_update(policy, base, [1.0, 0, 0, 1, 1, 0], lr=0.1, substeps=substeps)
+        metrics = test_rl.run_update(policy, base, [1.0, 0, 0, 1, 1, 0], lr=0.1, substeps=substeps)
         optimizer = torch.optim.SGD(policy.parameters(), lr=0.1)
         taught = rl.distill(
             policy=policy,
@@ -116,7 +116,7 @@ def test_updates_are_those_of_the_cpu(substeps):
         )
         weights[device] = (
             [p.detach().cpu() for p in policy.parameters()],
-            figures["kl_base"],
+            metrics["kl_base"],
             taught["kl_teacher"],
         )
     torch.testing.assert_close(weights["cuda"], weights["cpu"], atol=1e-4, rtol=1e-3)

@@ -56,8 +56,8 @@ def test_a_run_leaves_what_a_run_of_the_toy_world_leaves(run):
     lines = toy.log_of(out)
     assert {line["kind"] for line in lines} == {"slow", "fast", "eval", "skills"}
     for line in toy.kinds(out, "eval"):
-        for figure in ("val_acc", "neutral_acc", "greedy_acc", "neutral_greedy"):
-            assert 0 <= line[figure] <= 1
+        for metric in ("val_acc", "neutral_acc", "greedy_acc", "neutral_greedy"):
+            assert 0 <= line[metric] <= 1
     changed = [line["kl_base"] for line in toy.kinds(out, "slow") if line["kl_base"] is not None]
     assert changed and max(changed) > 0
     losses = [line["text_loss"] for line in toy.kinds(out, "skills")]

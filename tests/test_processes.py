@@ -252,7 +252,7 @@ def test_gradients_and_figures_are_summed_and_none_counts_as_zero(monkeypatch):
     monkeypatch.setattr(processes.dist, "all_reduce", lambda tensor: tensor.mul_(2))
     a, b = (torch.nn.Parameter(torch.ones(shape)) for shape in ((2, 3), (4,)))
     a.grad = torch.arange(6.0).view(2, 3)
-    figure = torch.tensor(3.0)
-    processes.sum_gradients([a, b], figure)
+    metric = torch.tensor(3.0)
+    processes.sum_gradients([a, b], metric)
     assert torch.equal(a.grad, 2 * torch.arange(6.0).view(2, 3)) and torch.equal(b.grad, 0 * b)
-    assert figure == 6
+    assert metric == 6

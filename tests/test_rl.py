@@ -295,9 +295,9 @@ def test_micro_batches_change_nothing(rows, monkeypatch):
     for size in (64, rows):
         set_rows_at_once(monkeypatch, size)
         policy, base = make_models()
-        figures = run_update(policy, base, [1.0, 0, 0, 1, 1, 0])
+        metrics = run_update(policy, base, [1.0, 0, 0, 1, 1, 0])
         weights.append(torch.cat([p.detach().flatten() for p in policy.parameters()]))
-        norms.append(figures["grad_norm"])
+        norms.append(metrics["grad_norm"])
     torch.testing.assert_close(*weights, atol=1e-6, rtol=1e-4)
     assert norms[0] == pytest.approx(norms[1], rel=1e-4)
 
@@ -306,10 +306,10 @@ def test_an_update_makes_the_rewarded_answer_likelier_and_moves_away_from_the_ba
     policy, base = make_models()
     base.load_state_dict(policy.state_dict())
     before = completion_logprobs(policy, CONTEXTS, COMPLETIONS, 1.0).sum(1)
-    figures = run_update(policy, base, [1.0, 0, 0, 1, 1, 1])
+    metrics = run_update(policy, base, [1.0, 0, 0, 1, 1, 1])
     after = completion_logprobs(policy, CONTEXTS, COMPLETIONS, 1.0).sum(1)
-    assert figures["dropped_groups"] == 1
-    assert figures["kl_base"] == pytest.approx(0, abs=1e-6)
+    assert metrics["dropped_groups"] == 1
+    assert metrics["kl_base"] == pytest.approx(0, abs=1e-6)
     assert after[0] - after[1] > before[0] - before[1]
     assert after[3] - after[2] > before[3] - before[2]
     assert run_update(policy, base, [1.0, 0, 0, 1, 1, 1])["kl_base"] > 0
@@ -324,15 +324,15 @@ def test_the_kl_of_the_log_is_k3_per_token_of_what_is_learned_from():
         q = completion_logprobs(base, [context], [completion], 1.0)[0].detach()
         total += ((q - p).exp() - 1 - (q - p)).sum().item()
         count += len(completion)
-    figures = run_update(policy, base, [1.0, 0, 0, 1, 1, 1])
-    assert figures["kl_base"] == pytest.approx(total / count, rel=1e-4) and total > 0.01
+    metrics = run_update(policy, base, [1.0, 0, 0, 1, 1, 1])
+    assert metrics["kl_base"] == pytest.approx(total / count, rel=1e-4) and total > 0.01
 
 
 def test_without_spread_no_weight_moves():
     policy, base = make_models()
     before = [p.clone() for p in policy.parameters()]
-    figures = run_update(policy, base, [1.0, 1, 0, 0, 1, 1])
-    assert figures == {"kl_base": None, "grad_norm": None, "dropped_groups": 3}
+    metrics = run_update(policy, base, [1.0, 1, 0, 0, 1, 1])
+    assert metrics == {"kl_base": None, "grad_norm": None, "dropped_groups": 3}
     assert all_equal(before, policy)
 
 
@@ -341,8 +341,8 @@ def test_a_gradient_that_is_not_finite_is_not_applied():
     with torch.no_grad():
         base.head.weight[0] = float("inf")
     before = [p.clone() for p in policy.parameters()]
-    figures = run_update(policy, base, [1.0, 0, 0, 1, 1, 0])
-    assert not torch.isfinite(torch.tensor(figures["grad_norm"]))
+    metrics = run_update(policy, base, [1.0, 0, 0, 1, 1, 0])
+    assert not torch.isfinite(torch.tensor(metrics["grad_norm"]))
     assert all_equal(before, policy)
 
 
@@ -361,8 +361,8 @@ def test_where_nothing_moved_all_importance_weights_are_one():
     norms = []
     for substeps in (1, 2):
         policy, base = make_models()
-        figures = run_update(policy, base, [1.0, 0, 0, 1, 1, 0], lr=0.0, substeps=substeps)
-        norms.append(figures["grad_norm"])
+        metrics = run_update(policy, base, [1.0, 0, 0, 1, 1, 0], lr=0.0, substeps=substeps)
+        norms.append(metrics["grad_norm"])
     # They are taken from the same rollouts, that is: rows are sorted for the update.
     assert norms[0] == pytest.approx(norms[1], rel=1e-4)
 
@@ -405,10 +405,10 @@ def test_distillation_takes_a_step_along_the_gradient_of_the_exact_reverse_kl(mo
     before = reverse_kl(policy, teacher, 0.8)
     gradients = torch.autograd.grad(before, list(policy.parameters()))
     set_rows_at_once(monkeypatch, 4)
-    figures = distill(moved, teacher, torch.optim.SGD(moved.parameters(), lr=0.5))
+    metrics = distill(moved, teacher, torch.optim.SGD(moved.parameters(), lr=0.5))
     norm = sum(g.square().sum() for g in gradients).sqrt().item()
     assert norm < rl.MAX_NORM  # or it would be clipped
-    assert figures == {
+    assert metrics == {
         "kl_teacher": pytest.approx(before.item(), rel=1e-4),
         "grad_norm": pytest.approx(norm, rel=1e-4),
         "dropped_groups": 0,
@@ -423,7 +423,7 @@ def test_the_processes_of_a_distillation_sum_to_one(monkeypatch, processes):
     policy, teacher = make_models()
     taken = []  # the gradients of each call
 
-    def collected(policy, optimizer, figure) -> float:
+    def collected(policy, optimizer, metric) -> float:
         gradients = []
         for p in policy.parameters():
             gradients.append(torch.zeros_like(p) if p.grad is None else p.grad)

@@ -32,7 +32,7 @@ def test_the_table_says_what_the_logs_say(here, base, capsys):
     rows = dict(re.findall(r"^([a-z].*?)  +(\S.*)$", table, re.M | re.I))
     rows = {name: [float(value) for value in row.split()] for name, row in rows.items()}
 
-    # Every figure of every seed, from the log itself.
+    # Every metric of every seed, from the log itself.
     for seed in range(3):
         lines = toy.log_of(here / "out" / f"a-{seed}")
         evals = [line for line in lines if line["kind"] == "eval"]

@@ -260,9 +260,9 @@ def test_accepted_children_are_logged_with_the_line_that_changed_and_its_reflect
 
 def test_the_bar_moves_with_the_calls_of_a_fast_phase(start, monkeypatch):
     shown = []
-    monkeypatch.setattr(tqdm, "set_postfix", lambda bar, *_, **figures: shown.append(figures))
+    monkeypatch.setattr(tqdm, "set_postfix", lambda bar, *_, **metrics: shown.append(metrics))
     fast, *_ = toy.kinds(start(steps=1), "fast")
-    rollouts = [figures["rollouts"] for figures in shown if figures.get("rollouts")]
+    rollouts = [metrics["rollouts"] for metrics in shown if metrics.get("rollouts")]
     moves = rollouts[: rollouts.index(fast["calls"]) + 1]
     assert len(moves) > 2 and moves == sorted(moves)
 

@@ -31,18 +31,18 @@ DEFAULTS = vars(train.Config())
 
 
 def log_lines(method="fst", steps=90, stage=30, how="reflect red: none\n...\nred: sort"):
-    """The log of a run, with figures that occur nowhere else on the page."""
+    """The log of a run, with metrics that occur nowhere else on the page."""
     kl = "kl_teacher" if method == "distill" else "kl_base"
     lines = []
     rollouts = 0
 
-    def add(kind, step, task, **figures):
+    def add(kind, step, task, **metrics):
         head = {"kind": kind, "step": step, "task": task}
-        lines.append(head | {"rollouts": rollouts, "tokens": 41 * rollouts} | figures)
+        lines.append(head | {"rollouts": rollouts, "tokens": 41 * rollouts} | metrics)
 
     def evaluate(step, task):
-        figures = {"val_acc": 0.111 + step / 137, "kl_base": step / 1009, "prompt": {}}
-        add("eval", step, task, neutral_acc=step / 1511, neutral_kl=0.0, **figures)
+        metrics = {"val_acc": 0.111 + step / 137, "kl_base": step / 1009, "prompt": {}}
+        add("eval", step, task, neutral_acc=step / 1511, neutral_kl=0.0, **metrics)
 
     evaluate(0, 0)
     for step in range(steps):
@@ -54,16 +54,16 @@ def log_lines(method="fst", steps=90, stage=30, how="reflect red: none\n...\nred
             topic, new = rules[min(step % stage // 6, 3)]
             child = {"topic": topic, "old": "none", "new": new, "how": how}
             best = dict(rules[: 1 + min(step % stage // 6, 3)])
-            figures = {"calls": 430, "reflections": 30, "proposed": 9, "seconds": 3.5}
-            figures |= {"accepted": [child | {"before": 0.125, "after": 0.25}]}
-            figures |= {"population": [[best, 0.25], [{}, 0.0]], "surprise": step == 30}
-            figures |= {"dropped": ["red: mirror"] * (step == 30), "recalled": []}
-            add("fast", step, task, **figures)
+            metrics = {"calls": 430, "reflections": 30, "proposed": 9, "seconds": 3.5}
+            metrics |= {"accepted": [child | {"before": 0.125, "after": 0.25}]}
+            metrics |= {"population": [[best, 0.25], [{}, 0.0]], "surprise": step == 30}
+            metrics |= {"dropped": ["red: mirror"] * (step == 30), "recalled": []}
+            add("fast", step, task, **metrics)
         if method != "gepa":
             rollouts += 256
-            figures = {"reward": step / 301, "entropy": 0.2, kl: None if step == 7 else step / 99}
-            figures |= {"grad_norm": 1.0, "dropped_groups": step % 30, "skipped": 0}
-            add("slow", step + 1, task, seconds=1.25, **figures)
+            metrics = {"reward": step / 301, "entropy": 0.2, kl: None if step == 7 else step / 99}
+            metrics |= {"grad_norm": 1.0, "dropped_groups": step % 30, "skipped": 0}
+            add("slow", step + 1, task, seconds=1.25, **metrics)
         if (step + 1) % 15 == 0:
             evaluate(step + 1, task)
             # Where a stage ends, the next task is evaluated, too.
@@ -164,8 +164,8 @@ def test_the_numbers_on_the_page_are_those_of_the_log(tmp_path):
     assert len(points) == 18
 
     # The closing table, and what was spent.
-    figures = ["0.654", "0.012", "0.234", "0.046", "0.789", "0.314", "0.027"]
-    assert shown[9:] == [[f"{name}, a (fst)", *figures] for name in TASKS]
+    metrics = ["0.654", "0.012", "0.234", "0.046", "0.789", "0.314", "0.027"]
+    assert shown[9:] == [[f"{name}, a (fst)", *metrics] for name in TASKS]
     for words in ("gradient steps: 23,040 (78%)", "scores: 6,000 (20%)", "reflections: 450 (2%)"):
         assert words in seen.text
     assert "gradient steps: 112 (68%)" in seen.text and "scores, reflections: 52 (32%)" in seen.text

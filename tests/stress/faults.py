@@ -166,8 +166,8 @@ def main() -> None:
         "--steps", type=int, default=60, help="of the run with bad numbers (default: %(default)s)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
-    parser.add_argument("--out", default="", help="file for the figures")
-    args, figures = parser.parse_args(), {}
+    parser.add_argument("--out", default="", help="file for the metrics")
+    args, metrics = parser.parse_args(), {}
     torch.set_num_threads(1)
     # the first one loads half of torch: once, not in every child
     torch.optim.AdamW([torch.zeros(1)])
@@ -179,10 +179,10 @@ def main() -> None:
             (damages, args.damages),
             (numbers, args.steps),
         ):
-            figures[fault.__name__] = fault(times, random.Random(args.seed), Path(folder))
-            print(fault.__name__, json.dumps(figures[fault.__name__]), flush=True)
+            metrics[fault.__name__] = fault(times, random.Random(args.seed), Path(folder))
+            print(fault.__name__, json.dumps(metrics[fault.__name__]), flush=True)
     if args.out:
-        Path(args.out).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        Path(args.out).write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -164,8 +164,8 @@ def main() -> None:
         "--sequences", type=int, default=100_000, help="random ones; and a tenth as many documents"
     )
     parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
-    parser.add_argument("--out", default="", help="file for the figures")
-    args, found, figures = parser.parse_args(), [], {}
+    parser.add_argument("--out", default="", help="file for the metrics")
+    args, found, metrics = parser.parse_args(), [], {}
     with tempfile.TemporaryDirectory() as folder:
         for write, n in ((random_tokens, args.sequences), (mutated_document, args.sequences // 10)):
             rng, seen = random.Random(f"{write.__name__} {args.seed}"), Counter()
@@ -173,7 +173,7 @@ def main() -> None:
                 rows = [write(rng) for _ in range(min(BATCH, n - start))]
                 seen.update(check(rows, rng, Path(folder) / "prompt.txt"))
             wrong = [finding for finding in seen if finding not in ("", *COUNTED)]
-            figures[write.__name__] = {
+            metrics[write.__name__] = {
                 "sequences": n,
                 **{what: seen[what] for what in COUNTED},
                 "findings": len(wrong),
@@ -183,7 +183,7 @@ def main() -> None:
             found += wrong
     print(*found[:20], sep="\n", end="\n" if found else "")
     if args.out:
-        Path(args.out).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        Path(args.out).write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
     sys.exit(bool(found))
 
 

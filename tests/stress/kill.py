@@ -38,7 +38,7 @@ def live(argv: list[str], out: Path, how: str, fate: int, note: int) -> None:
     `fate`. Never returns.
 
     how: "operation" or "write", anything else for a life without an end. note: a file where the
-    child says what it is doing, for the figures on where the kills struck.
+    child says what it is doing, for the metrics on where the kills struck.
     """
     done, real_open = Counter(), builtins.open
 
@@ -145,8 +145,8 @@ def main() -> None:
     )
     parser.add_argument("--methods", nargs="+", default=["fst", "rl", "gepa"])
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--out", default="", help="file for the figures")
-    args, figures = parser.parse_args(), {}
+    parser.add_argument("--out", default="", help="file for the metrics")
+    args, metrics = parser.parse_args(), {}
     torch.set_num_threads(1)  # threads do not survive a fork
     # the first one loads half of torch: once, not in every child
     torch.optim.AdamW([torch.zeros(1)])
@@ -155,7 +155,7 @@ def main() -> None:
         for method in args.methods:
             runs, struck = drive(method, args.kills, random.Random(args.seed), Path(folder))
             where = ", ".join(f"{what} {n}" for what, n in struck.most_common())
-            figures[method] = {
+            metrics[method] = {
                 "kills": struck.total(),
                 "runs": runs,
                 "struck": dict(struck.most_common()),
@@ -166,7 +166,7 @@ def main() -> None:
                 flush=True,
             )
     if args.out:
-        Path(args.out).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        Path(args.out).write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def resident() -> int:
 
 
 def soak(method: str, steps: int, folder: Path) -> dict:
-    """Run a method for so many steps -> its figures. Changes what is right in this process for
+    """Run a method for so many steps -> its metrics. Changes what is right in this process for
     good.
     """
     # step -> (seconds of CPU time, resident bytes, bytes of each file)
@@ -89,8 +89,8 @@ def main() -> None:
         help="of each method, a multiple of 40 (default: %(default)s)",
     )
     parser.add_argument("--methods", nargs="+", default=["fst", "rl"])
-    parser.add_argument("--out", default="", help="file for the figures")
-    args, figures = parser.parse_args(), {}
+    parser.add_argument("--out", default="", help="file for the metrics")
+    args, metrics = parser.parse_args(), {}
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         toy.make_base(Path(folder) / "base.pt")
@@ -98,17 +98,17 @@ def main() -> None:
             if (child := os.fork()) == 0:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
                 sys.stderr = sys.stdout  # the bar
-                figures = soak(method, args.steps, Path(folder))
-                (Path(folder) / "figures.json").write_text(json.dumps(figures), encoding="utf-8")
+                metrics = soak(method, args.steps, Path(folder))
+                (Path(folder) / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
                 os._exit(0)
             if os.waitpid(child, 0)[1]:
                 sys.exit(f"{method}: the run failed")
-            figures[method] = json.loads(
-                (Path(folder) / "figures.json").read_text(encoding="utf-8")
+            metrics[method] = json.loads(
+                (Path(folder) / "metrics.json").read_text(encoding="utf-8")
             )
-            print(method, json.dumps(figures[method]), flush=True)
+            print(method, json.dumps(metrics[method]), flush=True)
     if args.out:
-        Path(args.out).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        Path(args.out).write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

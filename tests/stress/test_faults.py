@@ -27,6 +27,6 @@ def test_a_few_faults_of_every_kind(tmp_path):
     ]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    figures = json.loads((tmp_path / "f.json").read_text(encoding="utf-8"))
-    assert figures["full_disks"]["injected"] == 2 and figures["damages"]["injected"] == 40
-    assert 0 < figures["numbers"]["injected"] < figures["numbers"]["steps"] == 12
+    metrics = json.loads((tmp_path / "f.json").read_text(encoding="utf-8"))
+    assert metrics["full_disks"]["injected"] == 2 and metrics["damages"]["injected"] == 40
+    assert 0 < metrics["numbers"]["injected"] < metrics["numbers"]["steps"] == 12

@@ -24,13 +24,13 @@ def test_a_short_run_has_all_figures(tmp_path):
         tmp_path / "soak.json",
     ]
     subprocess.run(command, capture_output=True, check=True)
-    figures = json.loads((tmp_path / "soak.json").read_text(encoding="utf-8"))["rl"]
+    metrics = json.loads((tmp_path / "soak.json").read_text(encoding="utf-8"))["rl"]
     assert (
-        figures["steps"] == 40
-        and figures["resident_mb_after_a_tenth"] > 20
-        and figures["growth"] >= 0
+        metrics["steps"] == 40
+        and metrics["resident_mb_after_a_tenth"] > 20
+        and metrics["growth"] >= 0
     )
-    assert len(figures["steps_per_second"]) == 10 and min(figures["steps_per_second"]) > 0
-    logs = figures["bytes_per_step"]
+    assert len(metrics["steps_per_second"]) == 10 and min(metrics["steps_per_second"]) > 0
+    logs = metrics["bytes_per_step"]
     assert [len(values) for values in logs.values()] == [4, 4] and min(logs["log.jsonl"]) > 100
-    assert 0 < figures["checkpoint_bytes"][0] <= figures["checkpoint_bytes"][1]
+    assert 0 < metrics["checkpoint_bytes"][0] <= metrics["checkpoint_bytes"][1]
