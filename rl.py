@@ -46,11 +46,10 @@ MAX_NORM = 1.0  # gradients are clipped to this norm
 
 
 def group_advantages(rewards, eps=1e-4):
-    """Rewards (Q, G) -> advantages (Q, G), and which groups have spread (Q,).
+    """Rewards (Q, G) -> advantages (Q, G), and which groups to keep (Q,): with spread.
 
     Normalised over the whole group, across the prompts that its rollouts ran under. A group whose
-    rollouts all earned the same has no spread and teaches nothing: it is not kept.
-    (GRPO, arXiv 2402.03300)
+    rollouts all earned the same has no spread and teaches nothing. (GRPO, arXiv 2402.03300)
     """
     G = rewards.size(1)
     spread = rewards.amax(1) - rewards.amin(1)  # (Q,)
