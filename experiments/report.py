@@ -287,7 +287,7 @@ seeds (paired, one-sided, p < 0.05, three seeds at least):
 - **fails**: it is on the wrong side of the bar, beyond chance;
 - *not shown*: all else. Where no seed has all the runs that a line needs, it is *missing*.
 
-With so many lines, one or two hold by chance. Figures are mean ± standard deviation over seeds.
+With so many lines, one or two hold by chance. Numbers are mean ± standard deviation over seeds.
 
 {claims}
 

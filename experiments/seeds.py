@@ -46,7 +46,7 @@ def make(name: str, options: list[str], seed: int) -> Run:
     return read(out)
 
 
-def figures_of(one: Run) -> dict[str, float]:
+def metrics_of(one: Run) -> dict[str, float]:
     """What came out of a run; docs/RUNS.md explains the metrics."""
     metrics = {"validation accuracy": last(one, "val_acc"), "KL to the base": last(one, "kl_base")}
 
@@ -72,7 +72,7 @@ def main(argv: list[str]):
     if not argv or argv[0].startswith("-"):
         parser.error("first a name for the runs, then options of train.py")
     name, *options = argv
-    runs = [figures_of(make(name, options, seed)) for seed in SEEDS]
+    runs = [metrics_of(make(name, options, seed)) for seed in SEEDS]
 
     print(ROW.format(name, *[f"seed {seed}" for seed in SEEDS], "mean", "std"))
     for metric in runs[0]:
