@@ -31,7 +31,7 @@ def panel(axes, runs: Runs, names, stage, x):
 
 def picture(path, runs: Runs, x, panels):
     """A panel for each (names of runs, stage, title), side by side."""
-    figure = Figure(figsize=(16, 3.4), layout="constrained")
+    figure = Figure(figsize=(19, 3.8), layout="constrained")
     row = figure.subplots(1, 4, sharey=True)
     for axes, (names, stage, title) in zip(row, panels, strict=True):
         panel(axes, runs, names, stage, x)
