@@ -154,7 +154,7 @@ def spread(words, seeds) -> str:
     form = "{:,.0f}" if metrics.mean() >= 100 else "{:,.2f}"
     text = form.format(metrics.mean())
     if len(seeds) > 1:
-        text += " ± " + form.format(metrics.std(ddof=1))
+        text += "±" + form.format(metrics.std(ddof=1))
     return text
 
 

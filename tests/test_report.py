@@ -56,7 +56,7 @@ def test_figures_are_sums_over_the_seeds_that_all_runs_have():
     assert report.values(line[2], seeds) == pytest.approx([0.12, 0.22])
     assert report.values("0.70", seeds) == pytest.approx([0.7, 0.7])
     cells = report.judge(line, runs)
-    assert cells[1] == "`end fst-strings`: 0.55 ± 0.07" and cells[4:] == ["2", "*not shown*"]
+    assert cells[1] == "`end fst-strings`: 0.55±0.07" and cells[4:] == ["2", "*not shown*"]
 
 
 def test_a_star_or_a_comma_stands_for_a_mean_seed_by_seed():
@@ -102,9 +102,9 @@ def test_the_page_works_with_any_part_of_the_runs(tmp_path):
     head, _, lines = page.partition("## Single domains")
     assert "*missing*" not in lines and "nan" not in page
     assert "an exam" in lines and "a bench" in lines
-    assert "| strings | 0.00 ± 0.00 | 0.15 ± 0.00 | 0.45 ± 0.00 | 0.45 ± 0.00 |" in head
-    assert "| fst-strings | 0.45 ± 0.00 | 0.30 ± 0.00 | 1,010 ± 0 |" in lines
-    ends = "| `end fst-strings`: 0.45 ± 0.00 | `end rl-strings + 0.10`: 0.25 ± 0.00 |"
+    assert "| strings | 0.00±0.00 | 0.15±0.00 | 0.45±0.00 | 0.45±0.00 |" in head
+    assert "| fst-strings | 0.45±0.00 | 0.30±0.00 | 1,010±0 |" in lines
+    ends = "| `end fst-strings`: 0.45±0.00 | `end rl-strings + 0.10`: 0.25±0.00 |"
     assert ends in lines and lines.count("| chosen |") == 2
 
 
