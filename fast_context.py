@@ -2,8 +2,8 @@
 
 Texts and scores only. The rules are those of GEPA (arXiv 2507.19457). A prompt maps topics to
 instructions, both opaque strings here. A candidate is a prompt with its scores. One fast phase
-(`evolve`) scores the carried candidates again under today's weights, then repeats until its budget
-is spent:
+(`evolve`) scores the carried candidates again under today's weights, then repeats until little of
+its budget is left:
 
     propose       draw parents that are best on some question; each answers a few of one topic;
                   the model reads the failures and writes that topic's instruction anew
@@ -421,7 +421,7 @@ def evolve(phase: FastPhase, surprise=True) -> Report:
         if surprise and phase.has_changed(before):
             phase.adapt()
 
-        # Propose, try, accept. A few proposals would take the model as long as 16: then stop.
+        # Propose, try, accept. Stop before a round of few proposals: it takes as long as one of 16.
         while phase.affordable() > PROPOSALS_AT_ONCE // 4:
             trials = phase.propose(phase.affordable())
             children = phase.try_children(trials)

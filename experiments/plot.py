@@ -14,7 +14,7 @@ COLOURS = {"fst": "tab:orange", "rl": "tab:blue", "gepa": "tab:green"}
 
 
 def panel(axes, runs: Runs, names, stage, x):
-    """Validation accuracy over x, a figure of the log. names: of the runs, with METHOD in them."""
+    """Validation accuracy over x, a metric of the log. names: of the runs, with METHOD in them."""
     for method, colour in COLOURS.items():
         name = names.replace("METHOD", method)
         curves = []

@@ -7,7 +7,7 @@ from base.prepare import load_base
 from tests import toy
 
 
-def test_a_row_has_a_figure_for_each_exam(tmp_path):
+def test_a_row_has_a_number_for_each_exam(tmp_path):
     toy.make_base(tmp_path / "base.pt")
     model, _ = load_base(tmp_path / "base.pt")
     cells = exam.examine(model, 3, "numbers")

@@ -247,7 +247,7 @@ def test_many_questions_are_sampled_in_parts(monkeypatch, at_once):
         assert torch.equal(part, expected) or torch.equal(part[mask], expected[mask])
 
 
-def test_gradients_and_figures_are_summed_and_none_counts_as_zero(monkeypatch):
+def test_gradients_and_metrics_are_summed_and_none_counts_as_zero(monkeypatch):
     monkeypatch.setattr(processes.dist, "is_initialized", lambda: True)
     monkeypatch.setattr(processes.dist, "all_reduce", lambda tensor: tensor.mul_(2))
     a, b = (torch.nn.Parameter(torch.ones(shape)) for shape in ((2, 3), (4,)))

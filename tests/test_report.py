@@ -48,7 +48,7 @@ def runs_of(**accuracies) -> dict:
     return runs
 
 
-def test_figures_are_sums_over_the_seeds_that_all_runs_have():
+def test_metrics_are_sums_over_the_seeds_that_all_runs_have():
     runs = runs_of(fst_strings=[0.5, 0.6, 0.7], rl_strings=[0.2, 0.4])
     line = ["ends higher", "end fst-strings", "0.5 of end rl-strings + 0.02", "end rl-strings"]
     seeds = report.paired(" ".join(line), runs)

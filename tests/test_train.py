@@ -176,7 +176,7 @@ def test_entropy_and_kl_are_per_token(start, monkeypatch):
     assert last["kl_base"] == pytest.approx(total / count, abs=1e-5) and total > 0.01
 
 
-def test_an_evaluation_in_parts_has_the_same_figures(start, monkeypatch):
+def test_an_evaluation_in_parts_has_the_same_metrics(start, monkeypatch):
     whole = start("whole", steps=4)
     monkeypatch.setattr(processes, "ROLLOUTS_AT_ONCE", 3)  # of 4 questions
     monkeypatch.setattr(model, "ROWS_AT_ONCE", 3)

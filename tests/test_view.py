@@ -281,7 +281,7 @@ def test_a_run_that_is_still_going(tmp_path, n):
     assert page(path) == before
 
 
-def test_figures_that_are_missing(tmp_path):
+def test_metrics_that_are_missing(tmp_path):
     path = write_run(tmp_path / "a", stage=20, steps=60)
     lines = []
     for line in map(json.loads, (path / "log.jsonl").read_text(encoding="utf-8").splitlines()):

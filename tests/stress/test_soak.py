@@ -11,7 +11,7 @@ import pytest
 @pytest.mark.skipif(
     not Path("/proc/self/statm").exists(), reason="memory is read where Linux tells it"
 )
-def test_a_short_run_has_all_figures(tmp_path):
+def test_a_short_run_has_all_metrics(tmp_path):
     script = Path(__file__).parent / "soak.py"
     command = [
         sys.executable,
