@@ -84,6 +84,24 @@ turns, above prompts evolved on rl's weights | end fst-CHEAP | end catch-up-CHEA
 distillation | end distill-CHEAP | | end fst-CHEAP
 the base reflects | end reflector-CHEAP | | end fst-CHEAP
 """
+CLAIMS["A real language model"] = """
+labels, greedy, above `rl` | last:greedy_acc words-fst-labels | \
+last:greedy_acc words-rl-labels + 0.20 | last:greedy_acc words-rl-labels
+sums, greedy, above `rl` | last:greedy_acc words-fst-sums | \
+last:greedy_acc words-rl-sums + 0.20 | last:greedy_acc words-rl-sums
+labels, greedy, above `gepa` | last:greedy_acc words-fst-labels | \
+last:greedy_acc words-gepa-labels + 0.20 | last:greedy_acc words-gepa-labels
+sums, greedy, above `gepa` | last:greedy_acc words-fst-sums | \
+last:greedy_acc words-gepa-sums + 0.20 | last:greedy_acc words-gepa-sums
+KIND, greedy, not below `rl` under examples | last:greedy_acc words-fst-KIND | \
+last:greedy_acc words-examples-KIND + -0.05 |
+KIND, sampled, `fst` and `rl` under examples | last:val_acc words-fst-KIND | | \
+last:val_acc words-examples-KIND
+KIND, sampled, `rl` and `gepa` | last:val_acc words-rl-KIND | | last:val_acc words-gepa-KIND
+KIND, loss on other text, higher by | skills words-fst-KIND | | skills words-examples-KIND
+sweep, PACE, greedy, `fst` and `rl` under examples | last:greedy_acc sweep-fst-sums-PACE | | \
+last:greedy_acc sweep-rl-sums-PACE
+"""
 README = """
 DOMAIN | stage:1:neither fst-DOMAIN | end rl-DOMAIN | end gepa-DOMAIN | end fst-DOMAIN | \
 saved:rollouts fst-DOMAIN rl-DOMAIN
@@ -92,6 +110,8 @@ stream, stage STAGE | | stage:STAGE:at_end stream-rl | | stage:STAGE:at_end stre
 STANDS_FOR = {
     "DOMAIN": run.DOMAINS,
     "STAGE": "1234",
+    "KIND": run.KINDS,
+    "PACE": run.STANDS_FOR["PACE"],
     "METHOD": ("fst", "rl"),
     "CHEAP": ("strings", "numbers"),
 }

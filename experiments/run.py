@@ -2,7 +2,6 @@
 
     python experiments/run.py                      all but the experiments named in ON_REQUEST
     python experiments/run.py stream --seeds 0-9   some experiments, or some runs; these seeds
-    python experiments/run.py --quick              a run of each kind at toy size, and the report
 
 A run that has finished leaves a folder in experiments/results/runs (settings, log, closing table)
 and is not repeated. A run that was stopped goes on with the same command. Each run has one thread;
@@ -15,7 +14,6 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 import zlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -30,11 +28,14 @@ from plumbing import command_line
 from plumbing.files import read_json, write_file
 from tasks import formats, make_task
 from train import Config
+from words.examples import random_examples
 
 # --- which runs there are ---
 
 DOMAINS = ("strings", "numbers", "facts", "star_graph")
 STREAM = "strings numbers facts strings"  # it comes back to its first task
+
+KINDS = ("addition", "labels", "sums", "hops")  # of the world of words
 
 # The sweep tries the same values for both methods.
 RATES = ("0.0001", "0.0003", "0.001")
@@ -48,8 +49,9 @@ METHODS = {"rl": "--lr 0.0001 --kl-coef 0.1"}
 # A line stands for a run with each of its seeds, and with each of what its capitals stand for. The
 # seeds were decided before the first run: 0 to 4 first, then 5 to 9; those of the sweep are used
 # nowhere else. `rl` has longer stages than `fst`, so that it has as many rollouts. A run begins
-# with the base, with the base under the right prompt, or with the weights that the run of that name
-# and the same seed ended with. (The tasks strings and strings:7 of a seed share no rule.)
+# with the base; with the base under a prompt that names the rules (right), or one that shows worked
+# examples (examples); or with the weights that the run of that name and the same seed ended with.
+# (The tasks strings and strings:7 of a seed share no rule.)
 TABLE = """
 experiment  run                 seeds    method   stage  begins       tasks and other options
 domains     fst-DOMAIN          0-9      fst      60     base         DOMAIN --skills
@@ -81,12 +83,12 @@ orders      facts-numbers-rl    0-4      rl       45     base         facts numb
 still       still-DOMAIN        0-4      fst      60     base         DOMAIN --no-surprise
 sweep       sweep-fst-LR-KL     100-101  fst      30     base         SHORT --lr LR --kl-coef KL
 sweep       sweep-rl-LR-KL      100-101  rl       45     base         SHORT --lr LR --kl-coef KL
-exercises   exercise-0          0-4      fst      30     base         strings
-exercises   exercise-1          0-4      gepa     30     base         strings --passes 45
-exercises   exercise-2          0-4      fst      30     base         strings --passes 3
-exercises   exercise-3          0-4      fst      30     base         strings --passes 0
-exercises   exercise-4          0-4      fst      30     base         strings --batch 8
-exercises   exercise-5          0-4      fst      30     base         strings --lr 0.003
+words       words-fst-KIND      0-2      fst      16     base         KIND MODEL
+words       words-rl-KIND       0-2      rl       26     base         KIND MODEL
+words       words-examples-KIND 0-2      rl       26     examples     KIND MODEL
+words       words-gepa-KIND     0-2      gepa     16     base         KIND MODEL --passes 26
+word-sweep  sweep-fst-sums-PACE 100      fst      16     base         sums MODEL --lr PACE
+word-sweep  sweep-rl-sums-PACE  100      rl       26     examples     sums MODEL --lr PACE
 """
 
 STANDS_FOR = {
@@ -95,17 +97,14 @@ STANDS_FOR = {
     "SHORT": ["strings numbers facts --eval-every 15"],
     "LR": RATES,
     "KL": KL_COEFS,
+    "KIND": KINDS,
+    "MODEL": ["--llm smollm2 --skills --eval-every 8 --kl-coef 0.01 --lr 0.00002"],
+    "PACE": ("0.00001", "0.00002", "0.00005"),
 }
 
 # Made only when they are asked for. `still` matters for the seeds with a surprise in domains: in
-# the others it is the same run, number by number.
-ON_REQUEST = ("sweep", "still", "exercises")
-
-# What --quick adds to the options of a run.
-QUICK = (
-    "--stage 3 --batch 4 --group 4 --population 2 --cycle 3 --anchor 8 --passes 4 "
-    "--eval-every 3 --eval-questions 8"
-)
+# the others it is the same run, number by number. `words` needs a pretrained model, docs/WORDS.md.
+ON_REQUEST = ("sweep", "still", "words", "word-sweep")
 
 
 @dataclass(frozen=True)
@@ -117,8 +116,8 @@ class Run:
     seed: int
     method: str
     stage: str  # gradient steps of each task
-    begins: str  # "base", "right", or the name of another run
-    options: str  # its tasks come first; a run that begins with "right" has one, and no others
+    begins: str  # "base", one of PROMPTS, or the name of another run
+    options: str  # its tasks come first; a run that begins with a prompt has one task
     before: "Run | None"  # the run whose weights it begins with
 
     @property
@@ -186,18 +185,27 @@ def command(run: Run, place: Place) -> list[str]:
     words += ["--tasks", *run.options.split(), *place.options]
     if run.before:
         words += ["--base", str(place.weights(run.before))]
-    if run.begins == "right":
+    if run.begins in PROMPTS:
+        task, *_ = run.options.split()
         path = place.work / f"{run.folder}.txt"
-        write_right_prompt(path, run.options, run.seed)
+        write_prompt(path, PROMPTS[run.begins](task, run.seed))
         words += ["--prompt", str(path)]
     return words
 
 
-def write_right_prompt(path: Path, task: str, seed: int):
-    """Write the prompt that names all hidden rules of a task."""
-    prompt = formats.prompt_text(make_task(task, seed).instructions)
+def right_prompt(task: str, seed: int) -> str:
+    """The prompt that names all hidden rules of a task."""
+    return formats.prompt_text(make_task(task, seed).instructions)
+
+
+def write_prompt(path: Path, prompt: str):
+    """Write a prompt for --prompt."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(prompt, encoding="utf-8")
+
+
+# What else a run may begin with: from the name of its task and its seed, a prompt.
+PROMPTS = {"right": right_prompt, "examples": random_examples}
 
 
 def settings_of(run: Run, place: Place) -> dict:
@@ -243,6 +251,9 @@ def execute(run: Run, place: Place):
         raise RuntimeError(f"{run.folder} was stopped")
     if not place.is_finished(run):
         keep(folder, place.kept / run.folder, asked)
+    if "--llm" in run.options:
+        for name in ("weights.pt", "checkpoint.pt"):  # two gigabytes
+            (folder / name).unlink(missing_ok=True)
 
 
 def keep(folder, kept, settings):
@@ -301,7 +312,7 @@ def make(wanted, place: Place, jobs: int) -> list[str]:
 
 
 def choose(asked: list[str], seeds) -> list[Run]:
-    """The runs of experiments, or of single names, with these seeds; the sweep has its own.
+    """The runs of experiments, or of single names, with these seeds; sweeps have their own.
 
     Raises ValueError for a name that is none, and where nothing has such a seed.
     """
@@ -312,27 +323,10 @@ def choose(asked: list[str], seeds) -> list[Run]:
             raise ValueError(f"there is no {name}: experiments are {known}; or name a run")
     asked = asked or [name for name in experiments if name not in ON_REQUEST]
     runs = [run for run in all_runs() if run.experiment in asked or run.name in asked]
-    chosen = [run for run in runs if run.seed in seeds or run.experiment == "sweep"]
+    chosen = [run for run in runs if run.seed in seeds or "sweep" in run.experiment]
     if not chosen:
         raise ValueError(f"{' '.join(asked)}: no run has one of these seeds")
     return chosen
-
-
-def quick(jobs: int) -> list[str]:
-    """A run of each kind at toy size, in a folder that is gone afterwards -> what went wrong."""
-    import plot  # these two import this file
-    import report
-
-    # Of each experiment one run with each of its methods.
-    kinds = {}
-    for run in all_runs():
-        kinds.setdefault((run.experiment, run.method), run)
-    with tempfile.TemporaryDirectory() as folder:
-        place = Place(Path(folder) / "work", Path(folder) / "runs", tuple(QUICK.split()))
-        failures = make(kinds.values(), place, jobs)
-        report.page(place.kept)
-        plot.draw(place.kept, Path(folder))
-    return failures
 
 
 def main(argv=None):
@@ -340,14 +334,10 @@ def main(argv=None):
     parser.add_argument("names", nargs="*", help="experiments or runs; default: most of them")
     parser.add_argument("--seeds", type=seeds_of, default="0-2", help="default: %(default)s")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs side by side")
-    parser.add_argument("--quick", action="store_true", help="a run of each kind at toy size")
     args = parser.parse_args(argv)
     stopped = "stopped; the same command goes on from there"
     with command_line.failures_in_one_line(stopped):
-        if args.quick:
-            failures = quick(args.jobs)
-        else:
-            failures = make(choose(args.names, args.seeds), Place(), args.jobs)
+        failures = make(choose(args.names, args.seeds), Place(), args.jobs)
         if failures:
             raise ValueError(f"{len(failures)} runs failed, the others are kept; {failures[0]}")
 

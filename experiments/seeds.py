@@ -13,7 +13,7 @@ from statistics import fmean, stdev
 
 from measure import last, read
 from root import ROOT
-from run import write_right_prompt
+from run import right_prompt, write_prompt
 
 from plumbing import command_line
 from view import Run, of
@@ -34,7 +34,7 @@ def make(name: str, options: list[str], seed: int) -> Run:
     if "right" in options:
         task = options[options.index("--tasks") + 1]
         path = Path("out") / f"right-{task}-{seed}.txt"
-        write_right_prompt(path, task, seed)
+        write_prompt(path, right_prompt(task, seed))
         options = [*options, "--prompt", str(path)]
 
     # The bar shows how far it is; what a run prints is in its samples.txt, too.

@@ -15,7 +15,7 @@ def logged(kind: str, step: int, rollouts: int, task: int = 0, **metrics) -> dic
 
 def evaluation(step: int, rollouts: int, accuracy: float, task: int = 0) -> dict:
     """A log line of an evaluation."""
-    metrics = {"val_acc": accuracy, "kl_base": accuracy / 2, "prompt": {}}
+    metrics = {"val_acc": accuracy, "greedy_acc": accuracy, "kl_base": accuracy / 2, "prompt": {}}
     return logged("eval", step, rollouts, task, **metrics)
 
 

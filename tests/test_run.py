@@ -2,10 +2,11 @@
 
 import json
 import subprocess
+from pathlib import Path
 
-import measure
 import plot
 import pytest
+import report
 import run
 from run import Place, Run
 
@@ -43,16 +44,18 @@ def test_every_run_is_one_that_train_py_accepts(runs, tmp_path):
 def test_what_a_run_begins_with_comes_before_it(runs):
     before = [None]
     for one in runs.values():
-        assert one.before in before and (one.before is None) == (one.begins in ("base", "right"))
+        assert one.before in before and (one.before is None) == (
+            one.begins in ("base", *run.PROMPTS)
+        )
         before.append(one)
     after = settings(runs["numbers-after-fst-2"])
     assert after.base.endswith("fst-strings-2/weights.pt")
     assert (after.method, after.tasks, after.seed) == ("rl", ["numbers"], 2)
 
 
-def test_the_sweep_has_seeds_of_its_own(runs):
-    of_sweep = {one.seed for one in runs.values() if one.experiment == "sweep"}
-    others = {one.seed for one in runs.values() if one.experiment != "sweep"}
+def test_the_sweeps_have_seeds_of_their_own(runs):
+    of_sweep = {one.seed for one in runs.values() if "sweep" in one.experiment}
+    others = {one.seed for one in runs.values() if "sweep" not in one.experiment}
     assert of_sweep == {100, 101} and others == set(range(10))
 
 
@@ -64,6 +67,18 @@ def test_rl_has_at_least_as_many_rollouts_as_fst(runs):
         phases += 2 * (len(fst.tasks) - 1) * fst.passes * fst.anchor
         cost = [cfg.steps * cfg.batch * cfg.group for cfg in (fst, rl)]
         assert cost[0] + phases <= cost[1] < 1.1 * (cost[0] + phases)
+
+
+def test_all_methods_with_a_language_model_have_as_many_rollouts(runs):
+    spent = {}
+    for one in runs.values():
+        if one.experiment in ("words", "word-sweep"):
+            cfg = settings(one)
+            phases = cfg.steps // cfg.cycle * cfg.passes * cfg.anchor
+            steps = cfg.steps * cfg.batch * cfg.group
+            used = {"rl": steps, "gepa": phases, "fst": steps + phases}[one.method]
+            spent.setdefault(used, set()).add((one.method, cfg.llm, cfg.greedy))
+    assert list(spent.values()) == [{(name, "smollm2", True) for name in ("fst", "gepa", "rl")}]
 
 
 def test_other_strings_have_other_rules(runs):
@@ -101,8 +116,8 @@ def place(tmp_path, base, toy_world, monkeypatch):
     return Place(tmp_path / "work", tmp_path / "kept", options)
 
 
-def one_run(name: str, method: str = "fst", begins: str = "base", before=None) -> Run:
-    return Run("test", name, 2, method, "9", begins, "strings", before)
+def one_run(name, method="fst", begins="base", before=None, options="strings") -> Run:
+    return Run("test", name, 2, method, "9", begins, options, before)
 
 
 def kept(place: Place, name: str) -> dict:
@@ -201,11 +216,35 @@ def test_one_that_fails_does_not_stop_the_others(place, monkeypatch):
     assert len(asked) == 2  # the third has nothing to begin with
 
 
-def test_quick_makes_runs_in_processes_of_their_own_the_report_and_the_pictures(monkeypatch):
-    monkeypatch.setattr(run, "all_runs", lambda: [one_run("first", "rl")])
-    drawn = []
-    monkeypatch.setattr(plot, "draw", lambda kept, _: drawn.append(measure.load(kept)))
-    assert run.quick(jobs=2) == [] and [list(runs[2]) for runs in drawn] == [["first"]]
+def test_runs_in_processes_of_their_own_then_the_report_and_the_pictures(tmp_path, base):
+    options = (*TINY.split(), "--base", str(base))
+    place = Place(tmp_path / "work", tmp_path / "kept", options)
+    wanted = [one_run("fst-strings"), one_run("gepa-strings", "gepa", "right")]
+    assert run.make(wanted, place, jobs=2) == []
+    assert "2 finished runs" in report.page(place.kept)
+    plot.draw(place.kept, tmp_path)
+    assert (tmp_path / "efficiency.png").stat().st_size > 10_000
+
+
+def test_a_run_with_a_language_model_has_its_prompt_and_leaves_no_weights(tmp_path, monkeypatch):
+    place = Place(tmp_path / "work", tmp_path / "kept")
+    made = []
+
+    def finished(program, **_):
+        folder = Path(program[-1])
+        folder.mkdir(parents=True)
+        for name in ("log.jsonl", "result.json", "weights.pt", "checkpoint.pt"):
+            (folder / name).touch()
+        made.append(program)
+        return subprocess.CompletedProcess(program, 0)
+
+    monkeypatch.setattr(run.subprocess, "run", finished)
+    for one in (one_run("toy"), one_run("large", options="sums --llm smollm2", begins="examples")):
+        run.execute(one, place)
+        assert place.is_finished(one)
+        assert place.weights(one).exists() == (one.name == "toy")
+    prompt = Path(made[1][made[1].index("--prompt") + 1]).read_text(encoding="utf-8")
+    assert prompt == run.random_examples("sums", 2) and len(prompt.split("\n")) == 5
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,12 @@ from words.tasks import make_task
 from words.world import EXAMPLES, join
 
 
-def prompt_of(task, seed: int) -> str:
-    """The text of a prompt without an instruction, with as many examples as there may be."""
+def random_examples(name: str, seed: int) -> str:
+    """The text of a prompt without an instruction, with as many examples as there may be.
+
+    Raises ValueError for a name that is no task's.
+    """
+    task = make_task(name, seed)
     examples = []
     rng = random.Random(f"examples {seed}")
     while len(examples) < EXAMPLES:
@@ -31,8 +35,7 @@ def main(argv=None):
     parser.add_argument("--seed", type=int, default=0, help="as for the run")
     args = parser.parse_args(argv)
     with command_line.failures_in_one_line("stopped"):
-        task = make_task(args.task, args.seed)
-    print(prompt_of(task, args.seed))
+        print(random_examples(args.task, args.seed))
 
 
 if __name__ == "__main__":
