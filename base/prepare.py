@@ -66,7 +66,7 @@ class BaseSettings:
         if given.get("pretrain"):
             given = {"tasks": corpus_domains()} | given
         if given.get("llm"):
-            given = llm.SETTINGS | given | {"llm": llm.full_name(given["llm"])}
+            given = llm.SETTINGS | given
 
         # A run that is not told its length gives each task one stage.
         stage = given.get("stage", cls.stage)
@@ -104,6 +104,9 @@ def open_base(cfg) -> Base | llm.Pretrained:
 
 def check_tasks(cfg):
     """Raises ValueError for a name that is no task's, or where there is none."""
+    if cfg.llm and cfg.pretrain:
+        raise ValueError("--pretrain trains a base of the toy world: leave out --llm")
+
     # They may come from a config.json that somebody edited.
     if not cfg.tasks or not all(isinstance(name, str) for name in cfg.tasks):
         raise ValueError(f"tasks must be names of tasks, not {cfg.tasks!r}")

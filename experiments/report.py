@@ -297,7 +297,11 @@ of the base before are in the history of this repository. The terms are explaine
 
 {readme}
 
-{pictures}
+![Validation accuracy over rollouts, by domain and method](figures/efficiency.png)
+
+![Validation accuracy over the KL to the base](figures/kl.png)
+
+![Validation accuracy over rollouts, by stage of the stream](figures/stream.png)
 
 A claim says that ours is at least the bar. Its verdict is one of three words, by a t-test over
 seeds (paired, one-sided, p < 0.05, three seeds at least):
@@ -334,12 +338,6 @@ nearest to the base, that is, with the largest KL coefficient, then with the sma
 {bench}
 """
 
-PICTURES = """![Validation accuracy over rollouts, by domain and method](figures/efficiency.png)
-
-![Validation accuracy over the KL to the base](figures/kl.png)
-
-![Validation accuracy over rollouts, by stage of the stream](figures/stream.png)"""
-
 
 def page(folder: Path) -> str:
     """docs/RESULTS.md, of the runs in a folder and the tables beside it."""
@@ -352,7 +350,6 @@ def page(folder: Path) -> str:
     return PAGE.format(
         n=sum(map(len, runs.values())),
         asked=len(run.all_runs()),
-        pictures=PICTURES if runs else "There are no pictures yet.",
         readme=readme_table(runs),
         claims="\n\n".join(sections),
         runs=runs_table(runs),

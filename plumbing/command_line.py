@@ -78,8 +78,8 @@ def parse(Config: type, argv: list[str] | None, presets: dict[str, dict]):
     for field in dataclasses.fields(Config):
         name = field.name
         value = given.get(name)
-        # Paths are kept whole: a run may be gone on with from another folder.
-        if value and name in PATHS:
+        # Paths are kept whole: a run may be gone on with from another folder. (A model may be one.)
+        if value and (name in PATHS or (name == "llm" and os.path.exists(value))):
             given[name] = os.path.realpath(value)
         # The text is saved with the other settings: a resumed run does not need the file.
         if value and field.metadata["clean"]:

@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import re
 import zlib
 from types import SimpleNamespace
 
@@ -16,8 +17,8 @@ from tests import toy
 from tests.tiny_llm import change_json, make_folder
 from words import examples, llm
 from words.pretrained import load
-from words.tasks import TOPIC, make_task
-from words.world import Outcome, WordWorld
+from words.tasks import TOPIC, make_task, words_of
+from words.world import EXAMPLE, Outcome, WordWorld
 
 SIZES = "--tasks sums labels --batch 2 --group 4 --cycle 2 --anchor 4 --minibatch 3 --passes 30"
 SIZES += " --lr 0.01 --stage 2 --eval-every 2 --eval-questions 4 --device cpu"
@@ -80,11 +81,11 @@ def test_every_method_runs_on_it(run, method):
     assert toy.kinds(out, "eval")[-1]["step"] == 2
 
 
-def test_a_run_that_was_stopped_goes_on_exactly(run, tmp_path, folder, monkeypatch):
+def test_a_run_that_was_stopped_goes_on_exactly(run, folder, monkeypatch):
     whole = run(name="whole")
     out = run("--steps", "2", name="halves")
-    monkeypatch.chdir(tmp_path)  # the path of the model is kept whole
-    train.main(["--resume", str(out), "--steps", "4"])
+    monkeypatch.chdir(folder.parent)  # the path of the model is kept whole
+    train.main(["--resume", str(out), "--steps", "4", "--llm", folder.name])
     assert toy.log_of(out) == toy.log_of(whole)
 
 
@@ -93,16 +94,18 @@ def test_no_question_of_the_gradient_or_of_scores_ever_stands_in_a_prompt(run, m
     answer = sampling.Sampler.answer
 
     def watched(sampler, jobs, samples=1):
-        answered.extend((sampler.world, *job) for job in jobs)
+        answered.extend(jobs)
         return answer(sampler, jobs, samples)
 
     monkeypatch.setattr(sampling.Sampler, "answer", watched)
     run("--steps", "4")
     shown = 0
-    for world, prompt, questions in answered:
+    for prompt, questions in answered:
         shown += TOPIC in prompt
         if len(questions) != 3:  # so many lessons are a minibatch
-            assert not any(world.shows(prompt, question) for question in questions)
+            _instruction, *lines = prompt.get(TOPIC, "").split("\n")
+            told = [words_of(re.fullmatch(EXAMPLE, line)[1]) for line in lines]
+            assert not any(words_of(question.ask) in told for question in questions)
     assert shown > 5
 
 
@@ -132,6 +135,7 @@ def test_bad_input_is_one_line_with_code_2(tmp_path, folder, capsys, monkeypatch
     said = toy.refused(capsys, "--llm", "gpt5")
     assert "--llm gpt5: it is neither 'smollm2' nor a GGUF file nor a folder" in said
     assert "unknown task 'strings'" in toy.refused(capsys, "--llm", folder, "--tasks", "strings")
+    assert "leave out --llm" in toy.refused(capsys, "--llm", folder, "--pretrain")
     assert "unknown task 'sums'" in toy.refused(capsys, "--tasks", "sums")
     make_folder(tmp_path / "other")
     change_json(tmp_path / "other" / "config.json", model_type="mamba")

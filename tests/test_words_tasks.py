@@ -59,6 +59,15 @@ def test_questions_for_different_purposes_never_meet(name):
     assert not (train & lessons or train & validation or lessons & validation)
 
 
+def test_the_same_words_in_another_order_serve_the_same_purpose():
+    pools = [drawn(name, "validation") for name in ("sums", "labels")]
+    for ask in [question.ask for pool in pools for question in pool]:
+        turned = re.sub(r"(\d+) \+ (\d+)", r"\2 + \1", ask)
+        turned = re.sub(r"A (\w+) (.*) was (\w+)\.", r"A \3 \2 was \1.", turned)
+        assert purpose_of(turned) == "validation"
+        assert turned != ask or len(set(re.findall(r"\d+", ask))) == 1
+
+
 @ALL
 def test_a_question_and_its_answer_are_one_line_that_can_be_taken_apart(name):
     for question in drawn(name, "lessons"):

@@ -43,7 +43,7 @@ def requests(text: str, n: int = 300):
     """Requests with different failures."""
     rng = random.Random(0)
     for i in range(n):
-        failed = rng.sample(LESSONS[EXAMPLES + 1 :], 1 + i % 6)
+        failed = rng.sample(LESSONS[EXAMPLES + 1 :], 2 + i % 5)
         yield (TOPIC, text, [(question, Outcome(0.0, f"{i}")) for question in failed])
 
 
@@ -108,6 +108,7 @@ def test_only_lessons_may_stand_in_a_prompt():
         [TOPIC],
         None,
         prompt(instruction="z" * 201),
+        prompt(LINES[0] + " " * 3 + "z" * 200),
         prompt(instruction="two  spaces"),
         prompt(instruction=" space"),
         prompt(instruction="tab\tinside"),
@@ -131,8 +132,13 @@ def test_what_a_person_wrote_is_a_prompt_or_the_wrong_line_is_named():
     assert parse_text(f"\n{LINES[0]}") == prompt(LINES[0])
     with pytest.raises(ValueError, match="line 3 of the prompt, 'no example', must be a question"):
         parse_text(f"Add.\n{LINES[0]}\nno example")
-    with pytest.raises(ValueError, match="line 1 of the prompt, the instruction, is longer than"):
+    with pytest.raises(ValueError, match=r"line 1 of the prompt, .* at most 200 characters"):
         parse_text("z" * 201)
+    long = next(
+        f"1 + {i} = {'z' * 200}" for i in range(99) if purpose_of(f"1 + {i} =") == "lessons"
+    )
+    with pytest.raises(ValueError, match=r"line 2 of the prompt, .* at most 200 characters"):
+        parse_text(f"\n{long}")
     with pytest.raises(ValueError, match="more than 4 worked examples"):
         parse_text("\n".join(["", *LINES[:5]]))
 
@@ -202,6 +208,16 @@ def test_worked_examples_come_in_replace_others_and_leave():
     assert {(2, move) for move in ("comes in", "replaces", "leaves")} <= seen
 
 
+def test_nothing_is_proposed_that_no_failure_could_judge():
+    one = [(LESSONS[9], Outcome(0.0, None))] * 3  # the same question three times
+    for examples in range(EXAMPLES + 1):
+        text = "\n".join(["", *LINES[:examples]])
+        for i in range(20):
+            new, how = words.changed_examples(text, one, random.Random(i))
+            assert LINES[9] not in new
+            assert how.startswith("worked example leaves") if examples else how == ""
+
+
 def test_an_example_stands_in_a_prompt_once():
     twice = [(LESSONS[0], Outcome(0.0, None))] * 6
     for i in range(20):
@@ -240,6 +256,14 @@ def test_a_prompt_shows_the_questions_that_stand_in_it():
     assert not WORLD.shows(prompt(LINES[0]), LESSONS[1]) and not WORLD.shows({}, LESSONS[0])
     told = prompt(instruction=f"As in {LINES[0]}, add.")
     assert WORLD.shows(told, LESSONS[0])  # in the instruction, too
+    assert WORLD.shows(prompt("5 + 47 = 52"), QUESTION)  # in the other order, too
+    assert not WORLD.shows(prompt("147 + 5 = 152"), QUESTION)
+    assert not WORLD.shows(prompt("47 + 8 = 55", "5 + 30 = 35"), QUESTION)
+    assert not WORLD.shows(prompt("5 + 47 = 52"), Question(TOPIC, "5 + 5 =", "10"))
+
+
+def numbers(text: str) -> list[str]:
+    return sorted(re.findall(r"\d+", text))
 
 
 def test_a_model_that_only_copies_examples_gains_nothing():
@@ -248,11 +272,13 @@ def test_a_model_that_only_copies_examples_gains_nothing():
     ways = set()
 
     def answer(jobs):
-        # It answers right where its prompt shows the question, and knows nothing else.
+        # It answers right where its prompt adds the same numbers, and knows nothing else.
         results = []
         for prompt, questions in jobs:
-            shown = [float(WORLD.shows(prompt, question)) for question in questions]
-            results.append([SimpleNamespace(score=score, answer="") for score in shown])
+            lines = prompt.get(TOPIC, "").split("\n")
+            known = [numbers(sum) for line in lines for sum in re.findall(r"\d+ \+ \d+", line)]
+            scores = [float(numbers(question.ask) in known) for question in questions]
+            results.append([SimpleNamespace(score=score, answer="") for score in scores])
         return results
 
     def reflect(requests):
@@ -289,12 +315,12 @@ def test_texts_must_fit_the_model_and_the_refusal_says_how_many_tokens(name):
     # The longest prompt of all, and the longest reflection, are within it.
     lessons = task.questions(random.Random(5), 100, "lessons")
     longest = sorted(lessons, key=lambda q: -len(q.ask))[:EXAMPLES]
-    text = "\n".join(["\U0001f600" * words.INSTRUCTION, *(f"{q.ask} {q.want}" for q in longest)])
+    text = "\n".join(["\U0001f600" * words.LINE, *(f"{q.ask} {q.want}" for q in longest)])
     assert parse_text(text) == {TOPIC: text}
     asked = world.prompt_text({TOPIC: text}) + longest[0].ask
     assert len(world.encode_start(asked)) + world.answer_tokens <= need
     failures = [(longest[0], Outcome(0.0, "z" * (world.answer_tokens - 1)))] * 3
-    read = words.failures_text("\U0001f600" * words.INSTRUCTION, failures)
+    read = words.failures_text("\U0001f600" * words.LINE, failures)
     assert len(world.encode_start(read)) + world.reflection_tokens <= need
 
 

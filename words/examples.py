@@ -10,7 +10,7 @@ import random
 
 from plumbing import command_line
 from words.tasks import make_task
-from words.world import EXAMPLES, join
+from words.world import EXAMPLES, example_of, join
 
 
 def random_examples(name: str, seed: int) -> str:
@@ -18,15 +18,10 @@ def random_examples(name: str, seed: int) -> str:
 
     Raises ValueError for a name that is no task's.
     """
-    task = make_task(name, seed)
-    examples = []
     rng = random.Random(f"examples {seed}")
-    while len(examples) < EXAMPLES:
-        [question] = task.questions(rng, 1, "lessons")
-        example = f"{question.ask} {question.want}"
-        if example not in examples:
-            examples.append(example)
-    return join("", examples)
+    lessons = make_task(name, seed).questions(rng, 50, "lessons")
+    examples = list(dict.fromkeys(map(example_of, lessons)))  # each once
+    return join("", examples[:EXAMPLES])
 
 
 def main(argv=None):

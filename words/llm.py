@@ -1,6 +1,5 @@
 """What a run with a pretrained model begins with: --llm, in place of the base of the toy world."""
 
-import os
 import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -67,8 +66,3 @@ def open_llm(cfg) -> Pretrained:
         checksum = zlib.crc32(parameter.detach().numpy(), checksum)
     about = {"llm": cfg.llm, "model_config": asdict(model.cfg)}
     return Pretrained(model, WordWorld(tokenizer), about, checksum)
-
-
-def full_name(name: str) -> str:
-    """The name of a model, with its whole path: a run may be gone on with from another folder."""
-    return os.path.realpath(name) if os.path.exists(name) else name

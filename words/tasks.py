@@ -8,12 +8,14 @@
 What is made up (the words of the labels, the form of the report) is drawn from the name and the
 seed of a task, and no question tells it.
 
-A hash of a question's text decides, once and for all, what it is for. Only *lessons* may ever stand
-in a prompt. The questions of the gradient and of the anchor scores are others, and so are those of
-validation: so no prompt is scored on a question whose answer it shows.
+A hash of a question's words decides, once and for all, what it is for; their order does not count,
+so 47 + 5 goes with 5 + 47. Only *lessons* may ever stand in a prompt. The questions of the gradient
+and of the anchor scores are others, and so are those of validation: so no prompt is scored on a
+question whose answer it shows.
 """
 
 import random
+import re
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +24,7 @@ import tasks
 from tasks import Question
 
 TOPIC = "text"  # the one topic: a prompt of this world is one text
-PURPOSES = ("validation", "lessons", "lessons") + 5 * ("questions",)  # of eight questions
+PURPOSES = ("validation", "lessons", "lessons") + 5 * ("questions",)  # of the hash, modulo 8
 
 NAMES = ("Ann", "Tom", "Eva", "Max", "Ida", "Sam", "Mia", "Ben", "Lea", "Jon", "Amy", "Dan")
 CITIES = ("Oslo", "Rome", "Paris", "Cairo", "Lima", "Delhi", "Tokyo", "Berlin", "Madrid", "Athens")
@@ -60,7 +62,12 @@ class Task:
 
 def purpose_of(ask: str) -> str:
     """What the question with this text is for."""
-    return PURPOSES[zlib.crc32(ask.encode()) % len(PURPOSES)]
+    return PURPOSES[zlib.crc32(repr(words_of(ask)).encode()) % len(PURPOSES)]
+
+
+def words_of(text: str) -> list[str]:
+    """The words and numbers of a text, in alphabetical order."""
+    return sorted(re.findall(r"\w+", text))
 
 
 def make_task(name: str, seed: int) -> Task:

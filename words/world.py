@@ -20,14 +20,15 @@ in examples; a larger one can say it. What a model wrote is untrusted: it stays 
 
 import random
 import re
+from collections import Counter
 from typing import Any
 
 from tasks.world import Outcome, Prompt
-from words.tasks import TOPIC, Question, Task, make_task, purpose_of
+from words.tasks import TOPIC, Question, Task, make_task, purpose_of, words_of
 from words.tokens import Tokenizer
 
 EXAMPLES = 4  # worked examples in a prompt, at most
-INSTRUCTION = 200  # characters of an instruction, at most
+LINE = 200  # characters of a line of a prompt, at most
 READ = 3  # failures that a reflection reads, at most
 FRAME = 200  # tokens of a reflection beside the instruction and the failures, at most
 REFLECTIONS = 1 / 4  # share of the proposals that are reflections
@@ -35,7 +36,10 @@ EXAMPLE = r"(.+[=:]) ([^=:]+)"  # a question and its answer in one line
 
 
 class WordWorld:
-    """Short tasks for a model with this tokenizer. Raises ValueError for one without lines."""
+    """Short tasks for a model with this tokenizer.
+
+    Raises ValueError for a tokenizer without a token for the end of a line.
+    """
 
     answer_tokens = 12
     reflection_tokens = 48
@@ -57,8 +61,7 @@ class WordWorld:
 
     # --- tasks ---
 
-    def make_task(self, name: str, seed: int) -> Task:
-        return make_task(name, seed)
+    make_task = staticmethod(make_task)
 
     def check_room(self, task: Task, room: int):
         """Raises ValueError where a task's texts would be cut off, or exceed `room` tokens."""
@@ -76,7 +79,7 @@ class WordWorld:
         # question and its answer, or failures and what is written about them.
         solving = EXAMPLES * (ask + want) + ask + self.answer_tokens
         reflecting = READ * (ask + self.answer_tokens + want) + FRAME + self.reflection_tokens
-        need = 4 * INSTRUCTION + max(solving, reflecting)
+        need = 4 * LINE + max(solving, reflecting)
         if need > room:
             raise ValueError(
                 f"the texts of {task.name} can take {need} tokens, the model reads {room}: "
@@ -97,7 +100,10 @@ class WordWorld:
         return Outcome(float(answer == question.want), answer or None)
 
     def shows(self, prompt: Prompt, question: Question) -> bool:
-        return question.ask in prompt.get(TOPIC, "")
+        # 5 + 47 = 52 shows 47 + 5, too.
+        asked = Counter(words_of(question.ask))
+        lines = prompt.get(TOPIC, "").split("\n")
+        return any(asked <= Counter(words_of(line)) for line in lines)
 
     # --- proposing ---
 
@@ -116,7 +122,7 @@ class WordWorld:
             return changed_examples(text, failures, rng_of("examples", *request))
 
         # Whatever the model wrote is one line, of limited length.
-        instruction = one_line(written)[:INSTRUCTION].strip()
+        instruction = one_line(written)[:LINE].strip()
         _old, examples = parts_of(text)
         new = join(instruction, examples) if instruction else ""
         return new, f"reflection: {read}{written}"
@@ -152,33 +158,33 @@ def failures_text(instruction: str, failures: list) -> str:
 def changed_examples(text: str, failures: list, rng: random.Random) -> tuple[str, str]:
     """A prompt with other worked examples -> its text ("" for none), and what was done."""
     instruction, examples = parts_of(text)
+    failed = list(dict.fromkeys(example_of(question) for question, _outcome in failures))
     room = EXAMPLES - len(examples)
     moves = []
-    if room:
-        moves += ["comes in", "comes in"]
+    # What a child shows does not count for it: some other failure must be left to tell.
+    if len(failed) > 1:
+        moves += ["comes in", "comes in"] if room else []
+        moves += ["replaces"] if examples else []
     if examples:
-        moves += ["replaces", "leaves"]
-    move = rng.choice(moves)
+        moves.append("leaves")
+    if not moves:
+        return "", ""
 
-    # Several may come in at once, but not all: what comes in can no longer tell who is better.
-    n = 1
-    if move == "comes in":
-        few = max(min(room, len(failures) - 2), 1)
-        n = rng.randint(1, few)
-    chosen = rng.sample(failures, n)
-    lines = [f"{question.ask} {question.want}" for question, _outcome in chosen]
-    new = list(dict.fromkeys(lines))  # each once
-    said = f"worked example {move}"
-    if move != "comes in":
-        old = examples.pop(rng.randrange(len(examples)))
-        said += f": {old}"
-    if move == "leaves":
-        return join(instruction, examples), said
+    # Several may come in at once.
+    move = rng.choice(moves)
+    several = rng.randint(1, max(min(room, len(failed) - 2), 1))
+    n = {"comes in": several, "replaces": 1, "leaves": 0}[move]
+    new = rng.sample(failed, n)
+    old = [] if move == "comes in" else [examples.pop(rng.randrange(len(examples)))]
 
     # What comes in stands last, next to the question, and stands there once.
     examples = [example for example in examples if example not in new] + new
-    said += f": {' | '.join(new)}"
-    return join(instruction, examples), said
+    return join(instruction, examples), f"worked example {move}: {' | '.join(old + new)}"
+
+
+def example_of(question: Question) -> str:
+    """A question with its right answer, as it stands in a prompt."""
+    return f"{question.ask} {question.want}"
 
 
 def parts_of(text: str) -> tuple[str, list[str]]:
@@ -202,17 +208,13 @@ def parse_text(text: str) -> Prompt:
     """The prompt that a person wrote. Raises ValueError that names the first wrong line."""
     text = text.rstrip("\n")
     instruction, examples = parts_of(text)
-    if len(instruction) > INSTRUCTION:
-        raise ValueError(
-            f"line 1 of the prompt, the instruction, is longer than {INSTRUCTION} characters"
-        )
     if len(examples) > EXAMPLES:
         raise ValueError(f"the prompt has more than {EXAMPLES} worked examples")
 
     for number, line in enumerate([instruction, *examples], 1):
         must_be = f"line {number} of the prompt, {line[:60]!r}, must be"
-        if line != one_line(line):
-            raise ValueError(f"{must_be} words and single spaces")
+        if line != one_line(line) or len(line) > LINE:
+            raise ValueError(f"{must_be} words and single spaces, at most {LINE} characters")
 
         # A worked example must be a lesson: the other questions score prompts.
         found = re.fullmatch(EXAMPLE, line)
