@@ -1,7 +1,6 @@
 """What finished runs say: how they are read, and the metrics that claims are made of.
 
-A metric is one number for a run, or for two runs with the same seed. Where a run first reaches a
-level is read off means over three log lines: single ones are noisy. What a run, its log and its
+A metric is one number for a run, or for two runs with the same seed. What a run, its log and its
 stages are, view.py knows already.
 """
 
@@ -73,17 +72,18 @@ def calm(one: Run):
 # --- how much less a method takes ---
 
 
-def running_means(lines: list[dict], key) -> list[float]:
-    """A metric of each line, averaged with those of the two lines before."""
-    metrics = [line[key] for line in lines]
-    ends = range(1, len(metrics) + 1)
-    return [mean(metrics[:end][-3:]) for end in ends]
+def smooth(lines: list[dict], key) -> list[dict]:
+    """The lines from the third on, with a metric averaged over three in a row: it is noisy."""
+    smoothed = []
+    for three in zip(lines, lines[1:], lines[2:], strict=False):
+        smoothed.append(three[-1] | {key: mean(line[key] for line in three)})
+    return smoothed
 
 
 def first_at(lines: list[dict], key, level) -> tuple[dict, bool]:
-    """The first line whose running mean is at a level, else the last one; and whether one is."""
-    for line, metric in zip(lines, running_means(lines, key), strict=True):
-        if metric >= level:
+    """The first line where a metric is at a level, else the last one; and whether one is."""
+    for line in lines:
+        if line[key] >= level:
             return line, True
     return lines[-1], False
 
@@ -102,12 +102,13 @@ def less(ours: list[dict], theirs: list[dict], key, level, unit):
 def saved(fst: Run, rl: Run, unit):
     """How much less `fst` has taken of something when it first reaches the best accuracy of `rl`.
 
-    An `rl` that gains less than LEAST_GAIN never reaches it, and counts with all that it took; but
-    there is no KL to compare then, and none is saved.
+    The best is a mean of three evaluations; it is reached where a single one is at it. An `rl` that
+    gains less than LEAST_GAIN never reaches it, and counts with all that it took; but there is no
+    KL to compare then, and none is saved.
     """
     # What is to be reached.
     before, *theirs = rl.stages[0].evals
-    best = max(running_means(theirs, "val_acc"))
+    best = max(line["val_acc"] for line in smooth(theirs, "val_acc"))
     level = max(best, before["val_acc"] + LEAST_GAIN)
     if unit == "kl_base" and best < level:
         return 0.0
@@ -118,7 +119,18 @@ def saved(fst: Run, rl: Run, unit):
 
 def earlier(fst: Run, rl: Run, unit):
     """How much less `fst` has taken of something when rewards come in."""
-    return less(of(fst.lines, "slow"), of(rl.lines, "slow"), "reward", LEAST_GAIN, unit)
+    ours, theirs = [smooth(of(one.lines, "slow"), "reward") for one in (fst, rl)]
+    return less(ours, theirs, "reward", LEAST_GAIN, unit)
+
+
+def as_cheap(one: Run, other: Run):
+    """The accuracy of a run with as many rollouts as another one has taken in all."""
+    return within(one.stages[0].evals, last(other, "rollouts"))
+
+
+def within(evals: list[dict], rollouts):
+    """The accuracy at the last evaluation that is within so many rollouts."""
+    return [line["val_acc"] for line in evals if line["rollouts"] <= rollouts][-1]
 
 
 # --- the stages of a stream ---
@@ -184,6 +196,4 @@ def within_third(one: Run, number):
     """The accuracy in a stage (1, 2, ...), at a third of the rollouts that the first one took."""
     third = one.stages[0].evals[-1]["rollouts"] / 3
     evals = one.stages[int(number) - 1].evals
-    limit = evals[0]["rollouts"] + third
-    within = [line for line in evals if line["rollouts"] <= limit]
-    return within[-1]["val_acc"]
+    return within(evals, evals[0]["rollouts"] + third)

@@ -41,10 +41,9 @@ KINDS = ("addition", "labels", "sums", "hops")  # of the world of words
 RATES = ("0.0001", "0.0003", "0.001")
 KL_COEFS = ("0.001", "0.03", "0.1", "0.3")
 
-# Options of all runs, unless their line says otherwise; and of a method. What the sweep has chosen
-# for `fst` are the defaults of train.py, what it has chosen for `rl` stands here.
+# Options of all runs, unless their line says otherwise. What the sweep has chosen, for both methods
+# the same, are the defaults of train.py.
 COMMON = "--device cpu --eval-every 5 --method {method} --stage {stage} --seed {seed}"
-METHODS = {"rl": "--lr 0.0001 --kl-coef 0.1"}
 
 # A line stands for a run with each of its seeds, and with each of what its capitals stand for. The
 # seeds were decided before the first run: 0 to 4 first, then 5 to 9; those of the sweep are used
@@ -57,6 +56,7 @@ experiment  run                 seeds    method   stage  begins       tasks and 
 domains     fst-DOMAIN          0-9      fst      60     base         DOMAIN --skills
 domains     rl-DOMAIN           0-9      rl       80     base         DOMAIN --skills
 domains     gepa-DOMAIN         0-4      gepa     60     base         DOMAIN
+rates       hasty-DOMAIN        0-4      rl       80     base         DOMAIN --lr 0.001
 stream      stream-fst          0-9      fst      30     base         STREAM
 stream      stream-rl           0-9      rl       45     base         STREAM
 stream      stream-no-memory    0-4      fst      30     base         STREAM --memory 0
@@ -181,7 +181,7 @@ class Place:
 
 def command(run: Run, place: Place) -> list[str]:
     """The options of train.py that make a run."""
-    words = COMMON.format(**vars(run)).split() + METHODS.get(run.method, "").split()
+    words = COMMON.format(**vars(run)).split()
     words += ["--tasks", *run.options.split(), *place.options]
     if run.before:
         words += ["--base", str(place.weights(run.before))]

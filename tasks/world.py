@@ -48,8 +48,8 @@ class World(Protocol):
     def shows(self, prompt: Prompt, question: Any) -> bool: ...  # then it tells nothing about it
 
     # --- reflecting ---
-    # A request: (topic, its instruction or "", failures). What the model reads about one; "" where
-    # the world needs no model to propose something.
+    # A request: (topic, its instruction or "", failures). What the model reads before it proposes
+    # something; "" where no model is needed.
     def reflection_text(self, topic: str, instruction: str, failures: list) -> str: ...
     # From what it read and wrote: an instruction, "" for none; and how it came about, for people.
     def proposal(self, request: tuple, read: str, written: str) -> tuple[str, str]: ...

@@ -42,13 +42,13 @@ def write_run(kept: Path, name: str, seed: int, tasks: list[str], up: float) -> 
         # At first a fast phase, then steps and evaluations.
         prompt = {"red": "sort"}
         fast = {"surprise": False, "seconds": 1.0, "population": [[prompt, up]], "accepted": []}
-        log.append(logged("fast", 10 * i, 1000 * i + 10, i, **fast))
-        for step in (0, 5, 10):
-            at = 10 * i + step
-            log.append(evaluation(at, 100 * at + 10, up * step / 10, i))
-            skills = {"strings": 1 - up * step / 100}
+        log.append(logged("fast", 20 * i, 2000 * i + 10, i, **fast))
+        for step in (0, 10, 15, 20):
+            at = 20 * i + step
+            log.append(evaluation(at, 100 * at + 10, up * step / 20, i))
+            skills = {"strings": 1 - up * step / 200}
             log.append(logged("skills", at, 100 * at + 10, i, skills=skills))
-            slow = {"reward": up * step / 10, "seconds": 2.0}
+            slow = {"reward": up * step / 20, "seconds": 2.0}
             log.append(logged("slow", at, 100 * at + 10, i, **slow))
 
         # How the stage ended, in the closing table.

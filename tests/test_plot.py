@@ -23,5 +23,5 @@ def test_the_bold_line_is_the_mean_of_the_seeds(tmp_path):
     axes = Figure().subplots()
     plot.panel(axes, plot.load(tmp_path), "METHOD-strings", 0, "rollouts")
     _, _, bold = axes.lines
-    assert list(bold.get_xdata()) == [10, 510, 1010]
-    assert bold.get_ydata() == pytest.approx([0.0, 0.3, 0.6])
+    assert list(bold.get_xdata()) == [10, 1010, 1510, 2010]
+    assert bold.get_ydata() == pytest.approx([0.0, 0.3, 0.45, 0.6])

@@ -250,7 +250,7 @@ def test_a_run_with_a_language_model_has_its_prompt_and_leaves_no_weights(tmp_pa
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["streams"], "there is no streams: experiments are domains, stream"),
+        (["streams"], "there is no streams: experiments are domains, rates, stream"),
         (["--seeds", "a"], "a is no range of seeds like 0-4"),
         (["gepa-facts", "--seeds", "7"], "no run has one of these seeds"),
         (["--domains", "facts"], "unrecognized arguments"),

@@ -1,7 +1,8 @@
 """The world of words: what the learner may ask of it (tasks/world.py), for a pretrained model.
 
 A question is one line of text that its answer completes, and so is a worked example. The prompt is
-one text: an instruction in its first line, which may be empty, and up to four worked examples.
+one text: an instruction in its first line, which may be empty, and up to four worked examples. What
+the learner calls the instruction of a topic is this whole text.
 
     Add the two numbers.                the instruction
     31 + 8 = 39                         a worked example
