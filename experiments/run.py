@@ -83,11 +83,11 @@ orders      facts-numbers-rl    0-4      rl       45     base         facts numb
 still       still-DOMAIN        0-4      fst      60     base         DOMAIN --no-surprise
 sweep       sweep-fst-LR-KL     100-101  fst      30     base         SHORT --lr LR --kl-coef KL
 sweep       sweep-rl-LR-KL      100-101  rl       45     base         SHORT --lr LR --kl-coef KL
-words       words-fst-KIND      0-2      fst      16     base         KIND MODEL
-words       words-rl-KIND       0-2      rl       26     base         KIND MODEL
+words       words-fst-KIND      0-2      fst      20     examples     KIND MODEL
+words       words-gepa-KIND     0-2      gepa     20     examples     KIND MODEL --passes 26
 words       words-examples-KIND 0-2      rl       26     examples     KIND MODEL
-words       words-gepa-KIND     0-2      gepa     16     base         KIND MODEL --passes 26
-word-sweep  sweep-fst-sums-PACE 100      fst      16     base         sums MODEL --lr PACE
+words       words-rl-KIND       0-2      rl       26     base         KIND MODEL
+word-sweep  sweep-fst-sums-PACE 100      fst      20     examples     sums MODEL --lr PACE
 word-sweep  sweep-rl-sums-PACE  100      rl       26     examples     sums MODEL --lr PACE
 """
 
@@ -99,7 +99,7 @@ STANDS_FOR = {
     "KL": KL_COEFS,
     "KIND": KINDS,
     "MODEL": ["--llm smollm2 --skills --eval-every 8 --kl-coef 0.01 --lr 0.00002"],
-    "PACE": ("0.00001", "0.00002", "0.00005"),
+    "PACE": ("0.00002", "0.00005"),
 }
 
 # Made only when they are asked for. `still` matters for the seeds with a surprise in domains: in

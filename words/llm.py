@@ -17,14 +17,15 @@ WINDOW = 256  # tokens of it that are read together
 # The settings of such a run, where they differ from those of the toy world: for two CPU cores.
 SETTINGS = {
     "tasks": ("sums",),
-    "stage": 16,
+    "stage": 20,
     "batch": 16,
     "lr": 2e-5,
     "kl_coef": 0.01,
-    "cycle": 4,
+    "cycle": 5,
     "population": 2,
     "anchor": 32,
     "minibatch": 6,
+    "passes": 6,
     "eval_every": 8,
     "eval_questions": 64,
     "greedy": True,
