@@ -1,9 +1,10 @@
 """Fast weights: a small population of prompts, evolved by reflection on failures.
 
-Texts and scores only. The rules are those of GEPA (arXiv 2507.19457). A prompt maps topics to
-instructions, both opaque strings here. A candidate is a prompt with its scores. One fast phase
-(`evolve`) scores the carried candidates again under today's weights, then repeats until little of
-its budget is left:
+Texts and scores only. Parents are chosen and children accepted as in GEPA (arXiv 2507.19457).
+Unlike there, a phase keeps only a few candidates in the end, makes up to 16 proposals at once, and
+may begin an instruction anew. A prompt maps topics to instructions, both opaque strings here. A
+candidate is a prompt with its scores. One fast phase (`evolve`) scores the carried candidates again
+under today's weights, then repeats until little of its budget is left:
 
     propose       draw parents that are best on some question; each answers a few of one topic;
                   the model reads the failures and writes that topic's instruction anew
@@ -111,7 +112,7 @@ class Population:
         Raises ValueError for a prompt that is not well formed (it could smuggle in a line), and
         LookupError for a state without a candidate.
         """
-        # Check first, so that nothing has changed where this raises.
+        # Check first: no prompt that is none gets in.
         candidates = [Candidate(*values) for values in state["candidates"]]
         if not candidates:
             raise LookupError("a population has at least one candidate")
@@ -271,7 +272,8 @@ class FastPhase:
     def has_changed(self, before):
         """Whether the best carried prompt earns less than half of `before`, beyond noise.
 
-        before: what the best one earned when the last phase ended, on other questions.
+        before: what the best one earned when the last phase ended, on other questions. A low score
+        cannot fall by more than chance: with 48 questions never one of 8 right answers or fewer.
         """
         now = max(candidate.mean for candidate in self.scored)
         return now < before / 2 and beyond_noise(before, now, len(self.anchor))

@@ -21,7 +21,9 @@ estimates the reverse KL(pi, base) when its *value* is read. As a *loss* each do
     k1 = -log r          No penalty at all: its gradient is that of log pi(token), and the mean of
                          that over tokens drawn from pi is zero.
     k2 = (log r)^2 / 2   Its gradient is that of the reverse KL of the next token. Training uses it.
-                         (It ignores what a token does to the KL of later tokens, as GRPO does.)
+                         (It ignores what a token does to the KL of later tokens, as GRPO does. And
+                         tokens of dropped groups are missing, so the pull is of this kind, not
+                         exactly that gradient.)
     k3 = r - 1 - log r   Its gradient is that of the forward KL(base, pi). Its value is never
                          negative and varies little, so the log shows it.
 For the same reason -log pi(token) is no entropy bonus: its gradient, too, is zero on average.
@@ -51,16 +53,10 @@ def group_advantages(rewards, eps=1e-4):
     Normalised over the whole group, across the prompts that its rollouts ran under. A group whose
     rollouts all earned the same has no spread and teaches nothing. (GRPO, arXiv 2402.03300)
     """
-    G = rewards.size(1)
     spread = rewards.amax(1) - rewards.amin(1)  # (Q,)
-    keep = spread > eps
-
-    # The standard deviation is the unbiased one; it is 0 for G = 1.
     centred = rewards - rewards.mean(1, keepdim=True)  # (Q, G)
-    squares = centred.square().sum(1, keepdim=True)  # (Q, 1)
-    std = squares.div(max(G - 1, 1)).sqrt()
-    advantages = centred / (std + eps)
-    return torch.where(keep[:, None], advantages, 0.0), keep
+    std = rewards.std(1, keepdim=True)  # (Q, 1)
+    return centred / (std + eps), spread > eps
 
 
 def token_weights(lengths, keep):
@@ -126,7 +122,7 @@ class MicroBatch:
     sampled_logprobs: Tensor | None  # (N, S); None: on-policy
     advantages: Tensor  # (N,)
     weights: Tensor  # (N,)
-    mask: Tensor  # (N, S)
+    mask: Tensor  # (N, S): 1 for tokens of a completion. (Log-probs behind its end are 0 anyway.)
 
 
 def update(
@@ -192,6 +188,8 @@ def update(
         kl = accumulate_gradients(policy, batches, temperature, kl_coef)
         metrics["grad_norm"] = apply_gradients(policy, optimizer, kl)
         metrics["kl_base"] = kl.item() / scored_tokens  # kl is now the sum over all processes
+        if not math.isfinite(metrics["grad_norm"]):
+            break
     return metrics
 
 

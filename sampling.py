@@ -144,8 +144,9 @@ def sample(
         slot = slots.stop
         grow(rows, slot)
         step_noise = noise[rows.index, begin:end]  # (rows left, steps)
-        tokens, logprobs = decode_chunk(model, prefix, rows, slots, step_noise, temperature, decode)
-        record(rollouts, rows, begin, tokens, logprobs, eos, pad)
+        # -> tokens, log-probs
+        written = decode_chunk(model, prefix, rows, slots, step_noise, temperature, decode)
+        record(rollouts, rows, begin, *written, eos, pad)
     return rollouts
 
 
@@ -342,7 +343,7 @@ class Sampler:
     model: GPT
     world: World
     temperature: float
-    rng: torch.Generator | None = None  # makes the noise
+    rng: torch.Generator  # makes the noise
     decode: Callable = decode_step  # of one token (the world's `decode` turns tokens into text)
     sampled_rollouts: int = 0  # so far
     sampled_tokens: int = 0  # of these rollouts

@@ -18,7 +18,7 @@ Commands (lines may also come from a file or a pipe):
     task NAME NUMBER     hidden rules for four topics; task N: task N of the run
     temperature X        0: always the likeliest token; 1: as in training
     quit, or Ctrl-D      end
-    To begin, try these lines: task strings 2, ask red, reflect, y, again
+    To begin, try these lines: task strings 2, ask red, reflect, y, ask red
 
 In a task the hidden rule of a topic says what is right. Without a task its instruction does: the
 operations of the domain are carried out on the question.

@@ -97,14 +97,20 @@ class Config(prepare.BaseSettings):
     kl_coef: float = setting(0.1, "weight of the KL penalty towards the base", low=0)
     substeps: int = setting(1, "updates per batch; more than one uses CISPO's weights", low=1)
     temperature: float = setting(1.0, "of all sampling in training and evaluation", low=0.01)
-    # Fast weights: every `cycle` steps a phase of passes * anchor rollouts.
+    # Fast weights: every `cycle` steps a phase of at most passes * anchor rollouts (after a
+    # surprise three times as many).
     memory: int = setting(4, "prompts remembered from before a change of the world", low=0)
     surprise: bool = setting(True, "notice a change of the world, see fast_context.py")
     cycle: int = setting(6, "gradient steps between fast phases", low=1)
     population: int = setting(4, "prompts kept; must divide group", low=1)
-    anchor: int = setting(48, "questions of the cycle that prompts are scored on", low=1)
+    anchor: int = setting(48, "questions that prompts are scored on; as many are lessons", low=1)
     minibatch: int = setting(3, "questions on which a new prompt must beat its parent", low=1)
-    passes: int = setting(10, "budget of a fast phase, in passes over the anchor questions", low=0)
+    passes: int = setting(
+        10,
+        "budget of a fast phase, in passes over the anchor questions; "
+        "with fewer than population + 2 it soon proposes nothing",
+        low=0,
+    )
     reflector: str = setting(
         "self", "who reflects: the policy or the frozen base", ("self", "base")
     )
@@ -253,8 +259,6 @@ def train(learner: Learner, stop, begun):
                 ahead = []
                 for step in range(learner.step, learner.step + cfg.cycle):
                     ahead += learner.questions_of(step, cfg.batch)
-                    if len(ahead) >= cfg.anchor:
-                        break
                 fast_phase(learner, ahead, bar)
             # The prompt that this task is left with, if it ends here: for the closing table.
             learner.evolved[learner.task_at(learner.step)] = learner.population.best

@@ -1,7 +1,7 @@
-"""More than one process: `torchrun --nproc_per_node=N train.py ...`, on one machine or several.
+"""More than one process: `torchrun --nproc_per_node=N train.py ...`.
 
-Every process holds the same weights, prompts and texts and runs the same program. Only the work of
-the model is split:
+They may be on several machines that share their files. Every process holds the same weights,
+prompts and texts and runs the same program. Only the work of the model is split:
 
 - sampling: each process samples its share of the questions, and all get all rollouts
   (`split_questions`);

@@ -437,7 +437,7 @@ def scripted(script: Script, action):
     )  # a model that is never run: only its device counts
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sampling, "sample", script)
-        return action(Sampler(nobody, WORLD, temperature=0.7))
+        return action(Sampler(nobody, WORLD, 0.7, torch.Generator().manual_seed(0)))
 
 
 def answer(script: Script, jobs: list, samples: int = 1) -> sampling.Answers:
