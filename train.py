@@ -120,7 +120,7 @@ class Config(prepare.BaseSettings):
     )
     eval_questions: int = setting(256, "validation questions, never trained on", low=1)
     greedy: bool = setting(False, "also measure accuracy with the likeliest answers")
-    skills: bool = setting(False, "also measure at every evaluation what the base could do before")
+    skills: bool = setting(False, "at the start and the end also measure what the base could do")
     smoke: bool = setting(False, "the whole path at toy size, with pretraining, in under a minute")
 
 
@@ -503,8 +503,8 @@ def evaluate_stream(learner: Learner):
     coming = learner.task_at(learner.step)
     indices = sorted({current, coming})
 
-    # What is left of what the base could do: forgetting shows here.
-    if cfg.skills:
+    # What is left of what the base could do: forgetting shows here. It takes long.
+    if cfg.skills and learner.step in (0, cfg.steps):
         learner.log("skills", current, **learner.origin.skills(learner.policy))
 
     # Under which prompt? What distillation teaches must show without one.
