@@ -13,7 +13,7 @@ import talk
 
 PICTURE = Path(__file__).resolve().parent.parent / "docs" / "figures" / "talk.svg"
 TYPED = ["task strings 2", "ask red", "reflect", "y", "ask red"]
-BEGIN = "> ask red\n"  # what comes before is not in the picture
+BEGIN = "> ask red\n"  # what is printed before is not in the picture: three dots
 
 LINE = '<text x="16" y="{}" class="{}" xml:space="preserve">{}</text>'
 SVG = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}">
@@ -28,7 +28,8 @@ SVG = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" 
 
 def picture(screen: str) -> str:
     """A screen of talk.py as SVG, a text element for each line."""
-    shown = screen[screen.index(BEGIN) :].rstrip("> \n").splitlines()
+    shown = [f"> {TYPED[0]}", "..."]
+    shown += screen[screen.index(BEGIN) :].rstrip("> \n").splitlines()
     lines = []
     for i, line in enumerate(shown):
         kind = "typed" if line.startswith(">") or "accept?" in line else line.split(":")[0]
