@@ -98,7 +98,7 @@ STANDS_FOR = {
     "LR": RATES,
     "KL": KL_COEFS,
     "KIND": KINDS,
-    "MODEL": ["--llm smollm2 --skills --eval-every 8 --kl-coef 0.01 --lr 0.00002"],
+    "MODEL": ["--llm smollm2 --skills --eval-every 8"],
     "PACE": ("0.00002", "0.00005"),
 }
 

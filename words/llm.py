@@ -19,7 +19,7 @@ SETTINGS = {
     "tasks": ("sums",),
     "stage": 20,
     "batch": 16,
-    "lr": 2e-5,
+    "lr": 5e-5,
     "kl_coef": 0.01,
     "cycle": 5,
     "population": 2,
