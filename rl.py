@@ -167,8 +167,8 @@ def update(
         with torch.no_grad():
             base_logprobs = completion_logprobs(
                 base, batch_contexts, batch_completions, temperature
-            )  # (N, S)
-        S = base_logprobs.size(1)
+            )
+        S = base_logprobs.size(1)  # of (N, S)
         batch = MicroBatch(
             contexts=batch_contexts,
             completions=batch_completions,
@@ -181,8 +181,7 @@ def update(
         batches.append(batch)
 
     # One update; more with substeps > 1, whose batch is off-policy from the second on.
-    dropped = int((~keep).sum())
-    metrics = {"kl_base": None, "grad_norm": None, "dropped_groups": dropped}
+    metrics = {"kl_base": None, "grad_norm": None, "dropped_groups": int((~keep).sum())}
     scored_tokens = lengths[weights > 0].sum().item()
     for _ in range(substeps if wanted else 0):
         kl = accumulate_gradients(policy, batches, temperature, kl_coef)
