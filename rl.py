@@ -162,16 +162,14 @@ def update(
     wanted = context_weights.nonzero()[:, 0].tolist()
     batches = []
     for chosen, rows in micro_batches(contexts, completions, wanted):
-        batch_contexts = [contexts[c] for c in chosen]
-        batch_completions = [completions[i] for i in rows]
+        its_contexts = [contexts[c] for c in chosen]
+        its_completions = [completions[i] for i in rows]
         with torch.no_grad():
-            base_logprobs = completion_logprobs(
-                base, batch_contexts, batch_completions, temperature
-            )
+            base_logprobs = completion_logprobs(base, its_contexts, its_completions, temperature)
         S = base_logprobs.size(1)  # of (N, S)
         batch = MicroBatch(
-            contexts=batch_contexts,
-            completions=batch_completions,
+            contexts=its_contexts,
+            completions=its_completions,
             base_logprobs=base_logprobs,
             sampled_logprobs=sampled_logprobs[rows, :S] if substeps > 1 else None,
             advantages=advantages[rows].to(device),
@@ -265,14 +263,14 @@ def distill(*, policy, teacher, optimizer, contexts, teacher_contexts, completio
     device = next(policy.parameters()).device
     mean_kl = torch.zeros((), device=device)
     for chosen, rows in micro_batches(contexts, completions, range(len(contexts))):
-        batch_completions = [completions[i] for i in rows]
+        its_completions = [completions[i] for i in rows]
         own = [contexts[c] for c in chosen]
         taught = [teacher_contexts[c] for c in chosen]
 
         # All next tokens that each of the two could say, (N, S, V).
         with torch.no_grad():
-            target = vocabulary_logprobs(teacher, taught, batch_completions, temperature)
-        logprobs = vocabulary_logprobs(policy, own, batch_completions, temperature)
+            target = vocabulary_logprobs(teacher, taught, its_completions, temperature)
+        logprobs = vocabulary_logprobs(policy, own, its_completions, temperature)
 
         # Beyond a completion both are 0 and add nothing.
         token_kl = logprobs.exp() * (logprobs - target)
