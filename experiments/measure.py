@@ -64,6 +64,12 @@ def skills(one: Run):
     return shares[-1] - shares[0]
 
 
+def text_loss(one: Run):
+    """How much the loss on another text has risen (of a pretrained model), nats per token."""
+    losses = [line["text_loss"] for line in of(one.lines, "skills")]
+    return losses[-1] - losses[0]
+
+
 def calm(one: Run):
     """The share of fast phases without a surprise."""
     return mean(not line["surprise"] for line in of(one.lines, "fast"))

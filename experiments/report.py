@@ -105,7 +105,7 @@ last:greedy_acc words-examples-KIND + -0.05 |
 KIND, sampled, `fst` and `rl` under examples | last:val_acc words-fst-KIND | | \
 last:val_acc words-examples-KIND
 KIND, sampled, `rl` and `gepa` | last:val_acc words-rl-KIND | | last:val_acc words-gepa-KIND
-KIND, loss on other text, higher by | skills words-fst-KIND | | skills words-examples-KIND
+KIND, loss on other text, higher by | text_loss words-fst-KIND | | text_loss words-examples-KIND
 sweep, PACE, greedy, `fst` and `rl` under examples | last:greedy_acc sweep-fst-sums-PACE | | \
 last:greedy_acc sweep-rl-sums-PACE
 """

@@ -47,7 +47,7 @@ def write_run(kept: Path, name: str, seed: int, tasks: list[str], up: float) -> 
             at = 20 * i + step
             log.append(evaluation(at, 100 * at + 10, up * step / 20, i))
             skills = {"strings": 1 - up * step / 200}
-            log.append(logged("skills", at, 100 * at + 10, i, skills=skills))
+            log.append(logged("skills", at, 100 * at + 10, i, skills=skills, text_loss=3 + at))
             slow = {"reward": up * step / 20, "seconds": 2.0}
             log.append(logged("slow", at, 100 * at + 10, i, **slow))
 

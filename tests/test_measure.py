@@ -100,6 +100,7 @@ def test_runs_are_read_from_what_is_kept_of_them(tmp_path):
     assert [line["time"] for line in one.stages[0].evals] == [1, 3, 5, 7]
     assert measure.last(one, "time") == 16
     assert measure.skills(one) == pytest.approx(-0.06) and measure.calm(one) == 1
+    assert measure.text_loss(one) == 40
     assert measure.stage(one, "2", "at_end") == measure.stage(one, "2", "both") == 0.6
     worth = [measure.stage(one, "1", key) for key in ("neither", "prompt", "weights")]
     assert worth == [0.0, 0.3, 0.1]
