@@ -259,6 +259,8 @@ def train(learner: Learner, stop, begun):
                 ahead = []
                 for step in range(learner.step, learner.step + cfg.cycle):
                     ahead += learner.questions_of(step, cfg.batch)
+                    if len(ahead) >= cfg.anchor:
+                        break  # a cycle may be very long
                 fast_phase(learner, ahead, bar)
             # The prompt that this task is left with, if it ends here: for the closing table.
             learner.evolved[learner.task_at(learner.step)] = learner.population.best

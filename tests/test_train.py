@@ -335,7 +335,7 @@ def test_the_fast_phase_sees_the_first_questions_of_the_coming_steps(start, monk
     monkeypatch.setattr(train, "slow_step", watched_slow_step)
     monkeypatch.setattr(train, "evolve", watched_evolve)
     start(steps=8)
-    cycles = [used[:4], used[4:]]
+    cycles = [used[i : i + 2] for i in (0, 4)]  # no more than the anchor questions, 2 a step
     assert ahead == [list(itertools.chain(*cycle)) for cycle in cycles]
     assert anchors == [questions[:4] for questions in ahead] and ahead[0] != ahead[1]
 
