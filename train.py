@@ -236,6 +236,12 @@ class Learner:
         line |= {"rollouts": self.rollouts, "tokens": self.tokens}
         self.folder.log(line | metrics)
 
+    def log_skills(self):
+        """Where it is asked for: what is left of what the base could do. Forgetting shows here."""
+        if self.cfg.skills:
+            skills = self.origin.skills(self.policy)
+            self.log("skills", self.task_at(max(self.step - 1, 0)), **skills)
+
 
 # --- one cycle ---
 
@@ -251,6 +257,7 @@ def train(learner: Learner, stop, begun):
     with learner.folder.bar(cfg.steps, learner.step, cfg.method) as bar:
         # How good is the base, before anything is learned?
         if not begun:
+            learner.log_skills()
             accuracy = evaluate_stream(learner)
             learner.save()
         while learner.step < cfg.steps and not stop.requested(learner.device):
@@ -505,10 +512,6 @@ def evaluate_stream(learner: Learner):
     coming = learner.task_at(learner.step)
     indices = sorted({current, coming})
 
-    # What is left of what the base could do: forgetting shows here. It takes long.
-    if cfg.skills and learner.step in (0, cfg.steps):
-        learner.log("skills", current, **learner.origin.skills(learner.policy))
-
     # Under which prompt? What distillation teaches must show without one.
     prompt = learner.population.best
     if cfg.method == "distill":
@@ -543,6 +546,7 @@ def closing_table(learner: Learner):
     The metrics also go into result.json. The trained weights go into weights.pt, which another run
     can take as its --base.
     """
+    learner.log_skills()
     results = []
     for i, task in enumerate(learner.tasks):
         # Four cells: the base's and the trained weights, with and without what the prompt learned.

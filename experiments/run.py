@@ -29,13 +29,12 @@ from plumbing.files import read_json, write_file
 from tasks import formats, make_task
 from train import Config
 from words.examples import random_examples
+from words.tasks import KINDS
 
 # --- which runs there are ---
 
 DOMAINS = ("strings", "numbers", "facts", "star_graph")
 STREAM = "strings numbers facts strings"  # it comes back to its first task
-
-KINDS = ("addition", "labels", "sums", "hops")  # of the world of words
 
 # The sweep tries the same values for both methods.
 RATES = ("0.0001", "0.0003", "0.001")

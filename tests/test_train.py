@@ -591,7 +591,9 @@ def test_the_trained_weights_are_a_base_for_another_run(start):
 
 
 def test_base_skills_are_measured_where_asked_for(start):
-    [first, *_] = toy.kinds(start("skilled", "--skills", steps=0), "skills")
+    out = start("skilled", "--skills", steps=1, eval_every=5)
+    first, last = toy.kinds(out, "skills")  # also where a run ends between two evaluations
+    assert (first["step"], last["step"]) == (0, 1)
     assert set(first["skills"]) == set(domains())
     assert all(0 <= rate <= 1 for rate in first["skills"].values())
     # random weights: about the logarithm of the vocabulary
