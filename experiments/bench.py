@@ -182,7 +182,7 @@ def bench_step(model, device):
     """After each step of TRL comes one of ours: of `rl`, rollouts included."""
     from transformers import TrainerCallback
 
-    cfg = Config("rl", ("strings",), prompt=PROMPT, lr=0.0, group=GROUP)
+    cfg = Config(method="rl", tasks=("strings",), prompt=PROMPT, lr=0.0, group=GROUP)
     base = Base(model, ChanceWorld(), about={}, checksum=0)
     rounds = []
 
@@ -209,8 +209,7 @@ def main(argv=None):
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     args = parser.parse_args(argv)
     with command_line.failures_in_one_line("stopped", faults=(ValueError, ImportError)):
-        model, _ = load_base(Path(SHIPPED))
-        model.to(args.device)
+        model = load_base(Path(SHIPPED)).model.to(args.device)
         print(f"On {args.device}, {torch.get_num_threads()} threads, torch {torch.__version__}.\n")
         print(HEAD, flush=True)
         bench_sampling(model, args.device)

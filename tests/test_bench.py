@@ -18,8 +18,7 @@ def model(tmp_path_factory):
     """A model whose answers end after a few tokens."""
     path = tmp_path_factory.mktemp("bench") / "base.pt"
     toy.make_base(path, n_kv_head=1)
-    model, _ = load_base(path)
-    return model
+    return load_base(path).model
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +64,16 @@ def test_a_step_of_trl_and_one_of_ours_take_turns(model, capsys, monkeypatch):
     pytest.importorskip("trl")
     before = [p.clone() for p in model.parameters()]
     monkeypatch.setattr(bench, "ROUNDS", 1)
+    learners = []
+    slow_step = bench.slow_step
+
+    def watched(learner, questions):
+        learners.append(learner)
+        return slow_step(learner, questions)
+
+    monkeypatch.setattr(bench, "slow_step", watched)
     bench.bench_step(model, "cpu")
+    assert {learner.cfg.method for learner in learners} == {"rl"}
     [line] = capsys.readouterr().out.splitlines()
     assert line.startswith("| a gradient step | train.py | TRL |")
     assert all((p == q).all() for p, q in zip(before, model.parameters(), strict=True))
