@@ -43,7 +43,7 @@ from typing import Any
 Prompt = dict[str, str]  # topic -> instruction, e.g. {"red": "reverse raise"}
 
 PROPOSALS_AT_ONCE = 16  # proposals that go through the model together
-SAVED = ("size", "memory", "memory_size", "next_id", "turn")  # of a population, as it is
+SAVED = ("memory", "next_id", "turn")  # of a population, as it is
 SURPRISE_BUDGET = 3  # times the usual budget, in a phase with a surprise
 
 

@@ -45,7 +45,6 @@ from plumbing.command_line import setting
 from plumbing.files import read_json
 from sampling import Sampler
 from tasks import TOPICS, Question, Task
-from tasks.world import ToyWorld
 
 with suppress(ImportError):  # not every Python has it
     import readline  # noqa: F401 (with it, lines can be edited, and the arrow keys repeat them)
@@ -67,14 +66,7 @@ class Options:
 # --- a model, and the run that it comes from ---
 
 
-def open_model(path):
-    """A model, and the world whose texts it reads. Raises ValueError."""
-    # A run's weights.pt has the form of a base.
-    model, about = load_base(path)
-    return model, ToyWorld(about["domains"])
-
-
-def read_run(folder, world):
+def tasks_learned(folder, world):
     """The run in a folder -> the file of its base, its tasks {"1": (task, prompt it learned), ...}.
 
     None and {} where there is no finished run. Raises ValueError where its files are damaged.
@@ -93,7 +85,7 @@ def read_run(folder, world):
         return Path(config["base"]), learned
     except FileNotFoundError:  # a base that lies in no run
         return None, {}
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         raise ValueError(f"config.json or result.json in {folder} is damaged, or too old") from None
 
 
@@ -124,13 +116,14 @@ class Dialogue:
     """
 
     def __init__(self, weights, seed):
-        model, self.world = open_model(weights)
-        self.base, self.learned = read_run(weights.parent, self.world)
+        opened = load_base(weights)
+        self.world = opened.world
+        self.base, self.learned = tasks_learned(weights.parent, self.world)
 
         # All randomness: the same lines give the same dialogue.
         self.rng = random.Random(seed)  # of questions
         noise = torch.Generator().manual_seed(seed)  # of answers and reflections
-        self.sampler = Sampler(model, self.world, 1.0, noise)  # 1.0: the temperature
+        self.sampler = Sampler(opened.model, self.world, 1.0, noise)  # 1.0: the temperature
 
         # Begin with the last task of the run, or else with the first domain.
         first, *_ = self.world.domains
@@ -270,7 +263,8 @@ class Dialogue:
             show("right")
         elif question.want:
             show(f"wrong: the right answer is {question.want}")
-            self.wrong[question.topic].append((question, outcome))
+            if sampler is self.sampler:  # the base's own mistakes are not this model's
+                self.wrong[question.topic].append((question, outcome))
         else:
             show("not judged: this topic has no hidden rule, and no instruction that is known")
 
@@ -321,7 +315,7 @@ class Dialogue:
         if not self.base:
             raise ValueError("compare needs a run: start with --weights out/RUN/weights.pt")
         self.question()  # there must be one
-        base, _ = open_model(self.base)
+        base = load_base(self.base).model
 
         # Both answer the same question, under the same prompt, with the same noise: the base has a
         # copy of it.

@@ -51,7 +51,7 @@ PATIENCE = 5  # steps in a row with numbers that are not finite, until a run giv
 # --- settings ---
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Config(prepare.BaseSettings):
     """Every setting of a run, with those of its base; the command line is made of these fields."""
 
@@ -82,7 +82,7 @@ class Config(prepare.BaseSettings):
     prompt: str = setting(
         "",
         "file with the prompt to begin with; default: one without instructions",
-        clean=prepare.clean_prompt,
+        is_file=True,
     )
     device: str = setting("auto", "where to run", ("auto", "cpu", "cuda", "mps"), may_change=True)
     compile: bool = setting(
@@ -127,7 +127,7 @@ class Config(prepare.BaseSettings):
 # --- the learner's state ---
 
 # What a checkpoint holds as it is, beside the states of policy, optimizer and population.
-COUNTERS = ("step", "rollouts", "tokens", "skipped", "shown", "evolved", "at_end")
+SAVED = ("step", "rollouts", "tokens", "skipped", "shown", "evolved", "at_end")
 
 
 class Learner:
@@ -179,7 +179,7 @@ class Learner:
 
     def state_dict(self):
         """What a checkpoint holds: all that cannot be made again from the settings."""
-        state = {name: getattr(self, name) for name in COUNTERS}
+        state = {name: getattr(self, name) for name in SAVED}
         state["model"] = self.policy.state_dict()
         state["optimizer"] = self.optimizer.state_dict()
         state["population"] = self.population.state_dict()
@@ -190,12 +190,13 @@ class Learner:
         """Raises ValueError for a state that does not fit; the message goes on after "<file> "."""
         if state.get("base") != self.origin.checksum:
             raise ValueError(
-                f"is of a run that began with another base than {self.cfg.base}, or of no run"
+                f"is of a run that began with another base than {self.cfg.llm or self.cfg.base}, "
+                "or of no run"
             )
         self.policy.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.population.load_state_dict(state["population"], self.world.is_prompt)
-        for name in COUNTERS:
+        for name in SAVED:
             setattr(self, name, state[name])
 
     def save(self):
@@ -207,6 +208,11 @@ class Learner:
         """The index of the task that a step trains on: the stream moves on after every stage."""
         # After its last task a stream stays there.
         return min(step // self.cfg.stage, len(self.tasks) - 1)
+
+    @property
+    def trained_task(self):
+        """The index of the task that the last step has trained on; before the first step, 0."""
+        return self.task_at(max(self.step - 1, 0))
 
     def questions_of(self, step, n, purpose="questions"):
         """n questions that a step trains on: a function of (seed, step), known ahead.
@@ -239,8 +245,7 @@ class Learner:
     def log_skills(self):
         """Where it is asked for: what is left of what the base could do. Forgetting shows here."""
         if self.cfg.skills:
-            skills = self.origin.skills(self.policy)
-            self.log("skills", self.task_at(max(self.step - 1, 0)), **skills)
+            self.log("skills", self.trained_task, **self.origin.skills(self.policy))
 
 
 # --- one cycle ---
@@ -507,8 +512,7 @@ def evaluate_stream(learner: Learner):
     """
     # Which tasks?
     cfg = learner.cfg
-    last_step = max(learner.step - 1, 0)
-    current = learner.task_at(last_step)
+    current = learner.trained_task
     coming = learner.task_at(learner.step)
     indices = sorted({current, coming})
 
@@ -544,7 +548,7 @@ def closing_table(learner: Learner):
     """What each channel is worth on every task, with the prompt that the task was left with.
 
     The metrics also go into result.json. The trained weights go into weights.pt, which another run
-    can take as its --base.
+    can take as its --base (not with --llm).
     """
     learner.log_skills()
     results = []
@@ -556,6 +560,10 @@ def closing_table(learner: Learner):
         for name, model in (("base weights", learner.base), ("final weights", learner.policy)):
             cells = [evaluate(learner, model, i, prompt) for prompt in prompts]
             accuracy[name] = [cell.accuracy for cell in cells]
+        # A run may end between two evaluations.
+        if i == learner.trained_task:
+            own = learner.seed_prompt if learner.cfg.method == "distill" else evolved
+            learner.at_end[i] = evaluate(learner, learner.policy, i, own).accuracy
         result = {
             "task": task.name,
             "hidden": task.instructions,
@@ -588,6 +596,7 @@ def closing_table(learner: Learner):
 def check_settings(cfg: Config):
     """Raises ValueError, with what would be right, for settings that do not fit together."""
     prepare.check_tasks(cfg)
+    prepare.check_prompt(cfg)
     if cfg.method == "fst" and cfg.group % cfg.population:
         raise ValueError(
             f"population ({cfg.population}) must divide group ({cfg.group}): "
@@ -602,12 +611,12 @@ def main(argv=None):
         check_settings(cfg)
         device = pick_device(cfg.device, cfg.compile)
         if cfg.pretrain:
-            return prepare.prepare_base(cfg)
+            return prepare.train_base(cfg, device, cfg.minutes)
 
         # A new learner in a new folder, or one that goes on from its last checkpoint.
         name = "-".join([cfg.method, *cfg.tasks, f"seed{cfg.seed}"])
         folder = RunFolder(cfg.out, f"out/{name}", cfg.resume)
-        learner = Learner(cfg, prepare.open_base(cfg), device, folder)
+        learner = Learner(cfg, prepare.open_base(cfg, device), device, folder)
         begun = folder.restore(learner)
         folder.save_settings(cfg)
 

@@ -4,7 +4,8 @@
     python view.py out/A out/B        A, with the curves of B laid over its own
 
 The page needs no network and no script. It can be made while a run is still going; train.py does so
-at every evaluation. All it shows comes from the files of the run, see docs/RUNS.md.
+at every evaluation. What it shows comes from the files of the run (see docs/RUNS.md), and the
+hidden rules of a run that has not ended from tasks/.
 
 Read from the top: the files of a run, how text becomes HTML, then the parts of the page in their
 order, and what train.py shows of a run in the terminal. The page itself, with its headings, is a
@@ -125,7 +126,7 @@ def read_run(path: Path) -> Run:
 
     # What comes after the last line end is nothing, or a line that is being written just now.
     lines = [json.loads(words) for words in log.split("\n")[:-1]]
-    if not lines:
+    if not of(lines, "eval"):
         raise ValueError("nothing has been measured yet")
 
     # What people call the run: its folder.
@@ -290,7 +291,7 @@ def stage_marks(run: Run, right: float) -> Iterator[Html]:
 def slow_charts(runs: list[Run], right: float) -> Iterator[Html]:
     """The metrics of the gradient steps, a small chart for each."""
     for name, title in FIGURES.items():
-        # The axis ends at the highest value. No chart where no run has the metric.
+        # The axis ends at the highest value. No chart of what is missing or 0 all the time.
         curves = [curve(of(run.lines, "slow"), name) for run in runs]
         metrics = [metric for points in curves for _, metric in points if metric]
         if metrics:
@@ -491,18 +492,18 @@ def news(old: dict, new: dict, phase: dict) -> Iterator[str]:
         yield f"back from memory: {prompt}"
 
     # What is new in the best prompt.
+    origins = {(child["topic"], child["new"]): child for child in phase["accepted"]}
     for topic in sorted({*old, *new}):
         before = old.get(topic, "none")
         after = new.get(topic, "none")
         if before == after:
             continue
 
-        # A change comes with the reflection of the first accepted child that brought it in.
+        # A change comes with the reflection of the latest accepted child that brought it in.
         words = f"{topic}: {before}  ->  {after}"
-        for child in phase["accepted"]:
-            if (child["topic"], child["new"]) == (topic, after):
-                words += CHILD.format(**child) + indent(child["how"], "    ")
-                break
+        if (topic, after) in origins:
+            child = origins[topic, after]
+            words += CHILD.format(**child) + indent(child["how"], "    ")
         yield words
 
 

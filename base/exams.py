@@ -58,7 +58,7 @@ def solving(rng: Random, domain: Domain, difficulty: int, length: int, held_out:
     return Item(prompt_text(prompt), question, lambda text: parse_answer(text) == want)
 
 
-def skills(domain: Domain) -> list[Item]:
+def skill_items(domain: Domain) -> list[Item]:
     """256 questions as the corpus asks them, always the same, each with the right instruction.
 
     What a model forgets is measured on them.
@@ -193,5 +193,5 @@ def base_skills(model: GPT, domains: list[Domain]) -> dict:
 
     "skills": for each domain the share of `skills` that it gets right; "corpus_loss": see there.
     """
-    rates = {domain.name: pass_rate(model, skills(domain)) for domain in domains}
+    rates = {domain.name: pass_rate(model, skill_items(domain)) for domain in domains}
     return {"skills": rates, "corpus_loss": corpus_loss(model, domains)}

@@ -12,12 +12,11 @@ from base.pretrain import LOOK_EVERY, pretrain
 from model import GPT, GPTConfig
 from plumbing import processes
 from plumbing.command_line import failures_in_one_line, setting
-from plumbing.devices import pick_device
 from plumbing.files import beside, load_checkpoint, lock
-from tasks import domain_of, domains, formats
+from tasks import domain_of, domains, formats, kind_of
 from tasks.world import ToyWorld
 from words import llm
-from words.tasks import kind_of
+from words.tasks import KINDS
 from words.world import parse_text
 
 SHIPPED = str(Path(__file__).resolve().with_name("base.pt"))  # the base that comes with the code
@@ -88,18 +87,21 @@ class Base:
         return base_skills(model, list(self.world.domains.values()))
 
 
-def open_base(cfg) -> Base | llm.Pretrained:
+def open_base(cfg, device: str) -> Base | llm.Pretrained:
     """The base of a run, trained first where the default one is missing.
 
     Raises ValueError where it cannot be used.
     """
     if cfg.llm:
-        return llm.open_llm(cfg)
-    prepare_base(cfg)
-    path = Path(cfg.base)
-    model, about = load_base(path)
-    world = ToyWorld(about["domains"])
-    return Base(model, world, about, zlib.crc32(path.read_bytes()))
+        return llm.open_llm(cfg.llm, device)
+
+    # A run that finds no base makes a quick one, which knows only the domains of its tasks.
+    if is_to_be_made(cfg):
+        minutes = min(cfg.minutes, QUICK_MINUTES * len(domains_of(cfg.tasks)))
+        if processes.rank() == 0:
+            print(f"the base {cfg.base} is not there yet: training one, {minutes:g} minutes")
+        train_base(cfg, device, minutes)
+    return load_base(Path(cfg.base))
 
 
 def check_tasks(cfg):
@@ -112,9 +114,15 @@ def check_tasks(cfg):
         raise ValueError(f"tasks must be names of tasks, not {cfg.tasks!r}")
 
     # The world of words has kinds of tasks, the toy world has domains.
-    check = kind_of if cfg.llm else domain_of
     for name in cfg.tasks:
-        check(name)
+        kind_of(name, KINDS if cfg.llm else domains())
+
+
+def check_prompt(cfg):
+    """Raises ValueError that names the first wrong line of --prompt, or says that it has none."""
+    parse = parse_text if cfg.llm else formats.parse_prompt
+    if cfg.prompt and not parse(cfg.prompt):
+        raise ValueError("the prompt names no instruction")
 
 
 def domains_of(tasks: list[str]) -> list[str]:
@@ -127,24 +135,8 @@ def corpus_domains() -> tuple[str, ...]:
     return tuple(dict.fromkeys((*CORPUS, *domains())))
 
 
-def clean_prompt(text: str, given: dict) -> str:
-    """A prompt that a person wrote, in the form in which it is saved: for --prompt.
-
-    given: the settings on the command line. Raises ValueError that names the first wrong line, or
-    where there is no instruction.
-    """
-    if given.get("llm"):
-        prompt = parse_text(text)
-    else:
-        prompt = formats.parse_prompt(text)
-        text = formats.prompt_text(prompt)
-    if not prompt:
-        raise ValueError("it names no instruction")
-    return text
-
-
-def load_base(path: Path) -> tuple[GPT, dict]:
-    """A base, and all that its checkpoint says about it.
+def load_base(path: Path) -> Base:
+    """The base in a file; a run's weights.pt has the same form.
 
     Raises ValueError where the file is missing or damaged, or is no base for the domains of today.
     """
@@ -159,58 +151,29 @@ def load_base(path: Path) -> tuple[GPT, dict]:
     try:
         model = GPT(GPTConfig(**contents["model_config"]))
         model.load_state_dict(contents["model"])
+        world = ToyWorld(contents["domains"])
     except (KeyError, TypeError, RuntimeError):  # the checkpoint of a run, for example
         raise ValueError(f"{path} is no base of this version") from None
-    return model, contents
+    return Base(model, world, contents, zlib.crc32(path.read_bytes()))
 
 
-def prepare_base(cfg):
-    """Train a base where --pretrain asks for it, or where the default one cannot be used.
+def is_to_be_made(cfg) -> bool:
+    """Whether a run must make its base: a default one that is missing.
 
-    cfg: the settings of the run. Raises what `fault_of_base` and `pretrain` raise.
+    A default base is the shipped one, or that in the folder of a --smoke run.
     """
-    # With --pretrain a base is trained in any case.
-    if cfg.pretrain:
-        train_base(cfg, cfg.minutes)
-        return
-
-    # A run that finds no base makes a quick one, which knows only the domains of its tasks.
-    fault = fault_of_base(cfg)
-    if fault:
-        minutes = min(cfg.minutes, QUICK_MINUTES * len(domains_of(cfg.tasks)))
-        if processes.rank() == 0:
-            print(f"{fault}: training one, {minutes:g} minutes")
-        train_base(cfg, minutes)
-
-
-def fault_of_base(cfg) -> str:
-    """Why a base must be trained first; "" where the base is good, or is not ours to replace.
-
-    Raises ValueError for a damaged base.
-    """
-    # Only a default base may be replaced: the shipped one, or that in the folder of a --smoke run.
-    # A run that has begun cannot go on with another one.
-    own = f"{cfg.out}/base.pt" if cfg.out else ""
+    # A run that has begun cannot go on with another base.
     begun = cfg.resume and (Path(cfg.resume) / "checkpoint.pt").exists()
-    if cfg.base not in (SHIPPED, own) or begun:
-        return ""
-
-    # A damaged file is not replaced: load_checkpoint raises.
-    if not os.path.lexists(cfg.base):
-        return f"the base {cfg.base} is not there yet"
-    contents = load_checkpoint(Path(cfg.base))
-    if contents.get("vocabulary") != formats.fingerprint():
-        return f"the base {cfg.base} knows another vocabulary"
-    return ""
+    is_default = cfg.base in (SHIPPED, f"{cfg.out}/base.pt")
+    return is_default and not begun and not os.path.lexists(cfg.base)
 
 
-def train_base(cfg, minutes: float):
+def train_base(cfg, device: str, minutes: float):
     """Train a base and write it to its file; an old base is kept beside it.
 
     Raises ValueError where another process is training it, and what `pretrain` raises.
     """
     path = Path(cfg.base)
-    device = pick_device(cfg.device)
     names = domains_of(cfg.tasks)
     stopped = (
         f"stopped; the base is saved every {LOOK_EVERY} steps in {beside(path, '.partial')}: "

@@ -105,11 +105,12 @@ def main(argv=None):
     parser.add_argument("--questions", type=int, default=500, help="at least, for each number")
     args = parser.parse_args(argv)
     with command_line.failures_in_one_line("stopped"):
-        model, about = load_base(args.base)
+        base = load_base(args.base)
         if args.questions < 1:
             raise ValueError("--questions must be 1 at least")
+        about = base.about
         print(f"{about['step']} steps, {about['elapsed']:.0f} s; {args.questions} questions.\n")
-        rows = (examine(model, args.questions, name) for name in about["domains"])
+        rows = (examine(base.model, args.questions, name) for name in about["domains"])
         for cells in chain([HEAD, ["---"] * len(HEAD)], rows):
             print(f"| {' | '.join(cells)} |", flush=True)
 

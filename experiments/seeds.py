@@ -24,7 +24,7 @@ ROW = "{:26}" + 5 * "{:>10}"  # a name, a metric of each seed, their mean and st
 
 
 def make(name: str, options: list[str], seed: int) -> Run:
-    """Carry a run through, unless it is finished. Exits where train.py does."""
+    """Carry a run through, or go on with it, unless it is finished. Exits where train.py does."""
     out = Path("out") / f"{name}-{seed}"
     if (out / "result.json").exists():
         print(f"{out} is finished already")
@@ -32,14 +32,18 @@ def make(name: str, options: list[str], seed: int) -> Run:
 
     # The hidden rules are a function of the task's name and the seed. The last --prompt counts.
     if "right" in options:
+        if "--tasks" not in options:
+            raise ValueError("--prompt right needs --tasks with one task")
         task = options[options.index("--tasks") + 1]
         path = Path("out") / f"right-{task}-{seed}.txt"
         write_prompt(path, right_prompt(task, seed))
         options = [*options, "--prompt", str(path)]
 
     # The bar shows how far it is; what a run prints is in its samples.txt, too.
-    command = [sys.executable, str(ROOT / "train.py"), *options]
-    command += ["--seed", str(seed), "--out", str(out)]
+    words = [*options, "--seed", str(seed), "--out", str(out)]
+    if (out / "config.json").exists():
+        words = ["--resume", str(out)]
+    command = [sys.executable, str(ROOT / "train.py"), *words]
     ended = subprocess.run(command, check=False, stdout=subprocess.DEVNULL)
     if ended.returncode:
         raise SystemExit(ended.returncode)
@@ -72,7 +76,8 @@ def main(argv: list[str]):
     if not argv or argv[0].startswith("-"):
         parser.error("first a name for the runs, then options of train.py")
     name, *options = argv
-    runs = [metrics_of(make(name, options, seed)) for seed in SEEDS]
+    with command_line.failures_in_one_line("stopped; the same command goes on from there"):
+        runs = [metrics_of(make(name, options, seed)) for seed in SEEDS]
 
     print(ROW.format(name, *[f"seed {seed}" for seed in SEEDS], "mean", "std"))
     for metric in runs[0]:

@@ -12,14 +12,13 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 from plumbing import console, processes
 from plumbing.files import read_json
 
 PATHS = ("out", "base", "resume")  # settings that are paths
-FILE_BYTES = 10_000  # a file that is larger is no prompt: a task has four topics
+FILE_BYTES = 10_000  # a text file that an option names is no larger
 
 # How argparse reads a setting, by the type of its default.
 READ = {
@@ -37,7 +36,7 @@ def setting(
     choices: tuple | None = None,
     low: float | None = None,
     may_change: bool = False,
-    clean: Callable[[str, dict], str] | None = None,
+    is_file: bool = False,
 ):
     """A field of a settings class, with what the command line must know about it.
 
@@ -45,8 +44,7 @@ def setting(
     help: its line in --help.
     choices: the values that it may take, or low: the smallest number that it may be.
     may_change: whether it may change when a run is resumed.
-    clean: the option names a text file; clean(its text, all settings that were given) makes the
-        setting of it. Raises ValueError for a wrong text.
+    is_file: the option names a text file, and the setting is its text.
     """
     return dataclasses.field(default=default, metadata=locals())  # the arguments, by their names
 
@@ -82,8 +80,8 @@ def parse(Config: type, argv: list[str] | None, presets: dict[str, dict]):
         if value and (name in PATHS or (name == "llm" and os.path.exists(value))):
             given[name] = os.path.realpath(value)
         # The text is saved with the other settings: a resumed run does not need the file.
-        if value and field.metadata["clean"]:
-            given[name] = read_text(field, value, given)
+        if value and field.metadata["is_file"]:
+            given[name] = read_text(name, value)
 
     # Below them are those of the run that is resumed, or those of a preset.
     if given.get("resume"):
@@ -135,24 +133,22 @@ def add_option(parser: argparse.ArgumentParser, field: dataclasses.Field):
     parser.add_argument(option, help=help, **reading)
 
 
-def read_text(field: dataclasses.Field, path: str, given: dict) -> str:
-    """The text of the file that an option names, in UTF-8. Raises ValueError, or OSError.
-
-    given: all settings on the command line.
-    """
+def read_text(name: str, path: str) -> str:
+    """The text of the file that an option names, in UTF-8. Raises ValueError, or OSError."""
     # A file like /dev/zero has no end, so no more is read than is allowed.
     with open(path, "rb") as file:
         data = file.read(FILE_BYTES + 1)
 
     # Whatever is wrong with the text, the message begins with the option and the file.
-    clean = field.metadata["clean"]
     try:
         if len(data) > FILE_BYTES:
             raise ValueError(f"it is longer than {FILE_BYTES} bytes")
         text = data.decode("utf-8-sig")  # without the byte-order mark that some editors write
-        return clean(text, given)
+        if not text:
+            raise ValueError("it is empty")
+        return text
     except ValueError as error:  # UnicodeDecodeError is one
-        raise ValueError(f"--{field.name} {path}: {error}") from None
+        raise ValueError(f"--{name} {path}: {error}") from None
 
 
 def apply_preset(values: dict, given: dict) -> dict:

@@ -90,7 +90,7 @@ class RunFolder(ExitStack):
     def say(self, step: int, words: str):
         """Print above the progress bar, and append to samples.txt.
 
-        What a model wrote must not steer a terminal: a control character becomes a question mark.
+        What a model wrote must not steer a terminal: only plain ASCII is kept.
         """
         words = printable(words)
         self.show(words)

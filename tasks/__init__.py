@@ -35,7 +35,7 @@ class Question:
 class Task:
     """A domain with a hidden rule for each of four topics.
 
-    Rules of two and three operations are held out: the base has never seen them.
+    Its rules of two and three operations are held-out ones: the base has never seen them.
     """
 
     domain: Domain
@@ -71,19 +71,20 @@ class Task:
 
 def domain_of(name: str) -> str:
     """The domain of a task. Raises ValueError for an unknown one."""
-    return kind_of(name, domains(), "strings")
+    return kind_of(name, domains())
 
 
-def kind_of(name: str, kinds: Iterable[str], example: str) -> str:
+def kind_of(name: str, kinds: Iterable[str]) -> str:
     """The kind of a task: "strings" of "strings", and of "strings:2", another task of that kind.
 
     Raises ValueError, with an example, for what is none of the kinds.
     """
     kind, colon, number = name.partition(":")
     if kind not in kinds or bool(colon) != number.isdigit():
+        *_, last = kinds
         known = ", ".join(kinds)
         raise ValueError(
-            f"unknown task '{name}': known tasks are {known}, and others like {example}:2"
+            f"unknown task '{name}': known tasks are {known}, and others like {last}:2"
         )
     return kind
 

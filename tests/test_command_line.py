@@ -205,17 +205,33 @@ def write(tmp_path, data: bytes) -> list[str]:
 def test_a_prompt_is_read_from_a_file_once(tmp_path, data):
     cfg = parse_config([*write(tmp_path, data)])
     check_config(cfg)
-    assert cfg.prompt == "rules\nblue: reverse raise\nred: sort\n"
+    assert formats.parse_prompt(cfg.prompt) == {"red": "sort", "blue": "reverse raise"}
     assert dataclasses.replace(cfg, prompt="") == Config()
 
 
 @pytest.mark.parametrize(
     "data, right",
     [
-        (b"", "it names no instruction"),
-        (b"rules\n\n", "it names no instruction"),
+        (b"", "it is empty"),
+        (b"\xef\xbb\xbf", "it is empty"),
         (b"\x80\x00\xff", "can't decode"),
         ("red: sort".encode("utf-16"), "can't decode"),
+        (b"red: sort\n" * 1001, "longer than 10000 bytes"),
+    ],
+)
+def test_a_file_that_is_no_text_is_refused(tmp_path, data, right):
+    argv = write(tmp_path, data)
+    with pytest.raises(
+        ValueError, match=f"^--prompt {re.escape(argv[1])}: .*{re.escape(right)}"
+    ) as error:
+        parse_config(argv)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "data, right",
+    [
+        (b"rules\n\n", "the prompt names no instruction"),
         (b"\x7fELF\0\0", "line 1 of the prompt"),
         (b"red: sort\nsort it", "line 2 of the prompt, 'sort it', must be a topic"),
         (
@@ -225,15 +241,11 @@ def test_a_prompt_is_read_from_a_file_once(tmp_path, data):
         (b"red: sort then left, please", "an instruction of one to three lower-case words"),
         (b"red: sort<eos>", "line 1"),
         (b"red: sort\x1b[2J", r"'red: sort\x1b[2J'"),
-        (b"red: sort\n" * 1001, "longer than 10000 bytes"),
     ],
 )
-def test_a_file_that_is_no_prompt_is_refused(tmp_path, data, right):
-    argv = write(tmp_path, data)
-    with pytest.raises(
-        ValueError, match=f"^--prompt {re.escape(argv[1])}: .*{re.escape(right)}"
-    ) as error:
-        parse_config(argv)
+def test_a_text_that_is_no_prompt_is_refused(tmp_path, data, right):
+    with pytest.raises(ValueError, match=re.escape(right)) as error:
+        check_config(parse_config(write(tmp_path, data)))
     assert "\n" not in str(error.value)
 
 
@@ -275,12 +287,13 @@ lines = st.lists(
 def test_any_file_is_a_prompt_or_refused_in_one_line(tmp_path, data):
     argv = write(tmp_path, data)
     try:
-        prompt = parse_config(argv).prompt
+        cfg = parse_config(argv)
+        check_config(cfg)
     except ValueError as error:
         assert "\n" not in str(error) and str(error).isprintable() and len(str(error)) < 600
     else:
-        rules = formats.parse_prompt(prompt)
-        assert rules and formats.prompt_text(rules) == prompt and prompt.isascii()
+        rules = formats.parse_prompt(cfg.prompt)
+        assert rules and formats.parse_prompt(formats.prompt_text(rules)) == rules
 
 
 def test_a_resumed_run_does_not_need_the_file_again(saved, tmp_path):
@@ -289,15 +302,14 @@ def test_a_resumed_run_does_not_need_the_file_again(saved, tmp_path):
         "prompt": parse_config(argv).prompt
     }
     (saved / "config.json").write_text(json.dumps(changed), encoding="utf-8")
-    assert (
-        parse_config(["--resume", str(saved), *argv]).prompt == "rules\nred: sort\n"
-    )  # the same: no matter
+    # The same text again is no matter.
+    assert parse_config(["--resume", str(saved), *argv]).prompt == "red: sort"
     write(tmp_path, b"red: left")
     with pytest.raises(ValueError, match=r"^prompt is .*sort.* not .*left") as error:
         parse_config(["--resume", str(saved), *argv])
     assert "\n" not in str(error.value)
     (tmp_path / "prompt.txt").unlink()
-    assert parse_config(["--resume", str(saved)]).prompt == "rules\nred: sort\n"
+    assert parse_config(["--resume", str(saved)]).prompt == "red: sort"
 
 
 @pytest.mark.parametrize(
@@ -323,7 +335,7 @@ def test_a_bad_prompt_writes_nothing(capsys, base, tmp_path):
     prompt.write_text("red: sort\n\x1b[2Jpurple: rain", encoding="utf-8")
     out = tmp_path / "run"
     said = toy.refused(capsys, "--base", base, "--out", out, "--prompt", prompt)
-    assert f"--prompt {prompt}: line 2 of the prompt" in said and said.isprintable()
+    assert "line 2 of the prompt" in said and said.isprintable()
     said = toy.refused(capsys, "--base", base, "--out", out, "--prompt", tmp_path / "none")
     assert "No such file" in said and str(tmp_path / "none") in said
     assert not (tmp_path / "run").exists()

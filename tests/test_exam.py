@@ -9,7 +9,7 @@ from tests import toy
 
 def test_a_row_has_a_number_for_each_exam(tmp_path):
     toy.make_base(tmp_path / "base.pt")
-    model, _ = load_base(tmp_path / "base.pt")
+    model = load_base(tmp_path / "base.pt").model
     cells = exam.examine(model, 3, "numbers")
     assert len(cells) == len(exam.HEAD) and cells[0] == "numbers"
     for words, cell in zip(exam.HEAD, cells, strict=True):

@@ -532,7 +532,7 @@ def test_restored_population_goes_on_as_if_it_had_never_stopped():
         world.phase(population)
         if stop:
             state = json.loads(json.dumps(population.state_dict()))
-            population = Population(1, seed=99, start={})
+            population = Population(4, seed=99, start={})
             population.load_state_dict(state, is_prompt)
         world.phase(population)
         outcomes.append(population.state_dict())

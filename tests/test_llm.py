@@ -5,7 +5,6 @@ import math
 import random
 import re
 import zlib
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -118,6 +117,9 @@ def test_rl_trains_under_a_fixed_prompt_of_examples(run, tmp_path, capsys):
     out = run("--method", "rl", "--tasks", "sums", "--prompt", str(file))
     assert toy.kinds(out, "eval")[-1]["prompt"] == {TOPIC: text.rstrip("\n")}
 
+    # Going on, the same file may be named again.
+    train.main(["--resume", str(out), "--prompt", str(file)])
+
 
 def test_the_settings_of_such_a_run_are_its_own_where_none_are_given(run, folder):
     cfg = train.command_line.parse(train.Config, ["--llm", str(folder)], {})
@@ -146,7 +148,7 @@ def test_bad_input_is_one_line_with_code_2(tmp_path, folder, capsys, monkeypatch
     prompt = tmp_path / "prompt.txt"
     prompt.write_text("\n47 + 5 = 52 + 0", encoding="utf-8")
     said = toy.refused(capsys, "--llm", folder, "--prompt", prompt)
-    assert f"--prompt {prompt}: line 2 of the prompt" in said
+    assert "line 2 of the prompt" in said
     short = make_folder(tmp_path / "short", max_position_embeddings=64)
     said = toy.refused(capsys, "--llm", short, *out)
     assert "tokens, the model reads 64: choose a model with a longer context" in said
@@ -172,7 +174,7 @@ def test_the_loss_on_the_held_out_text_is_that_of_its_tokens(folder, monkeypatch
 def test_other_weights_have_another_checksum(folder, tmp_path):
     make_folder(tmp_path / "other", seed=1)
     names = (str(folder), str(folder), str(tmp_path / "other"))
-    opened = [llm.open_llm(SimpleNamespace(llm=name, device="cpu")) for name in names]
+    opened = [llm.open_llm(name, "cpu") for name in names]
     first, again, other = (base.checksum for base in opened)
     assert first == again != other
 

@@ -6,7 +6,7 @@ import pytest
 
 import train
 from base import prepare
-from base.prepare import SHIPPED, clean_prompt, corpus_domains, load_base
+from base.prepare import SHIPPED, corpus_domains, load_base
 from plumbing.files import beside, load_checkpoint, lock, save_checkpoint
 from tasks import domains, formats
 from tests import toy
@@ -74,21 +74,14 @@ def test_a_missing_default_base_is_trained(default_base, capsys):
     assert minutes == [12] and path.exists()
 
 
-def test_a_default_base_of_another_vocabulary_is_replaced_and_kept(default_base, capsys):
-    path, minutes = default_base
-    toy.make_base(path, vocabulary="another")
-    old = path.read_bytes()
-    train.main([*toy.SIZES, "--base", str(path), "--steps", "0"])
-    assert "knows another vocabulary: training one" in capsys.readouterr().out and minutes == [12]
-    [kept] = path.parent.glob("base-*.pt")
-    assert kept.read_bytes() == old and load_checkpoint(path)["vocabulary"] == formats.fingerprint()
-
-
-def test_a_damaged_default_base_is_left_alone(default_base, capsys):
+def test_a_default_base_that_cannot_be_used_is_left_alone(default_base, capsys):
     path, minutes = default_base
     path.write_bytes(b"hello")
     assert "damaged" in toy.refused(capsys, *toy.SIZES, "--base", path)
-    assert path.read_bytes() == b"hello" and minutes == []
+    assert path.read_bytes() == b"hello"
+    toy.make_base(path, vocabulary="another")
+    assert "knows another vocabulary" in toy.refused(capsys, *toy.SIZES, "--base", path)
+    assert minutes == []
 
 
 def test_a_default_base_behind_a_broken_link_is_not_trained_anew(default_base, capsys):
@@ -128,12 +121,12 @@ def test_a_task_that_the_base_was_not_trained_on_is_refused(start, tmp_path, cap
 def test_the_shipped_base_comes_with_the_code_and_knows_its_words():
     assert train.Config.base == SHIPPED
     assert Path(SHIPPED) == Path(__file__).resolve().parent.parent / "base" / "base.pt"
-    model, about = load_base(Path(SHIPPED))
-    assert about["vocabulary"] == formats.fingerprint()
-    assert model.cfg.vocab_size == formats.encoding().n_vocab
+    base = load_base(Path(SHIPPED))
+    assert base.about["vocabulary"] == formats.fingerprint()
+    assert base.model.cfg.vocab_size == formats.encoding().n_vocab
 
 
-@pytest.mark.parametrize("broken", ["model", "model_config", "other sizes"])
+@pytest.mark.parametrize("broken", ["model", "model_config", "domains", "other sizes"])
 def test_a_checkpoint_that_is_no_base_is_called_so(tmp_path, broken):
     toy.make_base(tmp_path / "base.pt")
     contents = load_checkpoint(tmp_path / "base.pt")
@@ -150,9 +143,3 @@ def test_all_domains_join_pretraining_the_new_ones_last():
     names = corpus_domains()
     assert names[:4] == ("strings", "numbers", "star_graph", "facts")
     assert sorted(names) == sorted(domains())
-
-
-def test_a_prompt_that_a_person_wrote_is_read_as_models_read_it():
-    assert clean_prompt("red: sort\nblue: left", {}) == "rules\nblue: left\nred: sort\n"
-    with pytest.raises(ValueError, match="it names no instruction"):
-        clean_prompt("rules\n", {})

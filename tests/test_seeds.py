@@ -64,6 +64,22 @@ def test_the_table_says_what_the_logs_say(here, base, capsys):
     assert capsys.readouterr().out.count("is finished already") == 3
 
 
+def test_a_run_that_was_stopped_is_gone_on_with(here, base, capsys):
+    argv = [*toy.SIZES, "--base", str(base), "--steps", "4"]
+    train.main([*argv, "--seed", "1", "--out", "out/b-1"])
+    (here / "out" / "b-1" / "result.json").unlink()
+    argv[argv.index("--seed") : argv.index("--seed") + 2] = []
+    seeds.main(["b", *argv])
+    assert (here / "out" / "b-1" / "result.json").exists()
+
+
+def test_the_right_prompt_needs_a_task(here, capsys):
+    with pytest.raises(SystemExit) as ended:
+        seeds.main(["c", "--prompt", "right"])
+    [line] = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2 and line.endswith("--prompt right needs --tasks with one task")
+
+
 @pytest.mark.parametrize("argv", [[], ["--steps", "3"]])
 def test_without_a_name_it_says_what_is_missing(argv, capsys):
     with pytest.raises(SystemExit) as ended:

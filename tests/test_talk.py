@@ -1,5 +1,6 @@
 """talk.py: a dialogue in a terminal, one answer, bad input, the weights of a run, hostile text."""
 
+import dataclasses
 import io
 import json
 import os
@@ -18,6 +19,7 @@ import talk
 from plumbing.files import load_checkpoint, save_checkpoint
 from sampling import contexts_of
 from tasks import domains, formats, make_task
+from tasks.world import Outcome
 from tests import dialogue, toy
 
 ROOT = Path(talk.__file__).parent
@@ -174,7 +176,8 @@ def test_one_shot(run):
 
 
 def test_the_chances_are_products_of_token_probabilities():
-    model, world = talk.open_model(Path(talk.SHIPPED))
+    base = talk.load_base(Path(talk.SHIPPED))
+    model, world = base.model, base.world
     dialogue = talk.Dialogue(Path(talk.SHIPPED), 0)
     dialogue.instruct("red: friend boss")  # of another domain, but in the prompt
     dialogue.asked = ("red", "d a c b e", tuple("dacbe"))
@@ -410,7 +413,7 @@ def test_weights_of_a_run(start, run, base, monkeypatch):
     second = compared.index("--- trained weights")
     asked = after(screen, "ask red")[0]
     assert compared[1] == compared[second + 1] == asked
-    of_trained, of_base = (talk.open_model(path)[0] for path in (weights, base))
+    of_trained, of_base = (talk.load_base(path).model for path in (weights, base))
     assert compared[2] == f"likeliest instructions: {trace(of_base)}"
     assert compared[second + 2] == f"likeliest instructions: {trace(of_trained)}"
     assert trace(of_base) != trace(of_trained)
@@ -442,6 +445,22 @@ def test_equal_weights_give_equal_answers(run, saved_run):
     assert compared[:second] == compared[second + 1 :]
 
 
+def test_only_the_answers_of_the_model_itself_are_kept_for_its_reflection(saved_run, monkeypatch):
+    talking = talk.Dialogue(saved_run / "weights.pt", 0)
+    talking.begin(make_task("strings", 0), {})
+    talking.do_ask("red: d a c b")
+    talking.wrong.clear()
+    wrong = Outcome(0.0, "a")
+    answer = talk.Sampler.answer
+
+    def failing(sampler, jobs):
+        return dataclasses.replace(answer(sampler, jobs), outcomes=[wrong])
+
+    monkeypatch.setattr(talk.Sampler, "answer", failing)
+    talking.do_compare("")  # two answers, of which one is the base's
+    assert talking.wrong["red"] == [(talking.question(), wrong)]
+
+
 def test_a_prompt_of_the_run_comes_back_with_its_task(run, saved_run):
     lines = ["red: left", "domain strings", "prompt", "task 1"]
     screen = run("--weights", saved_run / "weights.pt", lines=lines)
@@ -455,7 +474,7 @@ def test_a_prompt_of_the_run_comes_back_with_its_task(run, saved_run):
 )
 def test_a_run_whose_files_are_damaged(run, capsys, saved_run, evolved):
     result = {"tasks": [{"task": "strings", "evolved": evolved}]}
-    tasks = ([3], 3, [{"task": "\x1b", "evolved": {}}])
+    tasks = ([3], 3, [{"task": "\x1b", "evolved": {}}], [{"task": 5, "evolved": {}}])
     texts = [json.dumps({"tasks": wrong}) for wrong in tasks]
     for text in (json.dumps(result), "", "[", "[]", *texts):
         (saved_run / "result.json").write_text(text, encoding="utf-8")

@@ -42,7 +42,7 @@ def learner_of(out) -> Learner:
     argv = ["--resume", str(out)]
     cfg = command_line.start(train.Config, argv, {"smoke": prepare.SMOKE})
     folder = RunFolder(cfg.out, "", cfg.resume)
-    learner = Learner(cfg, open_base(cfg), cfg.device, folder)
+    learner = Learner(cfg, open_base(cfg, cfg.device), cfg.device, folder)
     folder.restore(learner)
     return learner
 
@@ -520,6 +520,14 @@ def test_the_closing_table_tells_how_each_stage_ended(start):
     assert [round(accuracy, 6) for accuracy in at_end] == [found[place] for place in places]
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_that_ends_between_two_evaluations_tells_how_it_ended(start, method):
+    out = start(method=method, steps=5, eval_every=4, eval_questions=64, lr=0.03)
+    [task] = result_of(out)["tasks"]
+    seed_prompt, evolved = task["accuracy"]["final weights"]
+    assert task["at_end"] == (seed_prompt if method == "distill" else evolved)
+
+
 def test_a_task_that_comes_back_is_measured_once(start, monkeypatch):
     samples = []
     answer = Sampler.answer
@@ -598,7 +606,7 @@ def test_base_skills_are_measured_where_asked_for(start):
     assert all(0 <= rate <= 1 for rate in first["skills"].values())
     # random weights: about the logarithm of the vocabulary
     assert 4 < first["corpus_loss"] < 8
-    assert sum(len(exams.skills(domain)) for domain in domains().values()) >= 1000
+    assert sum(len(exams.skill_items(domain)) for domain in domains().values()) >= 1000
     assert not toy.kinds(start("plain", steps=0), "skills")
 
 

@@ -301,6 +301,9 @@ DAMAGE = {
     "an empty folder": lambda path: [file.unlink() for file in path.iterdir()],
     "no log": lambda path: (path / "log.jsonl").unlink(),
     "an empty log": lambda path: (path / "log.jsonl").write_text("", encoding="utf-8"),
+    "a log without an evaluation": lambda path: (path / "log.jsonl").write_text(
+        '{"kind": "skills", "step": 0, "task": 0, "rollouts": 0, "tokens": 0}\n', encoding="utf-8"
+    ),
     "half a line": lambda path: (path / "log.jsonl").write_text('{"kind": "ev', encoding="utf-8"),
     "a torn line": lambda path: (path / "log.jsonl").write_text('{"kind"\n{}\n', encoding="utf-8"),
     "a line of nothing": lambda path: (path / "log.jsonl").write_text("{}\n", encoding="utf-8"),

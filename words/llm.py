@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 
 from model import GPT, token_logprobs
-from plumbing.devices import pick_device
 from words.pretrained import load
 from words.world import WordWorld
 
@@ -53,17 +52,17 @@ class Pretrained:
         return {"text_loss": torch.cat(losses).mean().item()}
 
 
-def open_llm(cfg) -> Pretrained:
-    """The pretrained model that the settings of a run name. Raises ValueError."""
+def open_llm(name: str, device: str) -> Pretrained:
+    """The pretrained model that --llm names. Raises ValueError."""
     # On a GPU products are in bfloat16, here and in all that follows; weights stay in float32, and
     # so do optimizer and log-probabilities. Nothing is cached: CUDA graphs record the casts, too.
-    if pick_device(cfg.device) == "cuda":
+    if device == "cuda":
         torch.set_autocast_dtype("cuda", torch.bfloat16)
         torch.set_autocast_cache_enabled(False)
         torch.set_autocast_enabled("cuda", True)
-    model, tokenizer = load(cfg.llm)
+    model, tokenizer = load(name)
     checksum = 0
     for parameter in model.parameters():
         checksum = zlib.crc32(parameter.detach().numpy(), checksum)
-    about = {"llm": cfg.llm, "model_config": asdict(model.cfg)}
+    about = {"llm": name, "model_config": asdict(model.cfg)}
     return Pretrained(model, WordWorld(tokenizer), about, checksum)

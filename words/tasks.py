@@ -20,8 +20,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import tasks
-from tasks import Question
+from tasks import Question, kind_of
 
 TOPIC = "text"  # the one topic: a prompt of this world is one text
 PURPOSES = ("validation", "lessons", "lessons") + 5 * ("questions",)  # of the hash, modulo 8
@@ -72,15 +71,10 @@ def words_of(text: str) -> list[str]:
 
 def make_task(name: str, seed: int) -> Task:
     """The task that a name and a seed give. Raises ValueError for a name that is none."""
-    kind = kind_of(name)
+    kind = kind_of(name, KINDS)
     rng = random.Random(f"{name} {seed}")
     hidden, draw = KINDS[kind](rng)
     return Task(name, hidden, draw)
-
-
-def kind_of(name: str) -> str:
-    """The kind of a task: "sums" of "sums", and of "sums:2". Raises ValueError for no task."""
-    return tasks.kind_of(name, KINDS, "sums")
 
 
 # --- the kinds: from a random.Random, what is made up, and a function that draws questions ---
