@@ -10,7 +10,7 @@ from measure import Runs, load
 from root import KEPT, ROOT
 
 LABELS = {"rollouts": "rollouts, all counted", "kl_base": "KL to the base, nats per token"}
-COLOURS = {"fst": "tab:orange", "rl": "tab:blue", "gepa": "tab:green"}
+COLOURS = {"fst": "tab:orange", "rl": "tab:blue", "gepa": "tab:green", "examples": "tab:purple"}
 
 
 def panel(axes, runs: Runs, names, stage, x):
@@ -44,7 +44,7 @@ def picture(path, runs: Runs, x, panels):
 
 
 def draw(kept, folder):
-    """efficiency.png and kl.png, a panel for each domain; stream.png, one for each stage."""
+    """efficiency.png and kl.png, a panel for each domain; stream.png, for each stage; words.png."""
     runs = load(kept)
     domains = [(f"METHOD-{domain}", 0, domain) for domain in run.DOMAINS]
     stages = []
@@ -52,7 +52,9 @@ def draw(kept, folder):
         stages.append(("stream-METHOD", i, f"stage {i + 1}: {task}"))
     picture(folder / "efficiency.png", runs, "rollouts", domains)
     picture(folder / "kl.png", runs, "kl_base", domains)
+    kinds = [(f"words-METHOD-{kind}", 0, kind) for kind in run.KINDS]
     picture(folder / "stream.png", runs, "rollouts", stages)
+    picture(folder / "words.png", runs, "rollouts", kinds)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ def test_pictures_are_drawn_of_the_runs_that_are_there(tmp_path):
     write_run(kept, "stream-rl", 0, ["strings", "numbers", "facts", "strings"], 0.2)
     plot.draw(kept, tmp_path)
     pictures = sorted(path.name for path in tmp_path.glob("*.png"))
-    assert pictures == ["efficiency.png", "kl.png", "stream.png"]
+    assert pictures == ["efficiency.png", "kl.png", "stream.png", "words.png"]
 
 
 def test_the_bold_line_is_the_mean_of_the_seeds(tmp_path):
