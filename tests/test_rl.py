@@ -1,8 +1,5 @@
 """rl.py: every line of the loss, and the traps that others fell into."""
 
-import collections
-from unittest.mock import MagicMock
-
 import pytest
 import torch
 
@@ -10,6 +7,7 @@ import model
 import rl
 from model import GPT, GPTConfig, completion_logprobs, completion_mask, vocabulary_logprobs
 from tests.test_model import COMPLETIONS, CONTEXTS, PAIRS
+from tests.trl_oracle import loss_of_trl
 
 GROUPS = torch.tensor([[0, 1], [2, 3], [4, 5]])
 OTHERS = [[1, *context] for context in CONTEXTS]  # what the teacher reads
@@ -181,7 +179,7 @@ def test_reinforce_is_the_exact_policy_gradient_on_a_bandit():
 
 @pytest.mark.parametrize("off_policy", [False, True])
 def test_loss_and_gradient_equal_trl_cispo(off_policy):
-    trl = pytest.importorskip("trl.trainer.grpo_trainer")
+    pytest.importorskip("trl.trainer.grpo_trainer")
     generator = torch.Generator().manual_seed(0)
     # Both questions have 13 tokens: there the normalisers agree.
     lengths = torch.tensor([[3, 5, 1, 4], [4, 4, 3, 2]])
@@ -190,38 +188,7 @@ def test_loss_and_gradient_equal_trl_cispo(off_policy):
     rewards = torch.tensor([[1.0, 0, 0, 1], [0, 1, 0, 0]])
     advantages, keep = rl.group_advantages(rewards)
     mask = completion_mask(lengths.flatten(), 5)
-
-    # Its trainer with these settings, without a model.
-    trainer = MagicMock()
-    trainer._get_per_token_logps_and_entropies = lambda *a, **k: (logp, torch.zeros(8, 5), None)
-    trainer.configure_mock(
-        aux_loss_enabled=False,
-        top_entropy_quantile=1.0,
-        off_policy_mask_threshold=None,
-        beta=0.0,
-        loss_type="cispo",
-        importance_sampling_level="token",
-        epsilon_high=4.0,
-        epsilon_low=0.2,
-        use_vllm=False,
-        _entropy_bonus_enabled=False,
-        current_gradient_accumulation_steps=1,
-        _metrics=collections.defaultdict(lambda: collections.defaultdict(list)),
-    )
-    trainer.args.steps_per_generation = 1
-    trainer.args.delta = None
-    trainer.accelerator.num_processes = 1
-    inputs = {
-        "prompt_ids": torch.zeros(8, 5),
-        "prompt_mask": torch.zeros(8, 5),
-        "completion_ids": torch.zeros(8, 5),
-        "completion_mask": mask,
-        "advantages": advantages.flatten(),
-        "num_items_in_batch": mask.sum(),
-    }
-    if off_policy:
-        inputs["old_per_token_logps"] = old
-    theirs = trl.GRPOTrainer._compute_loss(trainer, MagicMock(training=True), inputs)
+    theirs = loss_of_trl(logp, old, advantages.flatten(), mask)
 
     weights = rl.token_weights(lengths, keep).flatten()
     ours = rl.policy_loss(logp, logp.detach(), advantages.flatten(), weights, mask, 0.0, old)
