@@ -254,44 +254,79 @@ def test_a_context_is_read_once_for_all_its_completions_and_only_where_there_is_
     assert seen[1:] == [(base, [[3], [6, 7]]), (policy, [[3], [6, 7]])]
 
 
-@pytest.mark.parametrize("rows", [1, 2, 4])
-def test_micro_batches_change_nothing(rows, monkeypatch):
-    weights = []
-    norms = []
-    for size in (64, rows):
-        set_rows_at_once(monkeypatch, size)
-        policy, base = make_models()
-        metrics = run_update(policy, base, [1.0, 0, 0, 1, 1, 0])
-        weights.append(torch.cat([p.detach().flatten() for p in policy.parameters()]))
-        norms.append(metrics["grad_norm"])
-    torch.testing.assert_close(*weights, atol=1e-6, rtol=1e-4)
-    assert norms[0] == pytest.approx(norms[1], rel=1e-4)
+def logprobs_of(gpt, context, completion, temperature):
+    """What a GPT gives all next tokens, (S, V): one completion at a time, by definition."""
+    logits = gpt(torch.tensor([context + completion]))[0, len(context) - 1 : -1]
+    return (logits / temperature).log_softmax(-1)
 
 
-def test_an_update_makes_the_rewarded_answer_likelier_and_moves_away_from_the_base():
+def loss_by_definition(policy, base, contexts, completions, worth, temperature, kl_coef):
+    """-> the loss of a batch with two completions of each context, and its summed KL (k3).
+
+    worth: of each completion that is learned from, its advantage and its weight.
+    """
+    loss = 0.0
+    kl = 0.0
+    for i, (advantage, weight) in worth.items():
+        completion = completions[i]
+        places = range(len(completion))
+        logp = logprobs_of(policy, contexts[i // 2], completion, temperature)[places, completion]
+        logb = logprobs_of(base, contexts[i // 2], completion, temperature)[places, completion]
+        token_loss = -advantage * logp + kl_coef * (logp - logb) ** 2 / 2
+        loss = loss + weight * token_loss.sum()
+        kl += ((logb - logp).exp() - 1 - (logb - logp)).sum().item()
+    return loss, kl
+
+
+@pytest.mark.parametrize("rows", [1, 4, 64])
+@pytest.mark.parametrize("max_norm", [0.01, 99.0])  # clipped, and not
+def test_an_update_is_one_clipped_step_along_the_gradient_of_the_loss(monkeypatch, max_norm, rows):
+    monkeypatch.setattr(rl, "MAX_NORM", max_norm)
+    set_rows_at_once(monkeypatch, rows)
     policy, base = make_models()
-    base.load_state_dict(policy.state_dict())
-    before = completion_logprobs(policy, CONTEXTS, COMPLETIONS, 1.0).sum(1)
-    metrics = run_update(policy, base, [1.0, 0, 0, 1, 1, 1])
-    after = completion_logprobs(policy, CONTEXTS, COMPLETIONS, 1.0).sum(1)
-    assert metrics["dropped_groups"] == 1
-    assert metrics["kl_base"] == pytest.approx(0, abs=1e-6)
-    assert after[0] - after[1] > before[0] - before[1]
-    assert after[3] - after[2] > before[3] - before[2]
-    assert run_update(policy, base, [1.0, 0, 0, 1, 1, 1])["kl_base"] > 0
+    moved, _ = make_models()
 
+    # As in `fst`: three questions, each under two prompts with two rollouts, prompt by prompt.
+    contexts = CONTEXTS + OTHERS
+    completions = COMPLETIONS + COMPLETIONS
+    groups = torch.tensor([[0, 1, 6, 7], [2, 3, 8, 9], [4, 5, 10, 11]])
+    rewards = torch.tensor([1.0, 0, 1, 0, 1, 1, 0, 0, 0, 1, 1, 1])
 
-def test_the_kl_of_the_log_is_k3_per_token_of_what_is_learned_from():
-    policy, base = make_models()
-    total = 0.0
-    count = 0
-    for context, completion in PAIRS[:4]:  # the last group has no spread
-        p = completion_logprobs(policy, [context], [completion], 1.0)[0].detach()
-        q = completion_logprobs(base, [context], [completion], 1.0)[0].detach()
-        total += ((q - p).exp() - 1 - (q - p)).sum().item()
-        count += len(completion)
-    metrics = run_update(policy, base, [1.0, 0, 0, 1, 1, 1])
-    assert metrics["kl_base"] == pytest.approx(total / count, rel=1e-4) and total > 0.01
+    # First question: one right answer of four, a standard deviation of 1/2, 10 tokens.
+    right = (1 - 1 / 4) / (1 / 2 + 1e-4)
+    wrong = (0 - 1 / 4) / (1 / 2 + 1e-4)
+    weight = 1 / 10 / 2
+    worth = {0: (right, weight), 1: (wrong, weight), 6: (wrong, weight), 7: (wrong, weight)}
+    # Second question: two of four, the root of 1/3, 6 tokens. The third one has no spread.
+    right = (1 - 1 / 2) / (3**-0.5 + 1e-4)
+    weight = 1 / 6 / 2
+    worth |= {2: (right, weight), 3: (-right, weight), 8: (-right, weight), 9: (right, weight)}
+
+    loss, kl = loss_by_definition(policy, base, contexts, completions, worth, 0.7, 0.3)
+    gradients = torch.autograd.grad(loss, list(policy.parameters()))
+    norm = sum(g.square().sum() for g in gradients).sqrt().item()
+    assert 0.01 < norm < 99.0
+
+    metrics = rl.update(
+        policy=moved,
+        base=base,
+        optimizer=torch.optim.SGD(moved.parameters(), lr=0.5),
+        contexts=contexts,
+        completions=completions,
+        sampled_logprobs=torch.zeros(12, 4),  # a single update has no use for them
+        rewards=rewards,
+        groups=groups,
+        temperature=0.7,
+        kl_coef=0.3,
+    )
+    assert metrics == {
+        "kl_base": pytest.approx(kl / 16, rel=1e-4),  # per token that is learned from
+        "grad_norm": pytest.approx(norm, rel=1e-4),
+        "dropped_groups": 1,
+    }
+    step = 0.5 * min(1.0, max_norm / norm)
+    for p, q, gradient in zip(policy.parameters(), moved.parameters(), gradients, strict=True):
+        torch.testing.assert_close(q, p - step * gradient, atol=1e-6, rtol=1e-4)
 
 
 def test_without_spread_no_weight_moves():
@@ -351,16 +386,13 @@ def distill(policy, teacher, optimizer, temperature=0.8) -> dict:
 def reverse_kl(policy, teacher, temperature):
     """Of every next token, averaged over all tokens: one rollout at a time, by definition."""
 
-    def distributions(gpt, context, completion):
-        logits = gpt(torch.tensor([context + completion]))[0, len(context) - 1 : -1]
-        return (logits / temperature).softmax(-1)
-
     total = 0.0
     count = 0
     for context, completion in PAIRS:
-        p = distributions(policy, context, completion)
-        q = distributions(teacher, OTHERS[CONTEXTS.index(context)], completion)
-        total = total + (p * (p.log() - q.log())).sum()
+        other = OTHERS[CONTEXTS.index(context)]
+        logp = logprobs_of(policy, context, completion, temperature)
+        logq = logprobs_of(teacher, other, completion, temperature)
+        total = total + (logp.exp() * (logp - logq)).sum()
         count += len(completion)
     return total / count
 
