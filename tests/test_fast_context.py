@@ -16,6 +16,8 @@ from fast_context import (
     Candidate,
     FastPhase,
     Population,
+    Trial,
+    beyond_noise,
     evolve,
     pareto_fronts,
     select_parents,
@@ -69,9 +71,13 @@ class World:
             proposals.append((new, f"reflection {self.reflections} {i}", 1))
         return proposals
 
-    def evolve(self, population, budget, anchor=ANCHOR, lessons=LESSONS, n=3, surprise=True):
+    def begin(self, population, budget, anchor=ANCHOR, lessons=LESSONS, n=3):
+        """A phase that has not done anything yet."""
         functions = (self.answer, self.reflect, is_prompt, shows)
-        return evolve(FastPhase(population, anchor, lessons, *functions, n, budget), surprise)
+        return FastPhase(population, anchor, lessons, *functions, n, budget)
+
+    def evolve(self, population, budget, surprise=True, **settings):
+        return evolve(self.begin(population, budget, **settings), surprise)
 
     def phase(self, population, budget=480):
         return self.evolve(population, budget)
@@ -219,6 +225,57 @@ def test_a_change_comes_with_the_reflection_that_made_it(monkeypatch):
     assert late
 
 
+def test_reflections_are_about_failures_and_keep_an_instruction_that_earned_something():
+    world = World(skill=0.5, insight=0.0)
+    reflect = world.reflect
+    partly = []
+
+    def watched(requests):
+        for topic, old, failures in requests:
+            assert all(outcome.score < 1 for _, outcome in failures)
+            if len(failures) < 3:  # of a minibatch of three
+                partly.append((topic, old))
+        return reflect(requests)
+
+    world.reflect = watched
+    world.phase(Population(4, seed=0, start=dict(TRUTH)))
+    assert len(partly) > 5 and all(old == TRUTH[topic] for topic, old in partly)
+
+
+def test_a_round_has_16_proposals_of_topics_in_turn_and_no_child_twice():
+    world = World(insight=1.0)
+    reflect = world.reflect
+    rounds = []
+
+    def watched(requests):
+        rounds.append([topic for topic, _, _ in requests])
+        return reflect(requests)
+
+    world.reflect = watched
+    population = Population(9, seed=0, start={})
+    world.phase(population)
+    assert max(map(len, rounds)) == 16
+    assert rounds[0] == 4 * sorted(TRUTH)  # without instructions every parent fails
+    prompts = [candidate.prompt for candidate in population.candidates]
+    assert len(prompts) > 4 and all(prompts.count(prompt) == 1 for prompt in prompts)
+
+
+def test_where_not_all_children_can_be_scored_the_largest_gain_comes_first():
+    population = Population(4, seed=0, start={})
+    phase = World().begin(population, budget=len(ANCHOR))
+    [parent] = population.candidates
+    small = Trial(parent, "red", [], prompt={"red": "sort"}, gain=1.0)
+    large = Trial(parent, "red", [], prompt={"red": "reverse"}, gain=2.0)
+    phase.accept([small, large])
+    assert [change["new"] for change in phase.report.accepted] == ["reverse"]
+
+
+def test_of_equally_good_candidates_the_older_one_is_kept():
+    population = Population(1, seed=0, start={})
+    population.keep_best([Candidate(2, {"red": "a"}, [1.0]), Candidate(1, {"red": "b"}, [1.0])])
+    assert population.best == {"red": "b"}
+
+
 def test_scores_of_old_weights_are_never_compared_with_new_ones():
     population = population_of(4, 0, {"red": "reverse"}, {"blue": "sort raise"})
     world = World(insight=0.0)
@@ -259,13 +316,6 @@ def test_a_right_prompt_is_never_lost_in_ten_phases(seed):
         assert TRUTH in [c.prompt for c in population.candidates]
 
 
-def test_fewer_questions_of_a_topic_than_a_minibatch():
-    world = World()
-    population = Population(4, seed=0, start={})
-    world.evolve(population, 200, lessons=LESSONS[:5])
-    assert population.candidates
-
-
 def test_parents_and_children_answer_lessons_and_only_anchor_questions_score():
     population = Population(4, seed=0, start={})
     world = World(insight=1.0)
@@ -284,8 +334,9 @@ def test_parents_and_children_answer_lessons_and_only_anchor_questions_score():
     assert {number for number, id in asked if id >= 6} == {3}
 
 
-@pytest.mark.parametrize("n, answered", [(1, 1), (5, 5), (9, 6)])  # a topic has six lessons
-def test_a_minibatch_has_so_many_lessons_of_one_topic(n, answered):
+# Of 24 lessons each topic has six; of 5 lessons red has two, the others have one.
+@pytest.mark.parametrize("n, lessons, answered", [(1, 24, 1), (5, 24, 5), (9, 24, 6), (3, 5, 1)])
+def test_a_minibatch_has_so_many_lessons_of_one_topic(n, lessons, answered):
     world = World(insight=1.0)
     sizes = set()
     answer = world.answer
@@ -295,7 +346,7 @@ def test_a_minibatch_has_so_many_lessons_of_one_topic(n, answered):
         return answer(jobs)
 
     world.answer = watched
-    report = world.evolve(Population(4, seed=0, start={}), 480, n=n)
+    report = world.evolve(Population(4, seed=0, start={}), 480, n=n, lessons=LESSONS[:lessons])
     assert sizes == {len(ANCHOR), answered} and report.calls <= 480
 
 
@@ -398,6 +449,67 @@ def test_when_the_world_changes_what_earns_nothing_is_dropped():
     assert population.best.get("gold") == TRUTH["gold"]
     for candidate in population.candidates:
         assert TRUTH["red"] not in candidate.prompt.values()
+
+
+def test_three_standard_errors_by_hand():
+    # Of 48 questions: 9 right answers against none, 31 against 16. A score of 8 cannot fall so far.
+    for high, low in ((9, 0), (31, 16)):
+        assert beyond_noise(high / 48, low / 48, 48)
+        assert beyond_noise(low / 48, high / 48, 48)
+        assert not beyond_noise((high - 1) / 48, low / 48, 48)
+
+
+@pytest.mark.parametrize(
+    "gone, surprise", [(["red", "blue"], False), (["red", "blue", "green"], True)]
+)
+def test_a_surprise_is_less_than_half_of_what_was_earned(gone, surprise):
+    population = population_of(4, 0, dict(TRUTH))
+    population.candidates[0].scores = [1.0] * len(ANCHOR)
+    world = World(insight=0.0, truth=TRUTH | dict.fromkeys(gone, "never"))
+    assert world.phase(population).surprise == surprise
+
+
+def surprised(*memory):
+    """A population for which nothing is right any more, and such a world."""
+    population = population_of(1, 0, dict(TRUTH))
+    population.candidates[0].scores = [1.0] * len(ANCHOR)
+    population.memory = list(memory)
+    return population, World(insight=0.0, truth=dict.fromkeys(TRUTH, "never"))
+
+
+def test_a_line_that_still_earns_something_stays():
+    population, world = surprised()
+
+    def outcome(prompt, question):
+        right = "gold" in prompt and question.topic == "gold" and question.id % 2 == 0
+        return SimpleNamespace(score=float(right), answer="")
+
+    world.outcome = outcome
+    report = world.phase(population)
+    assert report.surprise and len(report.dropped) == 3
+    assert population.best == {"gold": TRUTH["gold"]}
+
+
+def test_what_is_remembered_is_tried_within_the_budget():
+    population, world = surprised(*({"red": words} for words in ("sort", "left", "raise", "lower")))
+    report = world.phase(population, budget=len(ANCHOR))
+    # Of three times the budget: for the old prompt, for what is left of it, for one of the four.
+    assert report.surprise and report.calls == 3 * len(ANCHOR)
+
+
+# Of 24: two more than none may be luck; one is less than ten, by more than chance.
+@pytest.mark.parametrize("kept, remembered", [(0, 2), (10, 1)])
+def test_what_is_remembered_and_not_clearly_better_stays_out(kept, remembered):
+    population, world = surprised({"red": "left"})
+
+    def outcome(prompt, question):
+        n_right = remembered if prompt == {"red": "left"} else kept
+        return SimpleNamespace(score=float(question in ANCHOR[:n_right]), answer="")
+
+    assert beyond_noise(kept / 24, remembered / 24, 24) == (kept > remembered)
+    world.outcome = outcome
+    report = world.phase(population)
+    assert report.surprise and report.recalled == []
 
 
 def test_a_change_is_only_noticed_where_it_is_asked_for():
@@ -503,23 +615,14 @@ def test_a_prompt_holds_instructions_alone_whatever_the_reflector_writes(proposa
         assert parse_prompt(prompt_text(candidate.prompt)) == candidate.prompt
 
 
-@pytest.mark.parametrize(
-    "prompt",
-    [
-        {"red": "sort\nblue: left"},
-        {"red": ""},
-        {"red": "a b c d"},
-        {"purple": "sort"},
-        {"red": "sort<eos>"},
-        {"": ""},
-    ],
-)
-def test_a_restored_prompt_cannot_smuggle_in_a_line(prompt):
+@pytest.mark.parametrize("part", ["candidates", "memory"])
+def test_a_restored_prompt_cannot_smuggle_in_a_line(part):
     state = Population(4, seed=0, start={"red": "sort"}).state_dict()
-    state["candidates"][0][1] = prompt
+    hostile = {"red": "sort\nblue: left"}
+    damaged = {"candidates": [[0, hostile, []]], "memory": [hostile]}
     population = Population(4, seed=1, start={})
     with pytest.raises(ValueError, match="prompt") as error:
-        population.load_state_dict(state, is_prompt)
+        population.load_state_dict(state | {part: damaged[part]}, is_prompt)
     assert "\n" not in str(error.value)
     assert population.candidates[0].prompt == {}  # as it was before
 
