@@ -98,15 +98,12 @@ def test_rollouts_and_tokens_are_all_that_was_sampled_but_for_evaluations(
     counts = {True: 0, False: 0}
     tokens = {True: 0, False: 0}
     evaluating = watch_evaluations(monkeypatch)
-    sample = sampling.sample
 
-    def counted(*args, **settings):
-        rollouts = sample(*args, **settings)
+    def count(rollouts, *_, **settings):
         counts[evaluating[0]] += len(rollouts.lengths)
         tokens[evaluating[0]] += int(rollouts.lengths.sum())
-        return rollouts
 
-    monkeypatch.setattr(sampling, "sample", counted)
+    toy.watch(monkeypatch, sampling, "sample", count)
     out = start(method=method, steps=7)
     lines = toy.log_of(out)
     assert lines[-1]["rollouts"] == counts[False] > 0 and counts[True] > 0
@@ -144,14 +141,8 @@ def test_each_task_is_told_with_the_prompt_that_it_was_last_trained_under(start)
 
 def test_entropy_and_kl_are_per_token(start, monkeypatch):
     seen = []
-    answer = Sampler.answer
-
-    def watched(*args, **settings):
-        seen.append(answer(*args, **settings))
-        return seen[-1]
-
-    monkeypatch.setattr(Sampler, "answer", watched)
-    out = start(method="rl", steps=1, eval_every=1, lr=0.3)
+    toy.watch(monkeypatch, Sampler, "answer", lambda answers, *_, **settings: seen.append(answers))
+    out = start(method="rl", steps=1, eval_every=1, lr=0.3, temperature=0.8)
     slow = toy.kinds(out, "slow")[0]
     last = toy.kinds(out, "eval")[-1]
     # before the evaluation at step 1 there were one at step 0, and the rollouts
@@ -164,14 +155,14 @@ def test_entropy_and_kl_are_per_token(start, monkeypatch):
         count += len(completion)
     assert slow["entropy"] == pytest.approx(total / count, abs=1e-6) and total > 0
 
-    base = learner_of(out).base
+    learner = learner_of(out)
     total = 0.0
     count = 0
-    rows = zip(evaluated.contexts, evaluated.completions, evaluated.logprobs, strict=True)
-    for context, completion, logprobs in rows:
-        base_logprobs = completion_logprobs(base, [context], [completion], 1.0)[0]
-        log_r = base_logprobs - logprobs[: len(completion)]
-        total += (log_r.exp() - 1 - log_r).sum().item()
+    for context, completion in zip(evaluated.contexts, evaluated.completions, strict=True):
+        with torch.no_grad():
+            logp = completion_logprobs(learner.policy, [context], [completion], 0.8)
+            logb = completion_logprobs(learner.base, [context], [completion], 0.8)
+        total += ((logb - logp).exp() - 1 - (logb - logp)).sum().item()
         count += len(completion)
     assert last["kl_base"] == pytest.approx(total / count, abs=1e-5) and total > 0.01
 
@@ -186,22 +177,32 @@ def test_an_evaluation_in_parts_has_the_same_metrics(start, monkeypatch):
         assert one == pytest.approx(other, abs=1e-5)
 
 
+def test_greedy_accuracy_is_measured_at_temperature_0(start, monkeypatch):
+    seen = []
+
+    def note(answers, sampler, jobs, samples=1):
+        scores = [outcome.score for outcome in answers.outcomes]
+        seen.append((sampler.temperature, sum(scores) / len(scores)))
+
+    toy.watch(monkeypatch, Sampler, "answer", note)
+    [line] = toy.kinds(start("run", "--greedy", method="rl", steps=0, temperature=0.7), "eval")
+    assert seen[:2] == [(0.7, line["val_acc"]), (0.0, line["greedy_acc"])]
+
+
 @pytest.mark.parametrize("method", ["fst", "rl", "gepa"])
 def test_what_was_evaluated_is_evaluated_again_only_with_other_weights_or_another_prompt(
     start, monkeypatch, method
 ):
     measured = []
     evaluating = watch_evaluations(monkeypatch)
-    answer = Sampler.answer
 
-    def watched(sampler, jobs, *settings, **more):
+    def note(answers, sampler, jobs, samples=1):
         if evaluating[0]:
             weights = sum(p.double().sum().item() for p in sampler.model.parameters())
             [(prompt, _)] = jobs
             measured.append((weights, formats.prompt_text(prompt)))
-        return answer(sampler, jobs, *settings, **more)
 
-    monkeypatch.setattr(Sampler, "answer", watched)
+    toy.watch(monkeypatch, Sampler, "answer", note)
     out = start(method=method, steps=12)
     evaluations = toy.kinds(out, "eval")
     weights = {weights for weights, _ in measured}
@@ -228,6 +229,49 @@ def test_evaluations_also_tell_of_the_prompt_that_the_run_began_with(start, monk
     assert last["prompt"] == {"red": "sort"} and last["neutral_kl"] != last["kl_base"]
     assert last["neutral_acc"] == round(task["accuracy"]["final weights"][0], 6)
     assert last["neutral_kl"] == round(task["kl_base"][0], 6)
+
+
+def test_noise_is_new_in_every_turn_and_the_same_in_every_evaluation(start, monkeypatch):
+    seeds = {True: [], False: []}
+    evaluating = watch_evaluations(monkeypatch)
+
+    def note(sampler, learner, model, seed):
+        seeds[evaluating[0]].append(seed)
+
+    toy.watch(monkeypatch, Learner, "sampler", note)
+    start("one", "--seed", "2", steps=5)
+    start("other", "--seed", "3", steps=5)
+    assert set(seeds[True]) == {2, 3}
+    assert len(seeds[False]) > 10 and len(set(seeds[False])) == len(seeds[False])
+
+
+def test_settings_arrive_where_they_are_used(start, monkeypatch):
+    seen = {}
+
+    def note_update(metrics, *, optimizer, temperature, kl_coef, substeps, **settings):
+        decay = optimizer.defaults["weight_decay"]
+        seen.update(temperature=temperature, kl_coef=kl_coef, substeps=substeps, decay=decay)
+
+    def note_evolve(report, phase, surprise):
+        seen.update(memory=phase.population.memory_size, surprise=surprise)
+
+    toy.watch(monkeypatch, rl, "update", note_update)
+    toy.watch(monkeypatch, train, "evolve", note_evolve)
+    settings = {"temperature": 0.7, "kl_coef": 0.3, "substeps": 2, "memory": 1}
+    start("run", "--no-surprise", steps=1, **settings)
+    assert seen == settings | {"decay": 0.0, "surprise": False}
+
+
+@pytest.mark.parametrize("reflector", ["self", "base"])
+def test_the_policy_reflects_or_the_base(start, monkeypatch, reflector):
+    samplers = []
+    learners = []
+    toy.watch(monkeypatch, Sampler, "reflect", lambda _, sampler, asked: samplers.append(sampler))
+    toy.watch(monkeypatch, train, "slow_step", lambda _, learner, asked: learners.append(learner))
+    start(steps=1, reflector=reflector)
+    [learner] = learners
+    right = learner.base if reflector == "base" else learner.policy
+    assert samplers and all(sampler.model is right for sampler in samplers)
 
 
 def test_the_same_seed_gives_the_same_run_in_every_process(start, base, tmp_path):
@@ -284,15 +328,13 @@ def asked(monkeypatch):
     """Every question that is asked: {"train": [...], "validation": [...]}."""
     seen = {"train": [], "validation": []}
     evaluating = watch_evaluations(monkeypatch)
-    answer = Sampler.answer
 
-    def watched(sampler, jobs, samples=1):
+    def note(answers, sampler, jobs, samples=1):
         where = "validation" if evaluating[0] else "train"
         for _, questions in jobs:
             seen[where] += questions
-        return answer(sampler, jobs, samples)
 
-    monkeypatch.setattr(Sampler, "answer", watched)
+    toy.watch(monkeypatch, Sampler, "answer", note)
     return seen
 
 
@@ -313,43 +355,28 @@ def test_validation_questions_never_occur_in_training(start, asked, monkeypatch)
 def test_the_fast_phase_sees_the_first_questions_of_the_coming_steps(start, monkeypatch):
     ahead = []
     used = []
-    anchors = []
-    fast_phase = train.fast_phase
-    slow_step = train.slow_step
-    evolve = train.evolve
-
-    def watched_fast_phase(learner, questions, bar):
-        ahead.append(questions)
-        return fast_phase(learner, questions, bar)
-
-    def watched_slow_step(learner, questions):
-        used.append(questions)
-        return slow_step(learner, questions)
-
-    def watched_evolve(phase, surprise):
-        anchors.append(phase.anchor)
-        assert len(phase.lessons) == len(phase.anchor) and phase.lessons != phase.anchor
-        return evolve(phase, surprise)
-
-    monkeypatch.setattr(train, "fast_phase", watched_fast_phase)
-    monkeypatch.setattr(train, "slow_step", watched_slow_step)
-    monkeypatch.setattr(train, "evolve", watched_evolve)
-    start(steps=8)
+    phases = []
+    toy.watch(monkeypatch, train, "fast_phase", lambda _, learner, asked, bar: ahead.append(asked))
+    toy.watch(monkeypatch, train, "slow_step", lambda _, learner, asked: used.append(asked))
+    toy.watch(monkeypatch, train, "evolve", lambda _, phase, surprise: phases.append(phase))
+    # The second phase looks ahead from the last step of one task to the first of the next.
+    start("run", "--tasks", "strings", "numbers", stage=5, steps=8)
     cycles = [used[i : i + 2] for i in (0, 4)]  # no more than the anchor questions, 2 a step
     assert ahead == [list(itertools.chain(*cycle)) for cycle in cycles]
-    assert anchors == [questions[:4] for questions in ahead] and ahead[0] != ahead[1]
+    for phase, questions in zip(phases, ahead, strict=True):
+        assert phase.anchor == questions
+        assert len(phase.lessons) == 4 and not {*phase.lessons} & {*phase.anchor}
+    assert ahead[0] != ahead[1]
 
 
 def test_a_question_is_one_group_over_all_prompts_of_the_population(start, monkeypatch):
     seen = []
-    update = rl.update
 
-    def watched(*, optimizer, contexts, groups, **settings):
+    def note(metrics, *, optimizer, contexts, groups, **settings):
         texts = [formats.decode(tokens) for tokens in contexts]
         seen.append((texts, groups.tolist(), optimizer.param_groups[0]["lr"]))
-        return update(optimizer=optimizer, contexts=contexts, groups=groups, **settings)
 
-    monkeypatch.setattr(rl, "update", watched)
+    toy.watch(monkeypatch, rl, "update", note)
     monkeypatch.setattr(train, "WARMUP", 4)
     start(steps=4, batch=3, lr=0.01, passes=20)
     assert [lr for _, _, lr in seen] == pytest.approx([0.0025, 0.005, 0.0075, 0.01])
@@ -367,13 +394,11 @@ def test_rollouts_and_the_closing_table_are_under_the_prompt(start, tmp_path, mo
     prompt = tmp_path / "prompt.txt"
     prompt.write_text("red: sort\nblue: reverse raise\n", encoding="utf-8")
     seen = []
-    answer = Sampler.answer
 
-    def watched(sampler, jobs, **settings):
+    def note(answers, sampler, jobs, samples=1):
         seen.extend(prompt for prompt, _ in jobs)
-        return answer(sampler, jobs, **settings)
 
-    monkeypatch.setattr(Sampler, "answer", watched)
+    toy.watch(monkeypatch, Sampler, "answer", note)
     start(method="rl", steps=2, prompt=prompt)
     assert seen and all(prompt == {"red": "sort", "blue": "reverse raise"} for prompt in seen)
 
@@ -415,7 +440,8 @@ def failing(monkeypatch, steps):
 def test_a_step_without_finite_numbers_is_skipped_and_counted(start, monkeypatch):
     failing(monkeypatch, {2, 3, 5})
     out = start(steps=6)
-    assert [line["skipped"] for line in toy.kinds(out, "slow")] == [0, 1, 2, 2, 3, 3]
+    train.main(["--resume", str(out), "--steps", "7"])
+    assert [line["skipped"] for line in toy.kinds(out, "slow")] == [0, 1, 2, 2, 3, 3, 3]
     assert toy.kinds(out, "slow")[1]["grad_norm"] is None  # NaN is not JSON
 
 
@@ -502,6 +528,15 @@ def test_the_closing_table(start, capsys):
     assert task["evolved"] == population["candidates"][0][1]
 
 
+def test_the_closing_table_tells_the_base_from_the_trained_weights(start):
+    out = start(method="rl", steps=4, lr=0.3, eval_questions=64)
+    first, last = toy.kinds(out, "eval")
+    [task] = result_of(out)["tasks"]
+    base = round(task["accuracy"]["base weights"][0], 6)
+    final = round(task["accuracy"]["final weights"][0], 6)
+    assert base == first["val_acc"] != last["val_acc"] == final
+
+
 def test_each_task_of_a_stream_closes_with_the_prompt_that_it_had(start):
     out = start("stream", "--tasks", "strings", "numbers", steps=8, stage=4)
     results = result_of(out)["tasks"]
@@ -529,18 +564,12 @@ def test_a_run_that_ends_between_two_evaluations_tells_how_it_ended(start, metho
 
 
 def test_a_task_that_comes_back_is_measured_once(start, monkeypatch):
-    samples = []
-    answer = Sampler.answer
-
-    def watched(sampler, jobs, samples_of_each=1):
-        samples.append(samples_of_each)
-        return answer(sampler, jobs, samples_of_each)
-
-    monkeypatch.setattr(Sampler, "answer", watched)
+    seen = []
+    toy.watch(monkeypatch, Sampler, "answer", lambda answers, *_: seen.append(answers))
     start("once", "--tasks", "strings", method="rl", steps=0)
-    n = len(samples)
+    n = len(seen)
     start("twice", "--tasks", "strings", "strings", method="rl", steps=0)
-    assert len(samples) == 2 * n
+    assert len(seen) == 2 * n
 
 
 def test_the_memory_is_shown_and_written_at_the_end(start, monkeypatch, capsys):
@@ -559,24 +588,16 @@ def test_the_memory_is_shown_and_written_at_the_end(start, monkeypatch, capsys):
 
 
 def test_distillation_learns_without_rewards_what_the_best_prompt_says(start, monkeypatch):
-    distill = rl.distill
     seen = []
     teachers = []
 
-    def spy(*, policy, teacher, contexts, teacher_contexts, **settings):
+    def note(metrics, *, policy, teacher, contexts, teacher_contexts, temperature, **settings):
         seen.append((contexts, teacher_contexts))
         teachers.append(next(teacher.parameters()).clone())
-        assert teacher is not policy
-        return distill(
-            policy=policy,
-            teacher=teacher,
-            contexts=contexts,
-            teacher_contexts=teacher_contexts,
-            **settings,
-        )
+        assert teacher is not policy and temperature == 0.8
 
-    monkeypatch.setattr(rl, "distill", spy)
-    out = start(method="distill", steps=20)
+    toy.watch(monkeypatch, rl, "distill", note)
+    out = start(method="distill", steps=20, temperature=0.8)
     bests = [line["population"][0][0] for line in toy.kinds(out, "fast")]
     assert len(seen) == 20 and any(bests)
     # a teacher that moves with its pupil leads it nowhere
@@ -664,10 +685,3 @@ def test_changes_of_the_prompt_are_shown_with_the_reflection_that_made_them(star
     assert said.count("none  ->  ") and said.count("\n    reflect ") and said.count("\n    ask ")
     for line in ("none  ->  ", "\n    reflect "):
         assert line in (out / "samples.txt").read_text(encoding="utf-8")
-
-
-def test_what_a_model_wrote_cannot_steer_the_terminal(start, capsys):
-    finished = learner_of(start(steps=0))
-    capsys.readouterr()
-    finished.folder.say(0, "a\x1b[2J\r\x07é\nb")
-    assert capsys.readouterr().out == "a?[2J???\nb\n"

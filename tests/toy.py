@@ -61,6 +61,18 @@ def take_over() -> None:
     fast_context.PROPOSALS_AT_ONCE = PROPOSALS_AT_ONCE
 
 
+def watch(monkeypatch, holder, name: str, note) -> None:
+    """Call note(result, *arguments) after every call of a function of `holder`."""
+    real = getattr(holder, name)
+
+    def watched(*arguments, **named):
+        result = real(*arguments, **named)
+        note(result, *arguments, **named)
+        return result
+
+    monkeypatch.setattr(holder, name, watched)
+
+
 def log_of(out: Path) -> list[dict]:
     """The lines of a run's log, but for how long its steps took."""
     lines = map(json.loads, (out / "log.jsonl").read_text(encoding="utf-8").splitlines())
