@@ -4,7 +4,6 @@ import dataclasses
 import errno
 import json
 import os
-import random
 from pathlib import Path
 
 import pytest
@@ -36,6 +35,17 @@ def test_a_resumed_run_equals_one_that_never_stopped(start, method, first):
     moved = [not torch.equal(w, before["model"][name]) for name, w in a[3]["model"].items()]
     assert any(moved) == (method != "gepa")  # or the weights would prove nothing
     assert (a[3]["population"]["next_id"] > 1) == (method != "rl")
+
+
+def test_a_stream_goes_on_in_its_second_stage_with_the_prompt_of_the_first(start):
+    argv = ["--tasks", "strings", "numbers"]
+    sizes = {"stage": 4, "passes": 24}
+    whole = start("whole", *argv, steps=8, **sizes)
+    parts = start("parts", *argv, steps=5, **sizes)
+    train.main(["--resume", str(parts), "--steps", "8"])
+    result = json.loads((whole / "result.json").read_text(encoding="utf-8"))
+    assert result["tasks"][0]["evolved"]
+    assert toy.equal(toy.outcome(whole), toy.outcome(parts))
 
 
 def test_resuming_a_finished_run_changes_nothing_and_may_go_on(start):
@@ -168,16 +178,6 @@ def test_a_damaged_or_foreign_checkpoint_is_not_gone_on_with(start, capsys, base
     out = start(steps=2)
     path = out / "checkpoint.pt"
     whole, log = path.read_bytes(), (out / "log.jsonl").read_bytes()
-    rng = random.Random(0)
-    for _ in range(20):
-        flipped = bytearray(whole)
-        flipped[rng.randrange(len(whole))] ^= 1 << rng.randrange(8)
-        path.write_bytes(flipped)
-        try:
-            # In a name or in padding it is harmless.
-            assert toy.equal(load_checkpoint(path), load_checkpoint(path))
-        except ValueError as error:
-            assert "damaged" in str(error)
     for damaged in (whole[:-1], whole[: len(whole) // 2], b""):
         path.write_bytes(damaged)
         assert "damaged" in toy.refused(capsys, "--resume", out)
