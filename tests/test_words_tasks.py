@@ -36,6 +36,18 @@ def test_answers_are_right():
         assert len(set(re.findall(r"lives in (\w+)\.", question.ask))) == 3
 
 
+def test_the_place_of_a_number_or_of_a_fact_tells_nothing():
+    # In either place of a sum stands the number of one digit.
+    asks = [question.ask for question in drawn("addition")]
+    assert sum(bool(re.match(r"\d \+ \d\d", ask)) for ask in asks) > 60
+    assert sum(bool(re.match(r"\d\d \+ \d ", ask)) for ask in asks) > 60
+    # In each of three places stands the city that is right.
+    places = []
+    for question in drawn("hops", n=300):
+        places.append(re.findall(r"lives in (\w+)", question.ask).index(question.want))
+    assert min(places.count(place) for place in range(3)) > 60
+
+
 def test_a_label_is_one_of_two_code_words_for_praise_and_blame():
     task = make_task("labels", 0)
     good, bad = re.fullmatch(r"(\w+) for praise, (\w+) for blame", task.hidden).groups()

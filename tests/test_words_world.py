@@ -170,42 +170,65 @@ def test_a_reflection_reads_failures_and_writes_the_instruction():
         assert propose(request, " \n ")[0] == ""
 
 
-def test_worked_examples_come_in_replace_others_and_leave():
-    seen = set()
+def changes(examples: list[str], n: int = 300) -> list:
+    """What n requests propose for a prompt of worked examples, but for the reflections.
+
+    -> of each proposal its move, and the lines that come in, that leave, and that had failed
+    """
+    found = []
+    for request in requests("\n".join(["Add.", *examples]), n):
+        if WORLD.reflection_text(*request):
+            continue
+        new, how = propose(request, "")
+        instruction, changed = parts_of(new)
+        assert instruction == "Add." and WORLD.is_prompt({TOPIC: new})
+        move = re.match("worked example (comes in|replaces|leaves): ", how)[1]
+        failed = {f"{question.ask} {question.want}" for question, _ in request[2]}
+        come = set(changed) - set(examples)
+        leave = set(examples) - set(changed)
+        # What comes in has failed, and stands last.
+        assert come <= failed and come == set(changed[len(changed) - len(come) :])
+        found.append((move, come, leave, failed))
+    return found
+
+
+def test_worked_examples_that_come_in_leave_two_failures_to_compare_with():
     most = 0
-    for n in range(EXAMPLES + 1):
-        text = "\n".join(["Add.", *LINES[:n]])
-        for request in requests(text):
-            if WORLD.reflection_text(*request):
-                continue
-            new, how = propose(request, "")
-            assert WORLD.is_prompt({TOPIC: new})
-            instruction, examples = parts_of(new)
-            came = [line for line in examples if line not in LINES[:n]]
-            left = [line for line in LINES[:n] if line not in examples]
-            move = re.match("worked example (comes in|replaces|leaves): ", how)[1]
-            seen.add((n, move))
-            failed = {f"{question.ask} {question.want}" for question, _ in request[2]}
-            assert instruction == "Add." and set(came) <= failed
-            if move == "leaves":
-                assert len(left) == 1 and not came
-            elif came:
-                assert came == examples[-len(came) :] and len(left) == (move == "replaces")
-            if move == "comes in" and len(request[2]) > 2:
-                most = max(most, len(came))
-                assert len(request[2]) - len(came) >= 2  # others are left to compare with
+    for n in range(EXAMPLES):
+        for move, come, leave, failed in changes(LINES[:n]):
+            if move == "comes in":
+                assert come and not leave
+                assert len(come) == 1 or len(failed) - len(come) >= 2
+                most = max(most, len(come))
     assert most == EXAMPLES
-    assert (0, "comes in") in seen and (0, "leaves") not in seen
-    assert (EXAMPLES, "replaces") in seen and (EXAMPLES, "comes in") not in seen
-    # With room for more, examples come in twice as often as they are replaced or leave.
-    text = f"\n{LINES[0]}"
-    said = [propose(request, "")[1] for request in requests(text, 800)]
-    moves = [re.match("worked example (comes in|replaces|leaves)", how) for how in said]
-    moves = [move[1] for move in moves if move]
-    assert len(moves) / len(said) == pytest.approx(0.75, abs=0.06)
-    assert moves.count("comes in") / len(moves) == pytest.approx(0.5, abs=0.07)
-    assert moves.count("leaves") / len(moves) == pytest.approx(0.25, abs=0.06)
-    assert {(2, move) for move in ("comes in", "replaces", "leaves")} <= seen
+
+
+def test_a_worked_example_replaces_one_or_leaves_alone():
+    for n in range(1, EXAMPLES + 1):
+        for move, come, leave, _ in changes(LINES[:n]):
+            if move == "replaces":
+                assert len(come) == len(leave) == 1
+            if move == "leaves":
+                assert not come and len(leave) == 1
+
+
+@pytest.mark.parametrize(
+    "n, moves",
+    [
+        (0, {"comes in"}),
+        (1, {"comes in", "replaces", "leaves"}),
+        (EXAMPLES, {"replaces", "leaves"}),
+    ],
+)
+def test_the_moves_depend_on_the_room_for_examples(n, moves):
+    assert {move for move, *_ in changes(LINES[:n])} == moves
+
+
+def test_with_room_for_more_examples_come_in_twice_as_often():
+    moves = [move for move, *_ in changes(LINES[:1], 800)]
+    assert moves.count("comes in") / len(moves) == pytest.approx(1 / 2, abs=0.07)
+    assert moves.count("replaces") / len(moves) == pytest.approx(1 / 4, abs=0.06)
+    assert moves.count("leaves") / len(moves) == pytest.approx(1 / 4, abs=0.06)
 
 
 def test_nothing_is_proposed_that_no_failure_could_judge():
@@ -300,14 +323,19 @@ def test_a_model_that_only_copies_examples_gains_nothing():
 # --- room ---
 
 
+def need_of(world, task) -> int:
+    """How many tokens a task's texts can take, as the refusal says."""
+    with pytest.raises(ValueError, match=f"the texts of {task.name} can take") as error:
+        world.check_room(task, 1)
+    return int(re.search(r"can take (\d+) tokens, the model reads 1:", str(error.value))[1])
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_texts_must_fit_the_model_and_the_refusal_says_how_many_tokens(name):
     world = WordWorld(Bytes())
     world.answer_tokens = 40  # each byte is a token
     task = make_task(name, 0)
-    with pytest.raises(ValueError, match=f"the texts of {name} can take") as error:
-        world.check_room(task, 1)
-    need = int(re.search(r"can take (\d+) tokens, the model reads 1:", str(error.value))[1])
+    need = need_of(world, task)
     world.check_room(task, need)
     with pytest.raises(ValueError, match=f"can take {need} tokens, the model reads {need - 1}"):
         world.check_room(task, need - 1)
@@ -322,6 +350,21 @@ def test_texts_must_fit_the_model_and_the_refusal_says_how_many_tokens(name):
     failures = [(longest[0], Outcome(0.0, "z" * (world.answer_tokens - 1)))] * 3
     read = words.failures_text("\U0001f600" * words.LINE, failures)
     assert len(world.encode_start(read)) + world.reflection_tokens <= need
+
+
+def test_the_room_is_for_worked_examples_with_their_answers(monkeypatch):
+    world = WordWorld(Bytes())
+    world.answer_tokens = 40
+    # Else reflections are the longest texts.
+    world.reflection_tokens = 0
+    monkeypatch.setattr(words, "READ", 0)
+    monkeypatch.setattr(words, "FRAME", 0)
+    task = make_task("hops", 0)
+    lessons = task.questions(random.Random(5), 100, "lessons")
+    longest = sorted(lessons, key=lambda q: -len(q.ask))[:EXAMPLES]
+    told = "".join(f"{q.ask} {q.want}\n" for q in longest)
+    asked = len(world.encode(told + longest[0].ask)) + world.answer_tokens
+    assert need_of(world, task) >= 4 * words.LINE + asked  # after an instruction
 
 
 def test_a_task_whose_right_answers_would_be_cut_off_is_refused():
