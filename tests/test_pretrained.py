@@ -87,16 +87,17 @@ def as_gguf(folder, path, quantised=()):
     writer.add_token_types([3 if token == "<|endoftext|>" else 1 for token in listed])
     writer.add_token_merges([" ".join(merge) for merge in bpe["merges"]])
 
-    # The rows of a head in pairs, as the makers of llama.cpp keep them.
-    heads = {"q": cfg.num_attention_heads, "k": cfg.num_key_value_heads}
-    state = model.state_dict()
-    for own, _ in load(str(folder))[0].named_parameters():
-        weights = state[pretrained.foreign_name(own, pretrained.FOLDER)]
-        part = own.split(".")[-2]
-        if part in heads and kind == "llama" and own.endswith("weight"):
+    # The rows of a head in pairs, as the makers of llama.cpp keep them; their names.
+    heads = {"q_proj": cfg.num_attention_heads, "k_proj": cfg.num_key_value_heads}
+    architecture = {"llama": gguf.MODEL_ARCH.LLAMA, "qwen2": gguf.MODEL_ARCH.QWEN2}[kind]
+    names = gguf.get_tensor_name_map(architecture, cfg.num_hidden_layers)
+    for their_name, weights in model.named_parameters():
+        weights = weights.detach()
+        part = their_name.split(".")[-2]
+        if part in heads and kind == "llama" and their_name.endswith("weight"):
             halves = weights.view(heads[part], 2, -1, weights.size(1))
             weights = halves.transpose(1, 2).reshape(weights.shape)
-        name = pretrained.foreign_name(own, pretrained.FILE)
+        name = names.get_name(their_name, try_suffixes=(".weight", ".bias"))
         data = weights.numpy()
         if name in quantised:
             data = gguf.quantize(data, gguf.GGMLQuantizationType.F16)

@@ -53,7 +53,7 @@ def path(tmp_path):
 
 def test_tokens_equal_those_of_tokenizers(both):
     ours, theirs = both
-    assert_same_tokens(ours, theirs, [TEXT, *strings(2000)])
+    assert_same_tokens(ours, theirs, [TEXT, *strings(50)])
 
 
 def test_a_text_comes_back_from_its_tokens(both):
@@ -102,7 +102,13 @@ def test_tokens_of_a_gguf_file_are_the_same(kind):
         "tokenizer.ggml.merges": [" ".join(merge) for merge in bpe["merges"]],
     }
     ours = tokens.from_gguf(fields)
-    assert_same_tokens(ours, theirs, [TEXT, *strings(2000, seed=2)])
+    texts = [TEXT, *strings(2000, seed=2)]
+    assert_same_tokens(ours, theirs, texts)
+
+    # With the few merges of a toy most wrong patterns would give the same tokens, but other pieces.
+    for text in texts:
+        pieces = ours.bpe.pre_tokenizer.pre_tokenize_str(text)
+        assert pieces == theirs.pre_tokenizer.pre_tokenize_str(text)
     assert ours.decode([theirs.token_to_id("<|endoftext|>")]) == "\ufffd"
 
 
