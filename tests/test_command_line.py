@@ -16,7 +16,6 @@ from base.prepare import SMOKE
 from plumbing import command_line
 from plumbing.command_line import StopOnCtrlC, failures_in_one_line
 from plumbing.console import resume_command
-from plumbing.devices import pick_device
 from plumbing.files import load_checkpoint
 from tasks import domains, formats
 from tests import toy
@@ -117,13 +116,6 @@ def test_settings_that_cannot_work(changed, right):
     with pytest.raises(ValueError, match=right) as error:
         check_config(dataclasses.replace(Config(), **changed))
     assert "\n" not in str(error.value)
-
-
-def test_compiling_needs_a_compiler(monkeypatch):
-    monkeypatch.setenv("CXX", "/nonexistent/g++")
-    said = r"--compile needs a C.. compiler: install g.., or name another"
-    with pytest.raises(ValueError, match=said):
-        pick_device("cpu", compiles=True)
 
 
 def test_the_population_is_no_matter_where_prompts_do_not_evolve_beside_rollouts():
