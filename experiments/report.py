@@ -102,6 +102,8 @@ sums, greedy, above `gepa` | last:greedy_acc words-fst-sums | \
 last:greedy_acc words-gepa-sums + 0.20 | last:greedy_acc words-gepa-sums
 KIND, greedy, not below `rl` under examples | last:greedy_acc words-fst-KIND | \
 last:greedy_acc words-examples-KIND + -0.05 |
+addition, greedy, not below `rl` | last:greedy_acc words-fst-addition | \
+last:greedy_acc words-rl-addition + -0.05 |
 KIND, sampled, `fst` and `rl` under examples | last:val_acc words-fst-KIND | | \
 last:val_acc words-examples-KIND
 KIND, sampled, `rl` and `gepa` | last:val_acc words-rl-KIND | | last:val_acc words-gepa-KIND

@@ -77,8 +77,9 @@ class WordWorld:
             )
 
         # An instruction (a character has at most four bytes), and either worked examples, a
-        # question and its answer, or failures and what is written about them.
-        solving = EXAMPLES * (ask + want) + ask + self.answer_tokens
+        # question and its answer (with a first token, and an end of line after the instruction), or
+        # failures and what is written about them.
+        solving = 2 + EXAMPLES * (ask + want) + ask + self.answer_tokens
         reflecting = READ * (ask + self.answer_tokens + want) + FRAME + self.reflection_tokens
         need = 4 * LINE + max(solving, reflecting)
         if need > room:
