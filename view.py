@@ -21,6 +21,7 @@ import string
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from difflib import ndiff
 from pathlib import Path
 from textwrap import dedent, indent
 
@@ -320,9 +321,8 @@ def tiles(run: Run) -> Iterator[Html]:
     """How every stage ended."""
     for stage in run.stages:
         # With the weights alone, no prompt is learned.
-        accuracy = stage.evals[-1]["val_acc"] if stage.evals else None
         named = stage.named if stage.phases else "no prompt learned"
-        yield fill(TILE, stage.name, accuracy, named)
+        yield fill(TILE, stage.name, stage.evals[-1]["val_acc"], named)
 
 
 # An evaluation: task and run, the line of the log.
@@ -501,6 +501,9 @@ def news(old: dict, new: dict, phase: dict) -> Iterator[str]:
 
         # A change comes with the reflection of the latest accepted child that brought it in.
         words = f"{topic}: {before}  ->  {after}"
+        if "\n" in before + after:  # of texts with several lines only those that differ
+            lines = ndiff(before.split("\n"), after.split("\n"))
+            words = "\n".join([f"{topic}:", *(line for line in lines if line[0] in "-+")])
         if (topic, after) in origins:
             child = origins[topic, after]
             words += CHILD.format(**child) + indent(child["how"], "    ")

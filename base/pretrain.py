@@ -81,7 +81,7 @@ def pretrain(path: Path, device: str, names: list[str], *, minutes: float, batch
 
 # --- the state of a training ---
 
-PLACE = ("minutes", "step", "elapsed")  # where a training is in its schedule, see `Training`
+PLACE = ("seconds", "step", "elapsed")  # where a training is in its schedule, see `Training`
 
 
 class Training:
@@ -112,7 +112,7 @@ class Training:
         }
 
         # The place in the schedule.
-        self.minutes = minutes  # the length of the whole training
+        self.seconds = 60 * minutes  # the length of the whole training
         self.step = 0
         self.elapsed = 0.0  # seconds that all steps took so far
         self.failed = 0  # steps in a row, up to now, whose loss was not finite
@@ -121,11 +121,6 @@ class Training:
     def groups(self) -> list[dict]:
         """The parameter groups of all optimizers. An optimizer that is loaded has new ones."""
         return [group for optimizer in self.optimizers for group in optimizer.param_groups]
-
-    @property
-    def seconds(self) -> float:
-        """The length of the whole training."""
-        return 60 * self.minutes
 
     @property
     def easy_seconds(self) -> float:
@@ -204,7 +199,7 @@ class Training:
         for name in PLACE:
             setattr(self, name, saved[name])
         if processes.rank() == 0:
-            done = f"{self.elapsed / 60:.0f} of {self.minutes:g} minutes are done"
+            done = f"{self.elapsed / 60:.0f} of {self.seconds / 60:g} minutes are done"
             print(f"going on with {path}: {done}")
 
 

@@ -119,7 +119,7 @@ def test_an_interrupted_pretraining_goes_on_with_its_own_schedule(
     monkeypatch.setattr(corpus, "documents", watched)
     pretrain(path, "cpu", WORLDS, minutes=99, batch=2, seed=0)
     assert seen[:7] == [0, 1, 2, 3, 4, 5, 4] and "going on with" in capsys.readouterr().out
-    assert load_checkpoint(path)["minutes"] == 0.05
+    assert load_checkpoint(path)["seconds"] == 60 * 0.05
 
     # Weights and learning rates went on, too: it is as if it had never stopped.
     whole = tmp_path / "whole.pt"

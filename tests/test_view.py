@@ -287,8 +287,6 @@ def test_metrics_that_are_missing(tmp_path):
     for line in map(json.loads, (path / "log.jsonl").read_text(encoding="utf-8").splitlines()):
         if line["kind"] == "fast":
             line["accepted"] = []
-        if line["kind"] == "eval" and line["task"] == 1:
-            continue  # a stage without an evaluation
         if line["kind"] == "eval":
             line["kl_base"] = None  # not finite
         lines.append(json.dumps(line) + "\n")
@@ -509,6 +507,14 @@ def test_a_run_in_words_shows_its_prompts_whole_and_judges_none(tmp_path):
     assert f"<code>{html.escape(text)}</code>" in page and html.escape(how) in page
     assert "rules named" not in page and "✗ wrong" not in Reader(page).text
     assert make_word_task("sums", 0).hidden in html.unescape(page)
+
+
+def test_of_a_prompt_of_several_lines_those_are_told_that_changed():
+    old = {"text": "Add.\n31 + 8 = [39] coins\n5 + 4 = [9] coins"}
+    new = {"text": "Add.\n5 + 4 = [9] coins\n7 + 2 = [9] coins"}
+    phase = {"surprise": False, "recalled": [], "accepted": []}
+    [words] = view.news(old, new, phase)
+    assert words == "text:\n- 31 + 8 = [39] coins\n+ 7 + 2 = [9] coins"
 
 
 def test_the_closing_table_has_a_prompt_of_several_lines_in_one():
