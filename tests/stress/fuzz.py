@@ -27,12 +27,10 @@ from sampling import Rollouts, texts_of
 from tasks import TOPICS, domains, formats, make_task
 from tasks.domain import KEYWORDS
 from tasks.world import ToyWorld
-from train import Config
 
 COUNTED = {"right": "right answers", "instruction": "instructions", "prompt": "prompts"}
 WORLD = ToyWorld()
 BATCH, EOS = 500, formats.special("eos")
-PROMPT = Config.__dataclass_fields__["prompt"]  # the option --prompt
 SPECIAL = {formats.special(name) for name in ("bos", "eos", "pad")}
 ODD = [
     "\n",
@@ -85,23 +83,22 @@ def prompts_from(words: str, topic: str, file: Path, rng: random.Random):
         data += rng.randbytes(4)
     file.write_bytes(data)
     try:
-        prompt = read_text(PROMPT, str(file), {})
+        rules = formats.parse_prompt(read_text("prompt", str(file)))
     except ValueError as error:
         if not str(error).isprintable() or len(str(error)) > 500:
             yield f"{data!r} as a prompt makes the error {error}"
     else:
-        rules = formats.parse_prompt(prompt)
-        plain = rules and all(
-            formats.clean_instruction(instruction) for instruction in rules.values()
-        )
+        prompt = formats.prompt_text(rules)  # as a model reads it
+        plain = all(formats.clean_instruction(instruction) for instruction in rules.values())
         if (
             not plain
-            or formats.prompt_text(rules) != prompt
+            or formats.parse_prompt(prompt) != rules
             or SPECIAL & {*formats.encode(prompt)}
             or len(prompt) > 500
         ):
             yield f"{data!r} makes the prompt {prompt!r}"
-        yield "prompt"
+        if rules:
+            yield "prompt"
     state = Population(4, seed=0, start={"red": "sort"}).state_dict()
     state["candidates"][0][1] = rng.choice([{topic: words}, {words: "sort"}])
     try:
