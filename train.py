@@ -214,6 +214,12 @@ class Learner:
         """The index of the task that the last step has trained on; before the first step, 0."""
         return self.task_at(max(self.step - 1, 0))
 
+    @property
+    def own_prompt(self):
+        """The prompt that the policy is measured under, beside the seed prompt."""
+        # What distillation teaches must show without a prompt.
+        return self.seed_prompt if self.cfg.method == "distill" else self.population.best
+
     def questions_of(self, step, n, purpose="questions"):
         """n questions that a step trains on: a function of (seed, step), known ahead.
 
@@ -511,15 +517,11 @@ def evaluate_stream(learner: Learner):
     stage ends just now, the task that comes next is measured, too: its curve begins here.
     """
     # Which tasks?
-    cfg = learner.cfg
     current = learner.trained_task
     coming = learner.task_at(learner.step)
     indices = sorted({current, coming})
 
-    # Under which prompt? What distillation teaches must show without one.
-    prompt = learner.population.best
-    if cfg.method == "distill":
-        prompt = learner.seed_prompt
+    prompt = learner.own_prompt
     for i in indices:
         evaluation = evaluate(learner, learner.policy, i, prompt)
         neutral = evaluate(learner, learner.policy, i, learner.seed_prompt)
@@ -551,6 +553,11 @@ def closing_table(learner: Learner):
     can take as its --base (not with --llm).
     """
     learner.log_skills()
+    # A run may end between two evaluations.
+    last = learner.trained_task
+    at_end = evaluate(learner, learner.policy, last, learner.own_prompt)
+    learner.at_end[last] = at_end.accuracy
+
     results = []
     for i, task in enumerate(learner.tasks):
         # Four cells: the base's and the trained weights, with and without what the prompt learned.
@@ -560,10 +567,6 @@ def closing_table(learner: Learner):
         for name, model in (("base weights", learner.base), ("final weights", learner.policy)):
             cells = [evaluate(learner, model, i, prompt) for prompt in prompts]
             accuracy[name] = [cell.accuracy for cell in cells]
-        # A run may end between two evaluations.
-        if i == learner.trained_task:
-            own = learner.seed_prompt if learner.cfg.method == "distill" else evolved
-            learner.at_end[i] = evaluate(learner, learner.policy, i, own).accuracy
         result = {
             "task": task.name,
             "hidden": task.instructions,

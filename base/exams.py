@@ -191,7 +191,7 @@ def corpus_loss(model: GPT, domains: list[Domain]) -> float:
 def base_skills(model: GPT, domains: list[Domain]) -> dict:
     """What a model can still do of the corpus.
 
-    "skills": for each domain the share of `skills` that it gets right; "corpus_loss": see there.
+    "skills": for each domain the share of `skill_items` that pass; "corpus_loss": see there.
     """
     rates = {domain.name: pass_rate(model, skill_items(domain)) for domain in domains}
     return {"skills": rates, "corpus_loss": corpus_loss(model, domains)}

@@ -119,7 +119,7 @@ def check_tasks(cfg):
 
 
 def check_prompt(cfg):
-    """Raises ValueError that names the first wrong line of --prompt, or says that it has none."""
+    """Raises ValueError for a --prompt with a line that is wrong, or without an instruction."""
     parse = parse_text if cfg.llm else formats.parse_prompt
     if cfg.prompt and not parse(cfg.prompt):
         raise ValueError("the prompt names no instruction")

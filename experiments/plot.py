@@ -50,9 +50,9 @@ def draw(kept, folder):
     stages = []
     for i, task in enumerate(run.STREAM.split()):
         stages.append(("stream-METHOD", i, f"stage {i + 1}: {task}"))
+    kinds = [(f"words-METHOD-{kind}", 0, kind) for kind in run.KINDS]
     picture(folder / "efficiency.png", runs, "rollouts", domains)
     picture(folder / "kl.png", runs, "kl_base", domains)
-    kinds = [(f"words-METHOD-{kind}", 0, kind) for kind in run.KINDS]
     picture(folder / "stream.png", runs, "rollouts", stages)
     picture(folder / "words.png", runs, "rollouts", kinds)
 

@@ -40,10 +40,10 @@ def make(name: str, options: list[str], seed: int) -> Run:
         options = [*options, "--prompt", str(path)]
 
     # The bar shows how far it is; what a run prints is in its samples.txt, too.
-    words = [*options, "--seed", str(seed), "--out", str(out)]
+    command = [sys.executable, str(ROOT / "train.py"), *options]
+    command += ["--seed", str(seed), "--out", str(out)]
     if (out / "config.json").exists():
-        words = ["--resume", str(out)]
-    command = [sys.executable, str(ROOT / "train.py"), *words]
+        command += ["--resume", str(out)]  # train.py refuses where other options are given
     ended = subprocess.run(command, check=False, stdout=subprocess.DEVNULL)
     if ended.returncode:
         raise SystemExit(ended.returncode)

@@ -72,6 +72,12 @@ def test_a_run_that_was_stopped_is_gone_on_with(here, base, capsys):
     seeds.main(["b", *argv])
     assert (here / "out" / "b-1" / "result.json").exists()
 
+    # Other options would be another run.
+    (here / "out" / "b-1" / "result.json").unlink()
+    with pytest.raises(SystemExit) as ended:
+        seeds.main(["b", *argv, "--kl-coef", "0.5"])
+    assert ended.value.code == 2 and "kl_coef is " in capsys.readouterr().err
+
 
 def test_the_right_prompt_needs_a_task(here, capsys):
     with pytest.raises(SystemExit) as ended:
