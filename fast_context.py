@@ -2,12 +2,12 @@
 
 Texts and scores only. Parents are chosen and children accepted as in GEPA (arXiv 2507.19457).
 Unlike there, a phase keeps only a few candidates in the end, makes up to 16 proposals at once, and
-may begin an instruction anew. A prompt maps topics to instructions, both opaque strings here. A
-candidate is a prompt with its scores. One fast phase (`evolve`) scores the carried candidates again
-under today's weights, then repeats until little of its budget is left:
+may write an instruction from scratch. A prompt maps topics to instructions, both opaque strings
+here. A candidate is a prompt with its scores. One fast phase (`evolve`) scores the kept candidates
+again under today's weights, then repeats until little of its budget is left:
 
     propose       draw parents that are best on some question; each answers a few of one topic;
-                  the model reads the failures and writes that topic's instruction anew
+                  the model reads the failures and rewrites that topic's instruction
     try_children  run each new prompt on the same few questions
     accept        keep the children that did strictly better; score them on all anchor questions
 
@@ -261,7 +261,7 @@ class FastPhase:
         return scores
 
     def rescore(self):
-        """Score the carried candidates under today's weights.
+        """Score the kept candidates under today's weights.
 
         Their old scores were made by other weights: no prompt may be preferred by comparing them.
         """
@@ -270,7 +270,7 @@ class FastPhase:
             candidate.scores = scores
 
     def has_changed(self, before):
-        """Whether the best carried prompt earns less than half of `before`, beyond noise.
+        """Whether the best kept prompt earns less than half of `before`, beyond noise.
 
         before: what the best one earned when the last phase ended, on other questions. A low score
         cannot fall by more than chance: with 48 questions never one of 8 right answers or fewer.
@@ -284,7 +284,7 @@ class FastPhase:
         self.budget *= SURPRISE_BUDGET
         was_best = self.population.best
 
-        # What is left of the carried prompts; several of them may become the same.
+        # What is left of the kept prompts; several of them may become the same.
         stripped = []
         for candidate in self.scored:
             prompt = self.without_dead_lines(candidate)
@@ -349,7 +349,7 @@ class FastPhase:
             failures = [(question, outcome) for question, outcome in pairs if outcome.score < 1]
             if failures:
                 old = trial.parent.prompt.get(trial.topic, "")
-                # An instruction that earned nothing may lead nowhere: half of the time begin anew.
+                # An instruction that earned nothing may lead nowhere: often reflect without it.
                 if len(failures) == self.minibatch and rng.random() < 0.5:
                     old = ""
                 failing.append(trial)
@@ -411,7 +411,7 @@ class FastPhase:
 def evolve(phase: FastPhase, surprise=True) -> Report:
     """Improve the prompts of a population, spending at most the budget: one fast phase.
 
-    With too few calls to score the carried candidates nothing is done. surprise: whether to look
+    With too few calls to score the kept candidates nothing is done. surprise: whether to look
     for a change of the world; a phase that finds one spends up to SURPRISE_BUDGET times as much.
     """
     population = phase.population
@@ -429,7 +429,7 @@ def evolve(phase: FastPhase, surprise=True) -> Report:
             children = phase.try_children(trials)
             phase.accept(children)
 
-        # Carried candidates and children compete for the places.
+        # Kept candidates and children compete for the places.
         population.keep_best(phase.scored)
     phase.report.population = [[c.prompt, round(c.mean, 4)] for c in population.candidates]
     return phase.report

@@ -78,29 +78,29 @@ def attend(q, prefix, own, prefix_bias, own_bias):
     R, H, T, D = q.shape
     J, K, _, P = prefix_keys.shape
 
-    # The G query heads that share a key-value head become rows of one product.
-    G = H // J
-    q = q.unflatten(1, (J, G))  # (R, J, G, T, D)
-    q = q.transpose(0, 1).contiguous()  # (J, R, G, T, D)
+    # The E query heads that share a key-value head become rows of one product.
+    E = H // J
+    q = q.unflatten(1, (J, E))  # (R, J, E, T, D)
+    q = q.transpose(0, 1).contiguous()  # (J, R, E, T, D)
     q = q * D**-0.5
-    q_by_row = q.flatten(2, 3)  # (J, R, G*T, D)
+    q_by_row = q.flatten(2, 3)  # (J, R, E*T, D)
 
     # All rows of a prompt share its keys, so they go through one product per prompt.
-    N = R // K * G * T
+    N = R // K * E * T
     q_by_prompt = q.view(J, K, N, D)
     prefix_scores = q_by_prompt @ prefix_keys + prefix_bias  # (J, K, N, P)
-    prefix_scores = prefix_scores.view(J, R, G, T, P)
-    own_scores = q_by_row @ own_keys  # (J, R, G*T, S)
-    own_scores = own_scores.unflatten(2, (G, T))
+    prefix_scores = prefix_scores.view(J, R, E, T, P)
+    own_scores = q_by_row @ own_keys  # (J, R, E*T, S)
+    own_scores = own_scores.unflatten(2, (E, T))
     own_scores = own_scores + own_bias[:, None]
 
     # One softmax over both parts: the result is exact, as if every row had a copy of its prompt.
-    scores = torch.cat([prefix_scores, own_scores], dim=-1)  # (J, R, G, T, P+S)
+    scores = torch.cat([prefix_scores, own_scores], dim=-1)  # (J, R, E, T, P+S)
     weights = scores.softmax(-1)
     prefix_weights = weights[..., :P].reshape(J, K, N, P)
-    own_weights = weights[..., P:].flatten(2, 3)  # (J, R, G*T, S)
+    own_weights = weights[..., P:].flatten(2, 3)  # (J, R, E*T, S)
     from_prefix = prefix_weights @ prefix_values  # (J, K, N, D)
-    from_own = own_weights @ own_values  # (J, R, G*T, D)
+    from_own = own_weights @ own_values  # (J, R, E*T, D)
     heads = from_prefix.view(q.shape) + from_own.view(q.shape)
     return heads.transpose(0, 1).flatten(1, 2)
 
@@ -334,8 +334,8 @@ def completion_mask(lengths, width):
 def completion_logits(model, contexts, completions):
     """M contexts, N completions (token lists; the first N / M continue the first context, ...).
 
-    For a few contexts at a time, with all of their n completions, it yields the logits (n, S, V) at
-    each completion token, these tokens (n, S) and the completions' mask (n, S).
+    For a few contexts at a time, with all of their n completions, it yields what predicts each
+    completion token: logits (n, S, V); these tokens (n, S); and the completions' mask (n, S).
     A context is read once for all of its completions, except its last token: the model's output at
     that token already predicts the first token of a completion, so each row reads it. A longer
     beginning that contexts have in common, their prompt, is read once for all of them.
@@ -356,12 +356,12 @@ def completion_logits(model, contexts, completions):
     for i in range(0, len(contexts), few):
         some = slice(i * per_context, (i + few) * per_context)
         to_read = [context[:-1] for context in contexts[i : i + few]]
-        n = shared_length(to_read)
-        if n < WORTH_SHARING:
+        shared = shared_length(to_read)
+        if shared < WORTH_SHARING:
             prefix = model.read(to_read)
         else:
-            prompt = model.read([to_read[0][:n]])
-            questions = model.read([context[n:] for context in to_read], prompt)
+            prompt = model.read([to_read[0][:shared]])
+            questions = model.read([context[shared:] for context in to_read], prompt)
             prefix = prompt.part(len(to_read) * [0]).followed_by(questions)
         hidden = model.hidden(inputs[some], prefix)  # (n, S, C)
         yield model.head(hidden), targets[some], mask[some]

@@ -26,7 +26,7 @@ estimates the reverse KL(pi, base) when its *value* is read. As a *loss* each do
                          exactly that gradient.)
     k3 = r - 1 - log r   Its gradient is that of the forward KL(base, pi). Its value is never
                          negative and varies little, so the log shows it.
-For the same reason -log pi(token) is no entropy bonus: its gradient, too, is zero on average.
+Nor is -log pi(token) an entropy bonus: as with k1, its gradient is zero on average.
 
 Left out: value networks (the group is the baseline) and PPO's clipping (one update per batch is
 on-policy).
@@ -122,7 +122,7 @@ class MicroBatch:
     sampled_logprobs: Tensor | None  # (N, S); None: on-policy
     advantages: Tensor  # (N,)
     weights: Tensor  # (N,)
-    mask: Tensor  # (N, S): 1 for tokens of a completion. (Log-probs behind its end are 0 anyway.)
+    mask: Tensor  # (N, S): 1 for tokens that are learned, here all of a completion
 
 
 def update(

@@ -17,7 +17,8 @@ are those that model.generate draws from the same noise.
 `Sampler` is what the learner talks to: texts of a world in, texts and log-probabilities out.
 The last part of the file has the forms of `decode_step` for a GPU and for --compile.
 
-Shapes: as in model.py; P tokens of a prompt, Q of a question, S slots of a row's own cache.
+Shapes: as in model.py; P tokens of a prompt, Q of a question, S slots of a row's own cache. G are
+the samples of a question under one prompt; in rl.py they are its rollouts under all prompts.
 Left out: paged caches, and filling the places of finished rows with new ones.
 """
 
@@ -74,7 +75,8 @@ def decode_step(
 
     tokens (R,) of the step before, at `positions` (R,), go into `slot` (1,) of the caches `own`:
     for each layer keys (J, R, D, S) and values (J, R, S, D). own_bias (R, 1, S): 0 where filled,
-    else -inf. prefix, prefix_bias: as in model.Prefix. noise (R,) -> tokens (R,), log-probs (R,)
+    else -inf. prefix, prefix_bias: .layers and .bias of a model.Prefix.
+    noise (R,) -> tokens (R,), log-probs (R,)
     """
     own_bias.index_fill_(2, slot, 0.0)
     cos = model.cos[positions][:, None, None]  # (R, 1, 1, D)
@@ -257,7 +259,8 @@ def drop_finished(rows: Rows, K, most):
 def grow(rows: Rows, S):
     """Make room for more than S slots in the rows' own caches, in large steps, since all is copied.
 
-    One slot is always left over: a compiler takes a whole cache for another case than a part of it.
+    One slot is always left over: the part in use is never the whole cache, for torch.compile would
+    take that for another case, and compile anew.
     """
     J, R, D, room = rows.caches[0][0].shape
     if room > S:
@@ -349,10 +352,7 @@ class Sampler:
     sampled_tokens: int = 0  # of these rollouts
 
     def answer(self, jobs, samples=1) -> Answers:
-        """Answer jobs (prompt, questions), `samples` times each, all with equally many questions.
-
-        Rows are ordered (prompt, question, sample).
-        """
+        """Answer jobs (prompt, questions), equally many questions each, `samples` times each."""
         # Texts become tokens: a prompt for each job, and its questions.
         world = self.world
         prompts = []
@@ -383,8 +383,8 @@ class Sampler:
         outcomes = [
             world.grade(question, text) for question, text in zip(graded, texts, strict=True)
         ]
-        contexts = contexts_of(world, jobs)
-        return Answers(outcomes, texts, contexts, completions_of(rollouts), rollouts.logprobs)
+        completions = completions_of(rollouts)
+        return Answers(outcomes, texts, contexts_of(world, jobs), completions, rollouts.logprobs)
 
     def reflect(self, requests):
         """Reflect on requests (topic, instruction or "", [(question, outcome), ...]).

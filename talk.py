@@ -275,7 +275,7 @@ class Dialogue:
         contexts: the tokens before this answer, in a list. topic: that of the question.
 
         The probabilities are exact: products of token probabilities, for the instructions of the
-        prompt and for every chain of one to three operations (at temperature 0: as at 1).
+        prompt and for every chain of up to three operations (at temperature 0: as at 1).
         """
         # All that it could name.
         chains = {" ".join(rule) for rule in self.domain.results}
@@ -343,7 +343,10 @@ def read_state(domain, text):
         state = tuple(int(word) if word.isdecimal() else word for word in words)
         if domain.ask(state) == text and set(words) <= set(domain.words):
             return state
-    raise ValueError(f"{text!r} is not written like a question: 'ask' shows one")
+    raise ValueError(
+        f"{text!r} cannot be asked: write one as 'ask' shows one (questions that tell facts "
+        "are only drawn)"
+    )
 
 
 # --- the program ---

@@ -65,7 +65,7 @@ class Config(prepare.BaseSettings):
     )
     tasks: tuple = setting(
         ("strings", "numbers", "facts", "strings"),
-        "tasks, one after the other; with --pretrain: of the corpus",
+        "tasks, one after the other; with --pretrain: the domains of the corpus",
     )
     stage: int = setting(30, "gradient steps before the stream moves on to its next task", low=1)
     steps: int = setting(
@@ -95,7 +95,7 @@ class Config(prepare.BaseSettings):
     group: int = setting(8, "rollouts per question, judged against each other", low=2)
     lr: float = setting(3e-4, "learning rate of AdamW", low=0, may_change=True)
     kl_coef: float = setting(0.1, "weight of the KL penalty towards the base", low=0)
-    substeps: int = setting(1, "updates per batch; more than one uses CISPO's weights", low=1)
+    substeps: int = setting(1, "updates per batch; more than one: CISPO, see rl.py", low=1)
     temperature: float = setting(1.0, "of all sampling in training and evaluation", low=0.01)
     # Fast weights: every `cycle` steps a phase of at most passes * anchor rollouts (after a
     # surprise three times as many).
@@ -120,7 +120,7 @@ class Config(prepare.BaseSettings):
     )
     eval_questions: int = setting(256, "validation questions, never trained on", low=1)
     greedy: bool = setting(False, "also measure accuracy with the likeliest answers")
-    skills: bool = setting(False, "at the start and the end also measure what the base could do")
+    skills: bool = setting(False, "measure what is left of the base's skills, first and last")
     smoke: bool = setting(False, "the whole path at toy size, with pretraining, in under a minute")
 
 
@@ -137,7 +137,7 @@ class Learner:
         """base: see base.prepare.open_base. Raises ValueError for settings that do not fit it."""
         self.cfg = cfg
         self.folder = folder  # where the run's files are
-        self.origin = base  # its model, its world, and what is known about it
+        self.origin = base  # see base.prepare.Base; self.base is its model
         self.world = base.world
 
         # Slow weights: the policy starts as a copy of the base, which stays as it is.
@@ -150,7 +150,7 @@ class Learner:
         self.decode = decoder(cfg.compile, self.device)
 
         # Fast weights: a population of prompts, which starts with the seed prompt.
-        self.seed_prompt = self.world.parse_prompt(cfg.prompt)  # without --prompt it is empty
+        self.seed_prompt = self.world.parse_prompt(cfg.prompt)  # the text of the file, or empty
         self.population = Population(cfg.population, cfg.seed, self.seed_prompt, cfg.memory)
 
         # The stream of tasks. The validation questions are the same at every evaluation.
@@ -215,7 +215,7 @@ class Learner:
         return self.task_at(max(self.step - 1, 0))
 
     @property
-    def own_prompt(self):
+    def measured_prompt(self):
         """The prompt that the policy is measured under, beside the seed prompt."""
         # What distillation teaches must show without a prompt.
         return self.seed_prompt if self.cfg.method == "distill" else self.population.best
@@ -516,13 +516,10 @@ def evaluate_stream(learner: Learner):
     Measured under the best prompt (`distill`: the seed prompt) and under the seed prompt. Where a
     stage ends just now, the task that comes next is measured, too: its curve begins here.
     """
-    # Which tasks?
     current = learner.trained_task
     coming = learner.task_at(learner.step)
-    indices = sorted({current, coming})
-
-    prompt = learner.own_prompt
-    for i in indices:
+    prompt = learner.measured_prompt
+    for i in sorted({current, coming}):
         evaluation = evaluate(learner, learner.policy, i, prompt)
         neutral = evaluate(learner, learner.policy, i, learner.seed_prompt)
         learner.log(
@@ -555,7 +552,7 @@ def closing_table(learner: Learner):
     learner.log_skills()
     # A run may end between two evaluations.
     last = learner.trained_task
-    at_end = evaluate(learner, learner.policy, last, learner.own_prompt)
+    at_end = evaluate(learner, learner.policy, last, learner.measured_prompt)
     learner.at_end[last] = at_end.accuracy
 
     results = []
@@ -573,7 +570,7 @@ def closing_table(learner: Learner):
             "evolved": evolved,
             "at_end": learner.at_end[i],
             "accuracy": accuracy,
-            "kl_base": [cell.kl for cell in cells],  # of the final weights
+            "kl_base": [cell.kl for cell in cells],  # of the final weights, the last of the loop
         }
         results.append(result)
         view.show_result(learner.folder, result)

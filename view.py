@@ -34,7 +34,7 @@ VERDICTS = {
     "right": "✓ right",
     "equal": "≈ equal in effect",
     "wrong": "✗ wrong",
-    "foreign": "⇄ of another domain",
+    "foreign": "⇄ not of this domain",
     "none": "",
 }
 
@@ -74,7 +74,7 @@ class Stage:
         if instruction == hidden:
             return "right"
 
-        # An instruction of another domain names operations that this one does not have.
+        # It names something that is no operation of this domain.
         rule = tuple(instruction.split())
         if not set(rule) <= set(self.domain.operations):
             return "foreign"
@@ -148,15 +148,15 @@ def stages_of(config: dict, lines: list[dict], result: dict) -> list[Stage]:
     stages = []
     end = 0
     for i, name in enumerate(config["tasks"]):
-        # Training on its task costs rollouts. The first stage may not have begun with that.
+        # Training costs rollouts, but none in a stage of `gepa` that is shorter than a cycle.
         own = [line for line in lines if line["task"] == i]
         spent = [line["rollouts"] for line in own if line["kind"] != "eval"]
-        if stages and not spent:
+        if stages and not spent and lines[-1]["step"] <= i * config["stage"]:
             break  # so far its task was only evaluated
 
         # Its lines in the log. Older runs evaluated all tasks, also before and after their stages.
         start = end
-        end = max(spent, default=0)
+        end = max(spent, default=start)
         own = [line for line in own if start <= line["rollouts"] <= end]
 
         # The best prompt of a fast phase is logged first, with its anchor score.
@@ -453,7 +453,7 @@ def answers(run: Run) -> list[Html]:
     """Sample answers, the latest first."""
     # In samples.txt what was said begins with its step; the transcripts are indented.
     said = re.findall(
-        r"^\[step \d+\] (step .*)\. One of them:\n((?:    .*\n)*)", run.samples, re.MULTILINE
+        r"^\[step \d+\] (step .*)\. One of them:\n((?:(?:    .*)?\n)*)", run.samples, re.MULTILINE
     )
     return [fill(ANSWER, heading, dedent(text)) for heading, text in reversed(said[-SAMPLES:])]
 

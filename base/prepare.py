@@ -34,11 +34,10 @@ SMOKE = {
     "group": 4,
     "population": 2,
     "anchor": 8,
-    "passes": 3,
+    "passes": 8,  # with much fewer no proposal can be paid for
     "eval_every": 2,
     "eval_questions": 16,
     "minutes": 0.1,
-    "documents": 32,
 }
 
 
@@ -60,7 +59,7 @@ class BaseSettings:
 
     @classmethod
     def fill_in(cls, given: dict) -> dict:
-        """The settings that were given, and those that follow from them."""
+        """The settings that were given, and those that follow. cls: train.Config."""
         # A corpus has all domains. A pretrained model has settings of its own.
         if given.get("pretrain"):
             given = {"tasks": corpus_domains()} | given
@@ -79,7 +78,7 @@ class Base:
 
     model: GPT
     world: ToyWorld
-    about: dict  # all that the base's checkpoint says about it
+    about: dict  # the contents of its checkpoint, the weights among them
     checksum: int  # of its file
 
     def skills(self, model: GPT) -> dict:

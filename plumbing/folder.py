@@ -97,7 +97,7 @@ class RunFolder(ExitStack):
         self.append("samples.txt", f"[step {step}] {words}\n")
 
     def log(self, line: dict):
-        """Append one line to log.jsonl; numbers are rounded to six digits."""
+        """Append one line to log.jsonl; numbers are rounded to six decimals."""
         words = json.dumps(for_json(line, rounded))
         self.append("log.jsonl", f"{words}\n")
 
@@ -208,9 +208,9 @@ def new_folder(stem: str) -> Path:
 def for_json(value, number: Callable = float):
     """A value as it can be written: JSON knows neither NaN nor infinities, they become None.
 
-    number: what to make of the digits of a float.
+    number: makes a float of its digits.
     """
-    # Python writes them all the same. But who reads JSON may say what becomes of each number.
+    # json.dumps writes them all the same. Reading that back turns them into None.
     words = json.dumps(value)
     return json.loads(words, parse_float=number, parse_constant=lambda name: None)
 

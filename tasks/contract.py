@@ -28,7 +28,7 @@ def problems(domain: Domain) -> Iterator[str]:
     # The rest calls the domain's own functions, which may raise anything.
     trial = Trial(domain)
     try:
-        for difficulty in (*domain.corpus_difficulties, *domain.task_difficulties):
+        for difficulty in {*domain.corpus_difficulties, *domain.task_difficulties}:
             yield from trial.run_random_chains(difficulty)
         yield from trial.compare_rules()
     except Exception as error:

@@ -60,7 +60,8 @@ class Domain:
     # Writes a state as text.
     show: Callable[[Any], str] = " ".join
 
-    # Facts that the question tells before the state. Operations never change them.
+    # Facts that the question tells before the state, and the word "start", which must be one of
+    # `words`. Operations never change them.
     given: Callable[[Any], list[str]] = lambda state: []
 
     # What the base does when its prompt has no rule for the topic. (): it makes up any rule.

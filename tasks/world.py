@@ -45,7 +45,7 @@ class World(Protocol):
     def prompt_text(self, prompt: Prompt) -> str: ...  # the text before a question
     def question_text(self, question: Any) -> str: ...  # the text before an answer
     def grade(self, question: Any, completion: str) -> Outcome: ...
-    def shows(self, prompt: Prompt, question: Any) -> bool: ...  # then it tells nothing about it
+    def shows(self, prompt: Prompt, question: Any) -> bool: ...  # then being right proves nothing
 
     # --- reflecting ---
     # A request: (topic, its instruction or "", failures). What the model reads before it proposes

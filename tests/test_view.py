@@ -220,7 +220,7 @@ def test_a_change_stands_with_its_verdict_and_its_reflection(tmp_path):
     assert "<pre>reflect black: none\ntry this</pre>" in entry
     # A new stage begins with the instructions of the last one, and still tells how they were found.
     stage = text[text.index("Stage 2") : text.index("Stage 3")]
-    assert stage.count("⇄ of another domain") == 4
+    assert stage.count("⇄ not of this domain") == 4
     assert f'<summary><span class="when">at first</span> <code>{rule}</code>' in stage
     assert stage.count("Found at step 0 in this way") == 1
     assert "▲ Surprise at step 30" in stage and "Dropped: red: mirror" in stage
@@ -524,3 +524,24 @@ def test_the_closing_table_has_a_prompt_of_several_lines_in_one():
     result |= {"evolved": {"text": "Add.\n3 + 4 = [7] coins"}, "kl_base": [0.1, 0.2], "at_end": 0.9}
     view.show_result(SimpleNamespace(show_table=rows.extend), result)
     assert ["text", "[sum] coins", "Add. | 3 + 4 = [7] coins"] in rows
+
+
+def test_a_stage_without_a_fast_phase_is_a_stage_once_it_has_begun():
+    eval_ = {"kind": "eval", "task": 0, "step": 0, "rollouts": 0, "prompt": {}}
+    fast = {"kind": "fast", "rollouts": 90, "population": [[{"red": "sort"}, 0.2]], "accepted": []}
+    log = [eval_, fast | {"task": 0, "step": 0}]
+    # A stage of three steps, a cycle of six: the next fast phase is in the third stage.
+    config = DEFAULTS | {"method": "gepa", "tasks": TASKS, "stage": 3}
+    for step, names in ((3, TASKS[:1]), (4, TASKS[:2]), (6, TASKS[:2]), (7, TASKS)):
+        lines = [*log, eval_ | {"task": 1, "step": step, "rollouts": 90}]
+        stages = view.stages_of(config, lines, {})
+        assert tuple(stage.name for stage in stages) == names
+        assert all(stage.best == {"red": "sort"} for stage in stages)
+
+
+def test_a_sample_may_have_an_empty_line(tmp_path):
+    path = write_run(tmp_path / "a")
+    with open(path / "samples.txt", "a", encoding="utf-8") as file:
+        file.write("[step 90] step 90: words. One of them:\n    one\n\n    two\n[step 91] more\n")
+    text = page(path)
+    assert "one\n\ntwo" in text and "[step 91]" not in text
