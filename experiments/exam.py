@@ -23,10 +23,10 @@ from tasks import domains, make_task
 from tasks.world import ANSWER_TOKENS, REFLECTION_TOKENS, ToyWorld
 
 # The exams: what to do; at the difficulties that the corpus shows often (seen) or those of tasks;
-# for rules of so many operations; and the old instruction that a reflection starts from.
+# for rules of so many operations; of a reflection also the old instruction that it starts from.
 EXAMS = """
-solve seen 1/2/3 -
-solve task 1/2/3 -
+solve seen 1/2/3
+solve task 1/2/3
 reflect seen 1/2/3 none
 reflect task 1/2/3 none
 reflect seen 2 one missing
@@ -46,12 +46,12 @@ def share(model, n: int, max_new: int, make, *arguments) -> float:
     return exams.pass_rate(model, items, max_new)
 
 
-def draw(rng, domain, kind: str, level: str, length: int, old: str):
+def draw(rng, domain, kind: str, level: str, length: int, *old: str):
     """An item of one of the EXAMS."""
     difficulty = rng.choice(getattr(domain, f"{level}_difficulties"))
     if kind == "solve":
         return exams.solving(rng, domain, difficulty, length, level == "task" and length > 1)
-    return exams.reflecting(rng, domain, difficulty, length, old)
+    return exams.reflecting(rng, domain, difficulty, length, *old)
 
 
 def whole_tasks(model, name: str, n: int, is_named: bool) -> float:
@@ -76,11 +76,11 @@ def examine(model, n: int, name: str) -> list[str]:
     # Solving and reflecting.
     cells = [name]
     for line in EXAMS:
-        kind, level, lengths, old = line.split(" ", 3)
+        kind, level, lengths, *old = line.split(" ", 3)
         max_new = REFLECTION_TOKENS if kind == "reflect" else ANSWER_TOKENS
         rates = []
         for length in lengths.split("/"):
-            rate = share(model, n, max_new, draw, domain, kind, level, int(length), old)
+            rate = share(model, n, max_new, draw, domain, kind, level, int(length), *old)
             rates.append(f"{rate:.2f}")
         cells.append("/".join(rates))
 
@@ -94,9 +94,7 @@ def examine(model, n: int, name: str) -> list[str]:
     # Tasks as a run has them.
     seed = whole_tasks(model, name, max(n, SEED_QUESTIONS), False)
     right = whole_tasks(model, name, n, True)
-    for number in (min(found), seed, right):
-        cells.append(f"{number:.3f}")
-    return cells
+    return cells + [f"{number:.3f}" for number in (min(found), seed, right)]
 
 
 def main(argv=None):
