@@ -174,7 +174,7 @@ class Learner:
         # What people are shown.
         self.shown = self.seed_prompt  # the prompt that was printed last
         self.evolved = [self.seed_prompt for _ in self.tasks]  # the prompt each was left with
-        self.at_end = [math.nan for _ in self.tasks]  # the accuracy last measured in its stage
+        self.at_end = [None for _ in self.tasks]  # the accuracy last measured in its stage
         self.measured = {}  # evaluations, see `evaluate`
 
     def state_dict(self):

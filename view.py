@@ -524,10 +524,11 @@ def evaluated(step: int, name: str, rollouts: int, evaluation) -> str:
 
 def show_result(folder, result: dict):
     """Print what the closing table says of one stage, as it stands in result.json."""
-    # What weights and prompt are worth.
+    # What weights and prompt are worth. (A short run does not come to its last stages.)
+    ended = result["at_end"]
     rows = [
         [f"{result['task']}, validation", "seed prompt", "evolved prompt"],
-        ["when its stage ended", "", f"{result['at_end']:.3f}"],
+        ["when its stage ended", "", "not trained" if ended is None else f"{ended:.3f}"],
     ]
     for name, accuracies in result["accuracy"].items():
         rows.append([name, *map("{:.3f}".format, accuracies)])

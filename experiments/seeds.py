@@ -71,13 +71,12 @@ def metrics_of(one: Run) -> dict[str, float]:
     return metrics | {"rollouts": one.result["rollouts"]}
 
 
-def main(argv: list[str]):
+def main(argv):
     parser = command_line.script_parser(__file__, __doc__)
-    if not argv or argv[0].startswith("-"):
-        parser.error("first a name for the runs, then options of train.py")
-    name, *options = argv
+    parser.add_argument("name", help="of the runs; options of train.py follow")
+    name = parser.parse_args(argv[:1]).name
     with command_line.failures_in_one_line("stopped; the same command goes on from there"):
-        runs = [metrics_of(make(name, options, seed)) for seed in SEEDS]
+        runs = [metrics_of(make(name, argv[1:], seed)) for seed in SEEDS]
 
     print(ROW.format(name, *[f"seed {seed}" for seed in SEEDS], "mean", "std"))
     for metric in runs[0]:

@@ -92,4 +92,4 @@ def test_without_a_name_it_says_what_is_missing(argv, capsys):
         seeds.main(argv)
     assert ended.value.code == 2
     [line] = capsys.readouterr().err.splitlines()
-    assert line == "seeds.py: first a name for the runs, then options of train.py"
+    assert line == "seeds.py: the following arguments are required: name"

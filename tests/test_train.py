@@ -555,6 +555,14 @@ def test_the_closing_table_tells_how_each_stage_ended(start):
     assert [round(accuracy, 6) for accuracy in at_end] == [found[place] for place in places]
 
 
+def test_a_stage_that_a_short_run_does_not_reach_is_not_trained(start, capsys):
+    out = start("short", "--tasks", "strings", "numbers", method="rl", steps=1, stage=3)
+    first, second = result_of(out)["tasks"]
+    assert first["at_end"] is not None and second["at_end"] is None
+    said = capsys.readouterr().out
+    assert "nan" not in said and said.count("not trained") == 1
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_run_that_ends_between_two_evaluations_tells_how_it_ended(start, method):
     out = start(method=method, steps=5, eval_every=4, eval_questions=64, lr=0.03)
