@@ -360,19 +360,7 @@ class Sampler:
         for prompt, questions in jobs:
             prompts.append(world.encode_start(world.prompt_text(prompt)))
             asked.append([world.encode(world.question_text(q)) for q in questions])
-        rollouts = sample(
-            self.model,
-            prompts,
-            asked,
-            samples,
-            max_new=world.answer_tokens,
-            eos=world.eos,
-            pad=world.pad,
-            temperature=self.temperature,
-            noise=self.noise(len(jobs) * len(asked[0]) * samples, world.answer_tokens),
-            decode=self.decode,
-        )
-        self.count(rollouts)
+        rollouts = self.write(prompts, asked, samples, world.answer_tokens)
 
         # Grade each answer against the question that its row belongs to.
         texts = texts_of(world, rollouts)
@@ -398,19 +386,8 @@ class Sampler:
         asked = [world.encode(text) for text in to_read if text]
         written = []
         if asked:
-            rollouts = sample(
-                self.model,
-                [world.encode_start("")],
-                [asked],
-                samples=1,
-                max_new=world.reflection_tokens,
-                eos=world.eos,
-                pad=world.pad,
-                temperature=self.temperature,
-                noise=self.noise(len(asked), world.reflection_tokens),
-                decode=self.decode,
-            )
-            self.count(rollouts)
+            start = world.encode_start("")
+            rollouts = self.write([start], [asked], 1, world.reflection_tokens)
             written = texts_of(world, rollouts)
 
         # What each of them proposes for its topic.
@@ -421,14 +398,26 @@ class Sampler:
             proposals.append((instruction, how, bool(text)))
         return proposals
 
-    def noise(self, rows, length):
-        """What decides which tokens are drawn: (rows, length), uniform in [0, 1)."""
-        return torch.rand(rows, length, generator=self.rng, device=self.model.cos.device)
-
-    def count(self, rollouts: Rollouts):
-        """Keep the books: all rollouts and their tokens."""
+    def write(self, prompts, questions, samples, max_new) -> Rollouts:
+        """Sample completions, for the arguments see `sample`, and count them and their tokens."""
+        # The noise decides which tokens are drawn.
+        rows = len(prompts) * len(questions[0]) * samples
+        device = self.model.cos.device
+        rollouts = sample(
+            self.model,
+            prompts,
+            questions,
+            samples,
+            max_new=max_new,
+            eos=self.world.eos,
+            pad=self.world.pad,
+            temperature=self.temperature,
+            noise=torch.rand(rows, max_new, generator=self.rng, device=device),
+            decode=self.decode,
+        )
         self.sampled_rollouts += len(rollouts.lengths)
         self.sampled_tokens += rollouts.lengths.sum().item()
+        return rollouts
 
 
 def contexts_of(world, jobs):

@@ -20,7 +20,7 @@ Commands (lines may also come from a file or a pipe):
     quit, or Ctrl-D      end
     To begin, try these lines: task strings 2, ask red, reflect, y, ask red
 
-In a task the hidden rule of a topic says what is right. Without a task its instruction does: the
+In a task the hidden rule of a topic says what is right. Without one its instruction does: the
 operations of the domain are carried out on the question.
 
 Left out: GPUs. On a CPU an answer takes 20 ms.
@@ -76,6 +76,8 @@ def tasks_learned(folder, world):
         config = read_json(folder / "config.json")
         result = read_json(folder / "result.json")
         for number, entry in enumerate(result["tasks"], start=1):
+            if entry["at_end"] is None:  # a short run does not come to its last stages
+                continue
             task = world.make_task(entry["task"], config["seed"])
             prompt = entry["evolved"]
             # A model wrote it, and somebody may have edited the file.
@@ -236,8 +238,8 @@ class Dialogue:
             raise ValueError("nothing was asked yet: begin with 'ask'")
         topic, text, state = self.asked
 
-        # The hidden rules of the task say what is right, or else the prompt does.
-        rules = self.task.instructions or self.prompt
+        # The hidden rule of the topic says what is right, or else its instruction does.
+        rules = self.prompt | self.task.instructions
         rule = rules.get(topic, "none").split()
         want = ""
         # It fails where the rule has a word that is no operation of the domain, such as "none".

@@ -13,7 +13,6 @@ template: PAGE and STYLE at the end. Left out: means over seeds, which are for e
 everything that needs a script, like zooming.
 """
 
-import argparse
 import html
 import json
 import re
@@ -25,6 +24,7 @@ from difflib import ndiff
 from pathlib import Path
 from textwrap import dedent, indent
 
+from plumbing import command_line
 from plumbing.files import read_json, write_file
 from tasks import Domain, make_task
 from words import tasks as word_tasks
@@ -129,6 +129,9 @@ def read_run(path: Path) -> Run:
     lines = [json.loads(words) for words in log.split("\n")[:-1]]
     if not of(lines, "eval"):
         raise ValueError("nothing has been measured yet")
+    # A run that goes on after its end still has the table of that end.
+    if result and result["rollouts"] < lines[-1]["rollouts"]:
+        result = {}
 
     # What people call the run: its folder.
     name = f"{path.resolve().name} ({config['method']})"
@@ -593,18 +596,20 @@ def page(paths: list[Path]) -> str:
 
 def main(argv=None):
     # Which runs, and where to?
-    parser = argparse.ArgumentParser(description="Write a page that shows runs.")
+    parser = command_line.script_parser(__file__, "Write a page that shows runs.")
     parser.add_argument("runs", nargs="+", type=Path, help="folders of runs")
     parser.add_argument("--out", type=Path, help="default: view.html in the first folder")
     args = parser.parse_args(argv)
 
     # Damaged files fail in many ways; for people it is one.
-    out = args.out or args.runs[0] / "view.html"
     try:
-        write_file(out, page(args.runs).encode())
+        text = page(args.runs)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         names = " ".join(map(str, args.runs))
-        parser.exit(2, f"view.py: {names}: damaged, or not the folder of a run: {error}\n")
+        parser.error(f"{names}: damaged, or not the folder of a run: {error}")
+    out = args.out or args.runs[0] / "view.html"
+    with command_line.failures_in_one_line("stopped"):
+        write_file(out, text.encode())
     print(out)
 
 

@@ -7,7 +7,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from tasks.formats import special
 
-MAX_WASTE = 1.15  # tokens of a batch with padding / without; three batches of equal size had 1.5
+MAX_WASTE = 1.15  # tokens of a batch with padding / without (three batches of equal size: 1.5)
 IGNORED = -100  # the target where nothing is learned: cross_entropy leaves such places out
 
 

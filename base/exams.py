@@ -45,7 +45,7 @@ def solving(rng: Random, domain: Domain, difficulty: int, length: int, held_out:
 
     length, held_out: of the rule that the question asks for.
     """
-    # The other lines come first: the order of the draws makes the exam.
+    # Random draws in another order would make another exam.
     topic, *other_topics = rng.sample(TOPICS, 4)
     prompt = {other: " ".join(known_rule(rng, domain)) for other in other_topics}
     rule = rng.choice(domain.rules(length, held_out))

@@ -104,7 +104,7 @@ def open_base(cfg, device: str) -> Base | llm.Pretrained:
 
 
 def check_tasks(cfg):
-    """Raises ValueError for a name that is no task's, or where there is none."""
+    """Raises ValueError for a name that is no task's, no name, or --llm with --pretrain."""
     if cfg.llm and cfg.pretrain:
         raise ValueError("--pretrain trains a base of the toy world: leave out --llm")
 
@@ -151,7 +151,7 @@ def load_base(path: Path) -> Base:
         model = GPT(GPTConfig(**contents["model_config"]))
         model.load_state_dict(contents["model"])
         world = ToyWorld(contents["domains"])
-    except (KeyError, TypeError, RuntimeError):  # the checkpoint of a run, for example
+    except (KeyError, TypeError, RuntimeError):  # of an older version, for example
         raise ValueError(f"{path} is no base of this version") from None
     return Base(model, world, contents, zlib.crc32(path.read_bytes()))
 

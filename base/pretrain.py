@@ -45,32 +45,32 @@ def pretrain(path: Path, device: str, names: list[str], *, minutes: float, batch
     progress = Progress(training)
 
     last = time.perf_counter()
-    while training.elapsed < training.seconds:
-        # The loss on the documents of this step, and its gradients.
-        training.set_learning_rates()
-        documents = training.documents()
-        loss = add_gradients(training.model, documents, device)
+    with progress.bar:
+        while training.elapsed < training.seconds:
+            # The loss on the documents of this step, and its gradients.
+            training.set_learning_rates()
+            documents = training.documents()
+            loss = add_gradients(training.model, documents, device)
 
-        # Summed over the processes. Each has its own clock, and their schedules must not differ.
-        now = time.perf_counter()
-        metrics = torch.tensor([loss, now - last], device=device)
-        last = now
-        processes.sum_gradients(list(training.model.parameters()), metrics)
-        loss, seconds = metrics.tolist()
-        seconds /= processes.size()
-        training.update(loss)
-        training.elapsed += seconds
-        progress.show(documents, loss, seconds)
+            # Summed over the processes: each has its own clock, and schedules must not differ.
+            now = time.perf_counter()
+            metrics = torch.tensor([loss, now - last], device=device)
+            last = now
+            processes.sum_gradients(list(training.model.parameters()), metrics)
+            loss, seconds = metrics.tolist()
+            seconds /= processes.size()
+            training.update(loss)
+            training.elapsed += seconds
+            progress.show(documents, loss, seconds)
 
-        # Now and then look at what the base can do, one domain after the other, and save.
-        if training.step % LOOK_EVERY == 0 and not training.failed:
-            joined = training.joined
-            domain = joined[training.step // LOOK_EVERY % len(joined)]
-            progress.rates = base_rates(training.model, domain)
-            training.save(partial)
+            # Now and then look at what the base can do, one domain after the other, and save.
+            if training.step % LOOK_EVERY == 0 and not training.failed:
+                joined = training.joined
+                domain = joined[training.step // LOOK_EVERY % len(joined)]
+                progress.rates = base_rates(training.model, domain)
+                training.save(partial)
 
     # The base is done: what would be needed to go on is not needed any more.
-    progress.bar.close()
     rates = base_rates(training.model, training.domains[0])
     if processes.rank() == 0:
         save_checkpoint(path, training.contents())
@@ -114,7 +114,7 @@ class Training:
         # The place in the schedule.
         self.seconds = 60 * minutes  # the length of the whole training
         self.step = 0
-        self.elapsed = 0.0  # seconds that all steps took so far
+        self.elapsed = 0.0  # seconds so far, looks and checkpoints included
         self.failed = 0  # steps in a row, up to now, whose loss was not finite
 
     @property
@@ -225,7 +225,7 @@ def check_fit(documents: list, room: int):
         raise ValueError(
             f"a document of the corpus has {len(longest)} tokens, the model reads {room}: give the "
             "domain fewer operations, or shorter states. It begins: "
-            f"{formats.decode(longest[1:40])}"
+            f"{formats.decode(longest[1:40])!r}"
         )
 
 

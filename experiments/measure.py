@@ -13,8 +13,6 @@ from view import Run, of, read_run
 
 LEAST_GAIN = 0.02  # an accuracy that has risen by less has not risen
 
-Runs = dict[int, dict[str, Run]]  # seed -> name -> finished run
-
 
 def read(folder: Path) -> Run:
     """A finished run. Each log line also gets `time`: the seconds of learning until then."""
@@ -31,14 +29,14 @@ def read(folder: Path) -> Run:
     return one
 
 
-def load(kept: Path = KEPT) -> Runs:
-    """All finished runs that run.py has kept."""
-    runs: Runs = {}
+def load(kept: Path = KEPT) -> list[dict]:
+    """All finished runs that run.py has kept: for each seed a dict, name -> Run."""
+    runs = {}
     for path in sorted(kept.glob("*/result.json")):
         # The folder is named after the run and its seed.
         name, _, seed = path.parent.name.rpartition("-")
         runs.setdefault(int(seed), {})[name] = read(path.parent)
-    return dict(sorted(runs.items()))
+    return [runs[seed] for seed in sorted(runs)]
 
 
 # --- at the end of a run ---

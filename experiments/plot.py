@@ -6,19 +6,19 @@ python experiments/plot.py
 import numpy as np
 import run
 from matplotlib.figure import Figure
-from measure import Runs, load
+from measure import load
 from root import KEPT, ROOT
 
 LABELS = {"rollouts": "rollouts, all counted", "kl_base": "KL to the base, nats per token"}
 COLOURS = {"fst": "tab:orange", "rl": "tab:blue", "gepa": "tab:green", "examples": "tab:purple"}
 
 
-def panel(axes, runs: Runs, names, stage, x):
+def panel(axes, runs, names, stage, x):
     """Validation accuracy over x, a metric of the log. names: of the runs, with METHOD in them."""
     for method, colour in COLOURS.items():
         name = names.replace("METHOD", method)
         curves = []
-        for one in [by_name[name] for by_name in runs.values() if name in by_name]:
+        for one in [by_name[name] for by_name in runs if name in by_name]:
             evals = one.stages[stage].evals
             curve = [[line[key] for line in evals] for key in (x, "val_acc")]
             axes.plot(*curve, color=colour, lw=0.7, alpha=0.4)
@@ -29,7 +29,7 @@ def panel(axes, runs: Runs, names, stage, x):
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def picture(path, runs: Runs, x, panels):
+def picture(path, runs, x, panels):
     """A panel for each (names of runs, stage, title), side by side."""
     figure = Figure(figsize=(19, 3.8), layout="constrained")
     row = figure.subplots(1, 4, sharey=True)

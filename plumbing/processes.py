@@ -33,7 +33,7 @@ def join():
     if dist.is_initialized():
         return
     if not dist.is_torchelastic_launched():
-        # Without RANK the others are only left over.
+        # WORLD_SIZE without RANK is left over from something else: it does not count.
         if "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":
             raise ValueError("RANK and WORLD_SIZE are set: unset them, or start with torchrun")
         return
@@ -127,7 +127,7 @@ def split_questions(sample: Callable) -> Callable:
     order in which one process would give them. For that they need the same `noise` (R, max_new).
     With one process and few rollouts nothing changes.
     """
-    # A process without a share never sees what `sample` returns: the class is in its annotation.
+    # The class of what `sample` returns. (sampling.py imports this file, not the other way round.)
     Rollouts = sample.__annotations__["return"]
 
     @functools.wraps(sample)

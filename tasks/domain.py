@@ -89,8 +89,8 @@ class Domain:
 
     @cached_property
     def seen_difficulties(self) -> list[int]:
-        """The difficulties that the corpus shows often: in at least a tenth of its documents."""
-        bar = 0.1 * sum(self.corpus_difficulties.values())
+        """The difficulties that the corpus shows at least a tenth as often as the commonest."""
+        bar = 0.1 * max(self.corpus_difficulties.values())
         return [d for d, weight in self.corpus_difficulties.items() if weight >= bar]
 
     # --- which rules do the same ---

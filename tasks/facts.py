@@ -5,8 +5,8 @@ Stands for multi-hop questions (HoVer).
 A question gives shuffled facts and two people to start from; the answer is the way of the first,
 then that of the second: from "ann and cid" one may get to "ann bob and cid dee", where the friend
 of ann is bob and that of cid is dee. Each relation leads everybody to somebody else, and no two to
-the same person. The difficulty is how many people there are; beyond 12, which is all of them, so
-many more facts are told, twice (18: 12 people and six facts told twice).
+the same person. The difficulty is how many people there are. There are only 12: what is
+above 12 is how many facts are told twice (18: 12 people, six facts told twice).
 """
 
 from typing import NamedTuple

@@ -42,12 +42,11 @@ def go(s, node, backwards=False, arm=0):
 
     arm: which edge to take where there are several, 0 for the first one listed, -1 for the last.
     """
+    edges = [(b, a) for a, b in s.edges] if backwards else s.edges
     way = [node]
-    while True:
-        steps = [(a if backwards else b) for a, b in s.edges if (b if backwards else a) == way[-1]]
-        if not steps:
-            return s._replace(nodes=tuple(way))
+    while steps := [b for a, b in edges if a == way[-1]]:
         way.append(steps[arm])
+    return s._replace(nodes=tuple(way))
 
 
 DOMAIN = Domain(

@@ -13,6 +13,7 @@ MIRROR = dict(zip(LETTERS, reversed(LETTERS), strict=True))
 
 def swap_pairs(s):
     """a b c d e -> b a d c e"""
+    # i ^ 1 is the other place of a pair: 0 and 1, 2 and 3, ...
     return tuple(s[i ^ 1] if i ^ 1 < len(s) else s[i] for i in range(len(s)))
 
 

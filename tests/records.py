@@ -39,14 +39,16 @@ def write_run(kept: Path, name: str, seed: int, tasks: list[str], up: float) -> 
     log = []
     results = []
     for i, task in enumerate(tasks):
-        # At first a fast phase, then steps and evaluations.
+        # At first a fast phase, then steps and evaluations. Its score, and how the stage ended, are
+        # others in each stage.
+        own = up - 0.1 * i
         prompt = {"red": "sort"}
-        fast = {"surprise": False, "seconds": 1.0, "population": [[prompt, up]], "accepted": []}
+        fast = {"surprise": False, "seconds": 1.0, "population": [[prompt, own]], "accepted": []}
         log.append(logged("fast", 20 * i, 2000 * i + 10, i, **fast))
         for step in (0, 10, 15, 20):
             at = 20 * i + step
             log.append(evaluation(at, 100 * at + 10, up * step / 20, i))
-            skills = {"strings": 1 - up * step / 200}
+            skills = {"strings": 1 - up * step / 200, "facts": 1 - up * step / 100}
             log.append(logged("skills", at, 100 * at + 10, i, skills=skills, text_loss=3 + at))
             slow = {"reward": up * step / 20, "seconds": 2.0}
             log.append(logged("slow", at, 100 * at + 10, i, **slow))
@@ -54,13 +56,14 @@ def write_run(kept: Path, name: str, seed: int, tasks: list[str], up: float) -> 
         # How the stage ended, in the closing table.
         accuracy = {"base weights": [0.0, 0.3], "final weights": [0.1, up]}
         result = {"task": task, "hidden": make_task(task, seed).instructions, "evolved": prompt}
-        results.append(result | {"at_end": up, "accuracy": accuracy})
+        results.append(result | {"at_end": own, "accuracy": accuracy})
 
     # The files.
+    result = {"rollouts": log[-1]["rollouts"], "tasks": results}
     folder = kept / f"{name}-{seed}"
     folder.mkdir(parents=True)
     lines = "".join(json.dumps(line) + "\n" for line in log)
     (folder / "log.jsonl").write_text(lines, encoding="utf-8")
     config = json.dumps({"method": "fst", "tasks": tasks, "seed": seed})
     (folder / "config.json").write_text(config, encoding="utf-8")
-    (folder / "result.json").write_text(json.dumps({"tasks": results}), encoding="utf-8")
+    (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")

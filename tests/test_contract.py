@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 import tasks
-from tasks import Domain, domains, strings
+from tasks import Domain, domains, numbers, strings
 from tasks.contract import problems
 
 DOMAINS = pytest.mark.parametrize("domain", domains().values(), ids=domains().keys())
@@ -101,6 +101,10 @@ BROKEN = {  # what is wrong -> the domain, and what its message says
     # --- words of states ---
     "word in capitals": (with_word("Ann"), "'bad' on .* Ann', which is not written in"),
     "word with digit": (with_word("x1"), "'bad' on .* x1', which is not written in"),
+    "two digits in one": (
+        replace(numbers.DOMAIN, name="strings", operations={"bad": lambda s: (*s, 34)}),
+        "'bad' on .* 34', which is not written in",
+    ),
     "number as a word": (with_word("12"), "'bad' on .* 12', which is not written in"),
     "keyword as a word": (with_word("none"), "'bad' on .* none', .*: lower-case .* no keywords"),
     # --- rules ---

@@ -1,9 +1,17 @@
 """experiments/exam.py: every exam is held, on the domains that the base knows."""
 
+import random
+import re
+from types import SimpleNamespace
+
 import exam
 import pytest
 
 from base.prepare import load_base
+from model import GPT, GPTConfig
+from tasks import domains
+from tasks.formats import parse_prompt
+from tasks.world import Outcome
 from tests import toy
 
 
@@ -16,6 +24,31 @@ def test_a_row_has_a_number_for_each_exam(tmp_path):
         assert cell.count("/") == words.count("/")
     shares = [float(share) for cell in cells[1:] for share in cell.split("/")]
     assert all(0 <= share <= 1 for share in shares)
+
+
+def test_whole_tasks_are_asked_with_the_rules_named_or_not(monkeypatch):
+    def answer(sampler, jobs):
+        [(prompt, questions)] = jobs
+        return SimpleNamespace(outcomes=[Outcome(float(bool(prompt)), None)] * len(questions))
+
+    monkeypatch.setattr(exam.Sampler, "answer", answer)
+    tiny = GPT(GPTConfig(8, n_layer=1))
+    assert exam.whole_tasks(tiny, "numbers", 30, True) == 1
+    assert exam.whole_tasks(tiny, "numbers", 30, False) == 0
+
+
+@pytest.mark.parametrize(
+    ("level", "length", "held_out"),
+    [("seen", 1, False), ("seen", 3, False), ("task", 1, False), ("task", 2, True)],
+)
+def test_only_at_the_level_of_tasks_rules_are_held_out(level, length, held_out):
+    domain = domains()["numbers"]
+    rules = domain.rules(length, held_out)
+    for seed in range(20):
+        item = exam.draw(random.Random(seed), domain, "solve", level, length)
+        topic = re.search("ask ([a-z]+):", item.question)[1]
+        rule = parse_prompt(item.prompt)[topic]
+        assert tuple(rule.split()) in rules
 
 
 @pytest.mark.parametrize(

@@ -177,6 +177,26 @@ def test_an_equal_score_is_not_accepted():
     assert report.proposed > 0 and not report.accepted and population.candidates[0].prompt == {}
 
 
+def test_right_now_and_then_is_not_enough_a_child_must_beat_its_parent():
+    population = Population(4, seed=0, start={"red": "reverse"})
+    world = World()
+
+    def outcome(prompt, question):  # of three lessons the parent answers two, a child one
+        n_right = 2 if prompt.get("red") == "reverse" else 1
+        return SimpleNamespace(score=float(question.id % 3 < n_right), answer="")
+
+    world.outcome = outcome
+    world.reflect = lambda requests: [("sort", "how", 1)] * len(requests)
+    report = world.phase(population)
+    assert report.proposed and not report.accepted
+
+
+def test_an_accepted_child_is_a_parent_in_the_same_phase():
+    population = Population(4, seed=0, start={})
+    World(insight=1.0).phase(population)
+    assert len(population.best) > 1  # each reflection adds one line
+
+
 def test_what_is_unreadable_or_known_costs_no_rollout():
     population = Population(4, seed=0, start={})
     world = World()
@@ -191,12 +211,14 @@ def test_what_is_unreadable_or_known_costs_no_rollout():
     assert report.proposed == 0
 
 
+@pytest.mark.parametrize("spare", [0, 6])
 @pytest.mark.parametrize("proposals, rounds", [(4, 0), (5, 1)])
-def test_a_phase_ends_where_it_can_pay_for_few_proposals_only(proposals, rounds):
-    # after the first scores it can pay for these proposals of 3 + 1 + 3 calls, and for one score
+def test_a_phase_ends_where_it_can_pay_for_few_proposals_only(proposals, rounds, spare):
+    # after the first scores it can pay for these proposals of 3 + 1 + 3 calls, and for one score;
+    # six more calls are no proposal
     world = World()
     world.reflect = lambda requests: [("", "how", 1)] * len(requests)
-    report = world.phase(Population(4, 0, start={}), 2 * len(ANCHOR) + 7 * proposals)
+    report = world.phase(Population(4, 0, start={}), 2 * len(ANCHOR) + 7 * proposals + spare)
     assert report.reflections == rounds * proposals
 
 
@@ -539,6 +561,19 @@ def test_in_a_world_that_stands_still_there_is_hardly_ever_a_surprise(skill):
             surprises += world.phase(population).surprise
             phases += 1
     assert surprises <= phases / 100
+
+
+def test_there_is_no_surprise_while_another_kept_prompt_earns_as_much():
+    population = population_of(4, 0, {"red": "left"}, dict(TRUTH))
+    population.candidates[0].scores = [1.0] * len(ANCHOR)
+    assert not World(insight=0.0).phase(population).surprise
+
+
+def test_the_oldest_prompt_in_memory_is_tried_before_it_is_forgotten():
+    others = [{"red": words} for words in ("sort", "left left", "raise")]
+    population, world = surprised(*others, OTHER)
+    world.truth = OTHER
+    assert world.phase(population).recalled == [OTHER]
 
 
 def test_a_remembered_prompt_comes_back_when_its_world_does():

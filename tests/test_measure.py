@@ -92,17 +92,28 @@ def test_rules_are_named_by_what_they_do_and_lines_may_be_of_another_domain():
 def test_runs_are_read_from_what_is_kept_of_them(tmp_path):
     write_run(tmp_path, "fst-strings", 3, ["strings", "facts"], up=0.6)
     (tmp_path / "rl-strings-0").mkdir()  # not finished
-    runs = measure.load(tmp_path)
-    one = runs[3]["fst-strings"]
-    assert list(runs) == [3] and list(runs[3]) == ["fst-strings"]
+    [by_name] = measure.load(tmp_path)
+    one = by_name["fst-strings"]
+    assert list(by_name) == ["fst-strings"]
     assert (one.config["seed"], len(one.stages)) == (3, 2)
     # A fast phase takes 1 second, a step 2.
     assert [line["time"] for line in one.stages[0].evals] == [1, 3, 5, 7]
     assert measure.last(one, "time") == 16
-    assert measure.skills(one) == pytest.approx(-0.06) and measure.calm(one) == 1
+    assert measure.skills(one) == pytest.approx(-0.09) and measure.calm(one) == 1
     assert measure.text_loss(one) == 40
-    assert measure.stage(one, "2", "at_end") == measure.stage(one, "2", "both") == 0.6
+    assert (measure.stage(one, "2", "at_end"), measure.stage(one, "2", "both")) == (0.5, 0.6)
     worth = [measure.stage(one, "1", key) for key in ("neither", "prompt", "weights")]
     assert worth == [0.0, 0.3, 0.1]
-    assert measure.first_phase(one) == 0.6 and measure.stage_ends(one) == pytest.approx(0.6)
+    assert measure.first_phase(one) == 0.5 and measure.stage_ends(one) == pytest.approx(0.55)
+
+
+def test_shares_of_calm_phases_and_of_sound_streams():
+    log = [evaluation(0, 0, 0.0)]
+    for surprise in (False, True, False, False):
+        log.append(logged("fast", 0, 10, surprise=surprise, population=[[{}, 0.5]], accepted=[]))
+    one = run_of(log, "strings")
+    assert measure.calm(one) == 0.75
+    one.result = {"tasks": [{"at_end": 0.9}, {"at_end": 0.45}]}
+    assert measure.sound(one) == 0
+    one.result = {"tasks": [{"at_end": 0.9}, {"at_end": 0.46}]}
     assert measure.sound(one) == 1

@@ -36,12 +36,12 @@ def test_a_verdict_is_one_of_three_words(past, word):
     assert report.verdict(np.array(past)) == word
 
 
-def runs_of(**accuracies) -> dict:
-    """Runs by name with an accuracy for each seed, `-` in names as `_`."""
-    runs = {}
+def runs_of(**accuracies) -> list:
+    """For each seed runs by name, with an accuracy; `-` in names as `_`."""
+    runs = [{} for _ in range(max(map(len, accuracies.values())))]
     for name, ends in accuracies.items():
         for seed, at_end in enumerate(ends):
-            runs.setdefault(seed, {})[name.replace("_", "-")] = curve(0.0, at_end)
+            runs[seed][name.replace("_", "-")] = curve(0.0, at_end)
     return runs
 
 
@@ -64,7 +64,7 @@ def test_a_star_or_a_comma_stands_for_a_mean_seed_by_seed():
     assert report.values("end fst-*", seeds) == pytest.approx([0.15, 0.3])
     assert report.values("end fst-numbers,fst-facts", seeds[:1]) == pytest.approx([0.15])
     del seeds[0]["fst-facts"]
-    assert report.paired("end fst-*", dict(enumerate(seeds))) == [seeds[1]]
+    assert report.paired("end fst-*", seeds) == [seeds[1]]
 
 
 def test_a_claim_is_judged_where_all_its_runs_are_there():
@@ -75,6 +75,18 @@ def test_a_claim_is_judged_where_all_its_runs_are_there():
     assert report.judge(row, runs)[-2:] == ["3", "**holds**"]
     only_told = ["ceiling", "end fst-facts", "", "end rl-facts"]
     assert report.judge(only_told, runs)[-2:] == ["3", ""]
+
+
+def test_what_stands_beside_a_claim_takes_no_seed_from_it():
+    row = ["where it ends", "end fst-facts", "0.40", "end rl-facts"]
+    cells = report.judge(row, runs_of(fst_facts=[0.5, 0.6, 0.7], rl_facts=[0.1, 0.2]))
+    assert cells[1:] == [
+        "`end fst-facts`: 0.60±0.10",
+        "0.40",
+        "`end rl-facts`: 0.15±0.07",
+        "3",
+        "**holds**",
+    ]
 
 
 def test_lines_stand_for_each_domain_or_stage():

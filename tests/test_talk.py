@@ -228,6 +228,8 @@ def test_who_says_what_is_right(base):
     assert dialogue.question().want == " ".join(dialogue.domain.apply(hidden, tuple("dacb")))
     dialogue.asked = ("pink", "d a c b", tuple("dacb"))  # the task has no rule for it
     assert dialogue.question().want == ""
+    dialogue.instruct("pink: reverse")
+    assert dialogue.question().want == "b c a d"
 
 
 @pytest.mark.parametrize(
@@ -390,7 +392,7 @@ def test_weights_of_a_run(start, run, base, monkeypatch):
     # In place of the chances: which weights are they?
     likeliest = lambda _, sampler, *others: trace(sampler.model)  # noqa: E731
     monkeypatch.setattr(talk.Dialogue, "likeliest", likeliest)
-    out = start("run", "--tasks", "strings", "numbers", "--passes", "16")
+    out = start("run", "--tasks", "strings", "numbers", "--passes", "16", stage=3)
     weights = out / "weights.pt"
     tasks = json.loads((out / "result.json").read_text(encoding="utf-8"))["tasks"]
 
@@ -433,7 +435,8 @@ def saved_run(base, tmp_path):
     (tmp_path / "config.json").write_text(
         json.dumps({"seed": 0, "base": str(base)}), encoding="utf-8"
     )
-    result = {"tasks": [{"task": "strings", "evolved": {"red": "sort"}}]}
+    result = {"tasks": [{"task": "strings", "evolved": {"red": "sort"}, "at_end": 0.2}]}
+    result["tasks"].append({"task": "facts", "evolved": {}, "at_end": None})  # not trained
     (tmp_path / "result.json").write_text(json.dumps(result), encoding="utf-8")
     return tmp_path
 
@@ -466,6 +469,12 @@ def test_a_prompt_of_the_run_comes_back_with_its_task(run, saved_run):
     screen = run("--weights", saved_run / "weights.pt", lines=lines)
     assert after(screen, "prompt") == [PROMPT, "    rules"]
     assert after(screen, "task 1")[-1] == "    red: sort"
+
+
+def test_it_begins_with_the_last_task_that_the_run_has_trained_on(saved_run):
+    talking = talk.Dialogue(saved_run / "weights.pt", 0)
+    assert (talking.task.name, talking.prompt) == ("strings", {"red": "sort"})
+    assert list(talking.learned) == ["1"]
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,12 @@ def test_a_task_hides_rules_that_differ_and_that_the_base_has_never_seen(domain)
         assert len(results) == 4, "two topics of one task have the same rule"
 
 
+def test_of_many_equal_difficulties_the_corpus_shows_each_one_often():
+    often = dict.fromkeys(range(5, 16), 1)
+    domain = replace(domains()["strings"], corpus_difficulties=often)
+    assert domain.seen_difficulties == list(range(5, 16))
+
+
 @DOMAINS
 def test_tasks_are_harder_than_most_of_the_corpus(domain):
     hardest = max(domain.task_difficulties)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 import torch
@@ -272,6 +273,56 @@ def test_the_policy_reflects_or_the_base(start, monkeypatch, reflector):
     [learner] = learners
     right = learner.base if reflector == "base" else learner.policy
     assert samplers and all(sampler.model is right for sampler in samplers)
+
+
+@pytest.mark.parametrize("method", ["fst", "distill"])
+def test_all_answers_to_learn_from_are_the_policys(start, monkeypatch, method):
+    models = []
+    learners = []
+    evaluating = watch_evaluations(monkeypatch)
+
+    def note(answers, sampler, jobs, samples=1):
+        if not evaluating[0]:
+            models.append(sampler.model)
+
+    toy.watch(monkeypatch, Sampler, "answer", note)
+    toy.watch(monkeypatch, train, "slow_step", lambda _, learner, asked: learners.append(learner))
+    start(method=method, steps=1)
+    [learner] = learners
+    assert len(models) > 2 and all(model is learner.policy for model in models)
+
+
+def test_questions_are_those_of_the_task_that_is_trained_on_or_measured(start, monkeypatch):
+    trained = []
+    measured = []
+
+    def note_step(reward, learner, asked):
+        trained.extend((learner.trained_task, question.want[0].isdigit()) for question in asked)
+
+    def note_evaluation(evaluation, learner, model, index, prompt):
+        *_, want = evaluation.sample
+        measured.append((index, want[0].isdigit()))
+
+    toy.watch(monkeypatch, train, "slow_step", note_step)
+    toy.watch(monkeypatch, train, "evaluate", note_evaluation)
+    start("run", "--tasks", "strings", "numbers", stage=2, steps=4)
+    assert set(trained) == set(measured) == {(0, False), (1, True)}
+
+
+def test_every_answer_is_learned_from_with_its_own_reward(start, monkeypatch):
+    answered = []
+    learned = []
+    toy.watch(monkeypatch, Sampler, "answer", lambda answers, *_, **__: answered.append(answers))
+
+    def note(metrics, *, completions, rewards, **settings):
+        scores = [outcome.score for outcome in answered[-1].outcomes]
+        assert completions is answered[-1].completions and rewards.tolist() == scores
+        learned.append(fmean(scores))
+
+    toy.watch(monkeypatch, rl, "update", note)
+    out = start(steps=6)
+    assert [line["reward"] for line in toy.kinds(out, "slow")] == pytest.approx(learned, abs=1e-6)
+    assert len(set(learned)) > 1
 
 
 def test_the_same_seed_gives_the_same_run_in_every_process(start, base, tmp_path):

@@ -281,6 +281,16 @@ def test_a_run_that_is_still_going(tmp_path, n):
     assert page(path) == before
 
 
+def test_a_run_that_goes_on_after_its_end_is_not_finished(tmp_path):
+    path = write_run(tmp_path / "a")
+    assert "finished. " in page(path) and "not finished" not in page(path)
+    log = (path / "log.jsonl").read_text(encoding="utf-8")
+    more = json.loads(log.splitlines()[-1])
+    more["rollouts"] += 256
+    (path / "log.jsonl").write_text(f"{log}{json.dumps(more)}\n", encoding="utf-8")
+    assert "not finished" in page(path)
+
+
 def test_metrics_that_are_missing(tmp_path):
     path = write_run(tmp_path / "a", stage=20, steps=60)
     lines = []
@@ -330,6 +340,18 @@ def test_a_damaged_folder_is_one_line_and_exit_code_2(tmp_path, capsys, damage):
     assert stopped.value.code == 2 and out == ""
     assert err.count("\n") == 1 and err.startswith("view.py: ") and str(path) in err
     assert not (path / "view.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"), [(["RUN", "--out", "RUN/none/page.html"], "none/page.html"), ([], "runs")]
+)
+def test_what_is_wrong_on_the_command_line_is_not_laid_to_the_run(tmp_path, capsys, argv, said):
+    path = write_run(tmp_path / "a", steps=30)
+    with pytest.raises(SystemExit) as stopped:
+        view.main([word.replace("RUN", str(path)) for word in argv])
+    [line] = capsys.readouterr().err.splitlines()
+    assert stopped.value.code == 2 and line.startswith("view.py: ")
+    assert said in line and "damaged" not in line
 
 
 def test_a_line_cut_anywhere_or_a_byte_changed_is_never_a_traceback(tmp_path, capsys):

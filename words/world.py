@@ -163,7 +163,8 @@ def changed_examples(text: str, failures: list, rng: random.Random) -> tuple[str
     failed = list(dict.fromkeys(example_of(question) for question, _outcome in failures))
     room = EXAMPLES - len(examples)
     moves = []
-    # What a child shows does not count for it: some other failure must be left to tell.
+    # A child earns nothing on a question that its prompt shows. So an example comes in only where
+    # another failure is left to measure the child on. "comes in" is twice as likely.
     if len(failed) > 1:
         moves += ["comes in", "comes in"] if room else []
         moves += ["replaces"] if examples else []
@@ -172,7 +173,7 @@ def changed_examples(text: str, failures: list, rng: random.Random) -> tuple[str
     if not moves:
         return "", ""
 
-    # Several may come in at once.
+    # Several may come in at once; of three failures or more, at least two stay out.
     move = rng.choice(moves)
     several = rng.randint(1, max(min(room, len(failed) - 2), 1))
     n = {"comes in": several, "replaces": 1, "leaves": 0}[move]
