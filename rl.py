@@ -257,7 +257,7 @@ def distill(*, policy, teacher, optimizer, contexts, teacher_contexts, completio
     context. The loss is the reverse KL(policy, teacher) of the next token, averaged over all tokens
     of the completions. It is exact: estimates from sampled tokens alone would not tell what else
     the teacher would have said.
-    -> kl_teacher (nats per token), grad_norm, dropped_groups
+    -> kl_teacher (nats per token), grad_norm
     """
     n_tokens = sum(map(len, completions))
     device = next(policy.parameters()).device
@@ -278,4 +278,4 @@ def distill(*, policy, teacher, optimizer, contexts, teacher_contexts, completio
         kl.backward()
         mean_kl += kl.detach()
     grad_norm = apply_gradients(policy, optimizer, mean_kl)
-    return {"kl_teacher": mean_kl.item(), "grad_norm": grad_norm, "dropped_groups": 0}
+    return {"kl_teacher": mean_kl.item(), "grad_norm": grad_norm}

@@ -373,7 +373,7 @@ def main(argv=None):
     console.PROGRAM = Path(__file__)  # what --help and errors name
     with command_line.failures_in_one_line("stopped"):
         # Open the model, and set the instructions that were given.
-        cfg = command_line.start(Options, argv, {})
+        cfg = command_line.start(Options, argv)
         dialogue = Dialogue(Path(cfg.weights), cfg.seed)
         for line in re.findall("[^,;]+", cfg.rules):
             dialogue.instruct(line)

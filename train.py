@@ -173,8 +173,8 @@ class Learner:
 
         # What people are shown.
         self.shown = self.seed_prompt  # the prompt that was printed last
-        self.evolved = [self.seed_prompt for _ in self.tasks]  # the prompt each was left with
-        self.at_end = [None for _ in self.tasks]  # the accuracy last measured in its stage
+        self.evolved = [self.seed_prompt] * len(self.tasks)  # the prompt each was left with
+        self.at_end = [None] * len(self.tasks)  # the accuracy last measured in its stage
         self.measured = {}  # evaluations, see `evaluate`
 
     def state_dict(self):
@@ -424,7 +424,7 @@ def update_weights(learner: Learner, questions, answers, rewards, groups):
     # A number that is not finite would spoil the weights: this step is not taken.
     kl_name = "kl_teacher" if distills else "kl_base"
     if not (rewards.isfinite().all() and answers.logprobs.isfinite().all()):
-        return {kl_name: None, "grad_norm": math.nan, "dropped_groups": 0}
+        return {kl_name: None, "grad_norm": math.nan}
     # The teacher reads the same questions under the best prompt.
     if distills:
         jobs = [(learner.population.best, questions)]
@@ -607,7 +607,7 @@ def check_settings(cfg: Config):
 def main(argv=None):
     with command_line.failures_in_one_line(STARTING):
         # What to do, on what.
-        cfg = command_line.start(Config, argv, {"smoke": prepare.SMOKE})
+        cfg = command_line.start(Config, argv)
         check_settings(cfg)
         device = pick_device(cfg.device, cfg.compile)
         if cfg.pretrain:

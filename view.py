@@ -88,15 +88,15 @@ class Stage:
         _, best, _ = self.prompts[-1]
         return best
 
+    def names(self, topic: str) -> bool:
+        """Whether the best prompt names the hidden rule of a topic, or an equal one."""
+        return self.verdict(topic, self.best.get(topic, "none")) in ("right", "equal")
+
     @property
     def named(self) -> str:
         """How many of the hidden rules the best prompt names."""
-        if self.domain is None:
-            return ""
-        # What is equal in effect counts, too.
-        verdicts = [self.verdict(topic, self.best.get(topic, "none")) for topic in self.hidden]
-        n = verdicts.count("right") + verdicts.count("equal")
-        return f"{n} of {len(self.hidden)} rules named"
+        n = sum(map(self.names, self.hidden))
+        return f"{n} of {len(self.hidden)} rules named" if self.domain else ""
 
 
 @dataclass
@@ -117,15 +117,12 @@ class Run:
 
 def read_run(path: Path) -> Run:
     """Read the files of a run. Raises OSError or ValueError where they are missing or damaged."""
-    # The closing table may be missing: a run writes it at its end. So may the samples.
     config = read_json(path / "config.json")
-    log = (path / "log.jsonl").read_text(encoding="utf-8")
-    file = path / "samples.txt"
-    samples = file.read_text(encoding="utf-8") if file.exists() else ""
-    file = path / "result.json"
-    result = read_json(file) if file.exists() else {}
+    samples = text_of(path / "samples.txt")
+    result = json.loads(text_of(path / "result.json") or "{}")  # a run writes it at its end
 
     # What comes after the last line end is nothing, or a line that is being written just now.
+    log = text_of(path / "log.jsonl")
     lines = [json.loads(words) for words in log.split("\n")[:-1]]
     if not of(lines, "eval"):
         raise ValueError("nothing has been measured yet")
@@ -136,6 +133,11 @@ def read_run(path: Path) -> Run:
     # What people call the run: its folder.
     name = f"{path.resolve().name} ({config['method']})"
     return Run(name, config, lines, samples, result, stages_of(config, lines, result))
+
+
+def text_of(file: Path) -> str:
+    """The text of a file, "" where it is missing."""
+    return file.read_text(encoding="utf-8") if file.exists() else ""
 
 
 def of(lines: list[dict], kind: str) -> list[dict]:

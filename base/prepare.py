@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import tempfile
 import zlib
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -60,16 +61,28 @@ class BaseSettings:
     @classmethod
     def fill_in(cls, given: dict) -> dict:
         """The settings that were given, and those that follow. cls: train.Config."""
-        # A corpus has all domains. A pretrained model has settings of its own.
+        # A corpus has all domains. A pretrained model has settings of its own, and so has --smoke.
         if given.get("pretrain"):
             given = {"tasks": corpus_domains()} | given
         if given.get("llm"):
             given = llm.SETTINGS | given
+        if given.get("smoke"):
+            given = SMOKE | own_folder(given) | given
 
         # A run that is not told its length gives each task one stage.
         stage = given.get("stage", cls.stage)
         tasks = given.get("tasks", cls.tasks)
         return {"steps": stage * len(tasks)} | given
+
+
+def own_folder(given: dict) -> dict:
+    """The folder of a --smoke run, a temporary one without --out, and its own base there."""
+    # The first process makes the folder, and tells the others which it is.
+    folder = given.get("out")
+    if not folder and processes.rank() == 0:
+        folder = tempfile.mkdtemp(prefix="fast-slow-")
+    out = processes.tell(folder)
+    return {"out": out, "base": f"{out}/base.pt"}
 
 
 @dataclass

@@ -68,9 +68,11 @@ def text_loss(one: Run):
     return losses[-1] - losses[0]
 
 
-def calm(one: Run):
-    """The share of fast phases without a surprise."""
-    return mean(not line["surprise"] for line in of(one.lines, "fast"))
+def noticed(one: Run):
+    """The share of fast phases that have a surprise where a stage has just begun, else none."""
+    after_a_switch = [stage.phases[0] for stage in one.stages[1:]]
+    phases = of(one.lines, "fast")
+    return mean(phase["surprise"] == (phase in after_a_switch) for phase in phases)
 
 
 # --- how much less a method takes ---
@@ -156,23 +158,20 @@ def stage_ends(one: Run):
 
 
 def sound(one: Run):
-    """1 if all stages end above 0.45, else 0."""
-    lowest = min(done["at_end"] for done in one.result["tasks"])
-    return float(lowest > 0.45)
+    """Whether all stages end above 0.45."""
+    return min(done["at_end"] for done in one.result["tasks"]) > 0.45
 
 
-def named(one: Run):
-    """The share of the hidden rules of one and two operations that are named, or equal ones.
+def named(one: Run, lengths):
+    """The share of the hidden rules of some lengths, "12" or "3", that are named, or equal ones.
 
     In the prompts that the stages end with.
     """
     found = []
     for stage in one.stages:
         for topic, rule in stage.hidden.items():
-            # A topic without a line has an instruction, too: none.
-            verdict = stage.verdict(topic, stage.best.get(topic, "none"))
-            if len(rule.split()) < 3:
-                found.append(verdict in ("right", "equal"))
+            if str(len(rule.split())) in lengths:
+                found.append(stage.names(topic))
     return mean(found)
 
 
@@ -194,6 +193,11 @@ def first_phase(one: Run):
     phase = one.stages[-1].phases[0]
     _, score = phase["population"][0]
     return score
+
+
+def recalled(one: Run):
+    """Whether that phase brought the prompt of the first stage back from memory."""
+    return one.stages[0].best in one.stages[-1].phases[0]["recalled"]
 
 
 def within_third(one: Run, number):

@@ -42,11 +42,11 @@ both channels, above the prompt alone | stage:1:both fst-DOMAIN | stage:1:prompt
 both, above the weights alone | stage:1:both fst-DOMAIN | stage:1:weights fst-DOMAIN |
 the prompt alone, above neither | stage:1:prompt fst-DOMAIN | stage:1:neither fst-DOMAIN |
 the weights alone, above neither | stage:1:weights fst-DOMAIN | stage:1:neither fst-DOMAIN |
-skills lost, a third of rl's | skills fst-DOMAIN | 0.333 of skills rl-DOMAIN | skills rl-DOMAIN
-skills lost, mean of the domains | skills fst-* | 0.333 of skills rl-* | skills rl-*
+change of skills, above a third of rl's | skills fst-DOMAIN | 0.333 of skills rl-DOMAIN | skills rl-DOMAIN
+change of skills, mean of the domains | skills fst-* | 0.333 of skills rl-* | skills rl-*
 steps saved until rewards come in | earlier:step fst-star_graph rl-star_graph | 0.80 |
 rollouts saved until then | earlier:rollouts fst-star_graph rl-star_graph | |
-fast phases without a surprise | calm fst-* | 0.99 |
+fast phases without a surprise | noticed fst-* | 0.99 |
 where there was one, it did no harm | end fst-DOMAIN | end still-DOMAIN + -0.02 |
 """
 CLAIMS["The stream"] = """
@@ -55,7 +55,9 @@ at the end of stage 2 | stage:2:at_end stream-fst | 0.72 | stage:2:at_end stream
 at the end of stage 3 | stage:3:at_end stream-fst | 0.85 | stage:3:at_end stream-rl
 at the end of stage 4 | stage:4:at_end stream-fst | 0.70 | stage:4:at_end stream-rl
 seeds with all stages above 0.45 | sound stream-fst | 0.90 |
-rules of one and two operations named | named stream-fst | 0.90 |
+fast phases that notice a switch, and nothing else | noticed stream-fst | 0.99 |
+rules of one and two operations named | named:12 stream-fst | 0.90 |
+rules of three operations named | named:3 stream-fst | |
 lines without operations of other domains | own_lines stream-fst | 0.98 |
 learned in stage STAGE | stage:STAGE:at_end stream-fst | stage:STAGE:prompt stream-fst |
 in the end not below the base, stage STAGE | stage:STAGE:both stream-fst | \
@@ -67,9 +69,12 @@ stage:3:both stream-rl + -1 of stage:3:at_end stream-rl
 back: anchor score after the first fast phase | first_phase stream-fst | \
 0.95 of stage:1:prompt stream-fst | \
 first_phase stream-no-memory
+the same without surprise | first_phase stream-no-surprise | |
+back: the prompt comes from memory | recalled stream-fst | |
 back: within a third of the rollouts | within_third:4 stream-fst | stage:1:at_end stream-fst | \
 within_third:1 stream-fst
 the same without memory | within_third:4 stream-no-memory | |
+the same without surprise | within_third:4 stream-no-surprise | |
 the same, `rl` | within_third:4 stream-rl | |
 stage STAGE without memory | stage:STAGE:at_end stream-no-memory | |
 stage STAGE without surprise | stage:STAGE:at_end stream-no-surprise | |

@@ -209,7 +209,7 @@ PROMPTS = {"right": right_prompt, "examples": random_examples}
 
 def settings_of(run: Run, place: Place) -> dict:
     """A run's settings as they are kept: the base by its checksum, no paths of this machine."""
-    cfg = command_line.parse(Config, command(run, place), presets={})
+    cfg = command_line.parse(Config, command(run, place))
     if run.before:
         base = f"weights of {run.before.folder}"
     else:

@@ -11,7 +11,6 @@ import functools
 import os
 import signal
 import sys
-import tempfile
 from pathlib import Path
 
 from plumbing import console, processes
@@ -52,24 +51,23 @@ def setting(
 # --- from words to settings ---
 
 
-def start(Config: type, argv: list[str] | None, presets: dict[str, dict]):
+def start(Config: type, argv: list[str] | None):
     """Meet the other processes, and read the command line -> the settings. Raises ValueError.
 
     Config: the settings class. argv: the words of the command line, None for those of the program.
-    presets: values that a switch of that name stands for, for example {"smoke": {"steps": 4}}.
     """
     # From here on Ctrl-C raises KeyboardInterrupt.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     processes.join()
-    cfg = parse(Config, argv, presets)
+    cfg = parse(Config, argv)
     check(cfg)
     return cfg
 
 
-def parse(Config: type, argv: list[str] | None, presets: dict[str, dict]):
+def parse(Config: type, argv: list[str] | None):
     """Read the command line -> the settings, see `start`. Raises ValueError, or OSError for a file.
 
-    What is not given comes from the run that is resumed, else from a preset, else from defaults.
+    What is not given comes from the run that is resumed, else from `Config.fill_in` or a default.
     """
     # The settings on the command line, and no others.
     given = vars(make_parser(Config).parse_args(argv))
@@ -83,15 +81,11 @@ def parse(Config: type, argv: list[str] | None, presets: dict[str, dict]):
         if value and field.metadata["is_file"]:
             given[name] = read_text(name, value)
 
-    # Below them are those of the run that is resumed, or those of a preset.
+    # Below them are those of the run that is resumed.
     if given.get("resume"):
         saved = saved_settings(Config, given["resume"])
         check_changes(Config, given, saved)
         given = saved | given
-    else:
-        for name, values in presets.items():
-            if given.get(name):
-                given = apply_preset(values, given)
 
     # What is still open follows from these, or is a default.
     return Config(**Config.fill_in(given))
@@ -149,21 +143,6 @@ def read_text(name: str, path: str) -> str:
         return text
     except ValueError as error:  # UnicodeDecodeError is one
         raise ValueError(f"--{name} {path}: {error}") from None
-
-
-def apply_preset(values: dict, given: dict) -> dict:
-    """The values of a preset, below what was given. Such a run has its own base, in its folder.
-
-    Without --out that is a temporary folder.
-    """
-    # The first process makes the folder, and tells the others which it is.
-    folder = given.get("out")
-    if not folder and processes.rank() == 0:
-        folder = tempfile.mkdtemp(prefix="fast-slow-")
-    out = processes.tell(folder)
-
-    # What comes later counts more.
-    return values | {"out": out, "base": f"{out}/base.pt"} | given
 
 
 # --- resuming ---

@@ -43,8 +43,8 @@ def write_run(kept: Path, name: str, seed: int, tasks: list[str], up: float) -> 
         # others in each stage.
         own = up - 0.1 * i
         prompt = {"red": "sort"}
-        fast = {"surprise": False, "seconds": 1.0, "population": [[prompt, own]], "accepted": []}
-        log.append(logged("fast", 20 * i, 2000 * i + 10, i, **fast))
+        fast = {"surprise": False, "recalled": [], "accepted": [], "population": [[prompt, own]]}
+        log.append(logged("fast", 20 * i, 2000 * i + 10, i, seconds=1.0, **fast))
         for step in (0, 10, 15, 20):
             at = 20 * i + step
             log.append(evaluation(at, 100 * at + 10, up * step / 20, i))

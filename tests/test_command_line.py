@@ -24,7 +24,7 @@ from train import Config
 
 def parse_config(argv: list[str]) -> Config:
     """The settings that train.py makes of its command line, not checked yet."""
-    return command_line.parse(Config, argv, {"smoke": SMOKE})
+    return command_line.parse(Config, argv)
 
 
 def check_config(cfg: Config) -> None:

@@ -122,11 +122,11 @@ def test_rl_trains_under_a_fixed_prompt_of_examples(run, tmp_path, capsys):
 
 
 def test_the_settings_of_such_a_run_are_its_own_where_none_are_given(run, folder):
-    cfg = train.command_line.parse(train.Config, ["--llm", str(folder)], {})
+    cfg = train.command_line.parse(train.Config, ["--llm", str(folder)])
     for name, value in llm.SETTINGS.items():
         assert getattr(cfg, name) == value
     assert cfg.steps == cfg.stage and cfg.llm == str(folder.resolve())
-    cfg = train.command_line.parse(train.Config, ["--llm", "smollm2", "--lr", "0.5"], {})
+    cfg = train.command_line.parse(train.Config, ["--llm", "smollm2", "--lr", "0.5"])
     assert cfg.lr == 0.5 and cfg.llm == "smollm2"
 
 

@@ -83,10 +83,11 @@ def test_rules_are_named_by_what_they_do_and_lines_may_be_of_another_domain():
     log = [evaluation(0, 0, 0.0), logged("fast", 0, 10, population=[[prompt, 0.5]], accepted=[])]
     log.append(logged("fast", 10, 20, task=1, population=[[{}, 0.5]], accepted=[]))
     run = run_of(log, "strings", "strings")
-    assert measure.named(run) == pytest.approx(1 / 6)
+    assert measure.named(run, "12") == pytest.approx(1 / 6)
+    assert measure.named(run, "3") == 0
     assert measure.own_lines(run) == pytest.approx(2 / 3)
     run = run_of([evaluation(0, 0, 0.0), logged("slow", 0, 10)], "strings")
-    assert (measure.named(run), measure.own_lines(run)) == (0, 1)
+    assert (measure.named(run, "12"), measure.own_lines(run)) == (0, 1)
 
 
 def test_runs_are_read_from_what_is_kept_of_them(tmp_path):
@@ -99,7 +100,7 @@ def test_runs_are_read_from_what_is_kept_of_them(tmp_path):
     # A fast phase takes 1 second, a step 2.
     assert [line["time"] for line in one.stages[0].evals] == [1, 3, 5, 7]
     assert measure.last(one, "time") == 16
-    assert measure.skills(one) == pytest.approx(-0.09) and measure.calm(one) == 1
+    assert measure.skills(one) == pytest.approx(-0.09) and measure.noticed(one) == 0.5
     assert measure.text_loss(one) == 40
     assert (measure.stage(one, "2", "at_end"), measure.stage(one, "2", "both")) == (0.5, 0.6)
     worth = [measure.stage(one, "1", key) for key in ("neither", "prompt", "weights")]
@@ -107,12 +108,30 @@ def test_runs_are_read_from_what_is_kept_of_them(tmp_path):
     assert measure.first_phase(one) == 0.5 and measure.stage_ends(one) == pytest.approx(0.55)
 
 
-def test_shares_of_calm_phases_and_of_sound_streams():
-    log = [evaluation(0, 0, 0.0)]
-    for surprise in (False, True, False, False):
-        log.append(logged("fast", 0, 10, surprise=surprise, population=[[{}, 0.5]], accepted=[]))
-    one = run_of(log, "strings")
-    assert measure.calm(one) == 0.75
+def phase(step: int, surprise: bool, recalled=()) -> dict:
+    """The log line of a fast phase."""
+    found = {"population": [[{"red": "sort"}, 0.5]], "accepted": [], "recalled": list(recalled)}
+    return logged("fast", step, 10 + step, step // 20, surprise=surprise, **found)
+
+
+def test_a_surprise_belongs_where_a_stage_begins_but_for_the_first_one():
+    start = evaluation(0, 0, 0.0)
+    log = [start, phase(0, False), phase(6, True), phase(12, False), phase(18, False)]
+    assert measure.noticed(run_of(log, "strings")) == 0.75
+    log = [start, phase(0, False), phase(18, False), phase(24, True), phase(30, False)]
+    assert measure.noticed(run_of(log, "strings", "numbers")) == 1
+    log[-1] = phase(30, True)
+    assert measure.noticed(run_of(log, "strings", "numbers")) == 0.75
+
+
+def test_the_prompt_that_comes_back_is_that_of_the_first_stage():
+    for recalled, is_back in (([], False), ([{"red": "left"}], False), ([{"red": "sort"}], True)):
+        log = [evaluation(0, 0, 0.0), phase(0, False), phase(24, True, recalled), phase(30, True)]
+        assert measure.recalled(run_of(log, "strings", "strings")) is is_back
+
+
+def test_a_stream_is_sound_where_all_stages_are():
+    one = curve(0.0)
     one.result = {"tasks": [{"at_end": 0.9}, {"at_end": 0.45}]}
     assert measure.sound(one) == 0
     one.result = {"tasks": [{"at_end": 0.9}, {"at_end": 0.46}]}

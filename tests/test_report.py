@@ -126,7 +126,7 @@ def test_the_sweep_chooses_what_stays_nearest_to_the_base_of_what_is_as_good():
 def test_the_settings_of_all_runs_are_those_that_the_sweep_chose(method):
     scores = report.sweep_scores(measure.load(), method)
     one = next(one for one in run.all_runs() if one.method == method)
-    cfg = parse(Config, run.command(one, run.Place()), presets={})
+    cfg = parse(Config, run.command(one, run.Place()))
     assert (cfg.lr, cfg.kl_coef) == tuple(map(float, report.chosen(scores)))
 
 

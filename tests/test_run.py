@@ -21,7 +21,7 @@ TINY += " --eval-every 4 --eval-questions 4"
 
 
 def settings(one: Run, place=None) -> Config:
-    return parse(Config, run.command(one, place or Place()), presets={})
+    return parse(Config, run.command(one, place or Place()))
 
 
 @pytest.fixture(scope="module")

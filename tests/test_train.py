@@ -21,7 +21,7 @@ import rl
 import sampling
 import tasks
 import train
-from base import corpus, exams, prepare
+from base import corpus, exams
 from base.prepare import open_base
 from fast_context import Population
 from model import completion_logprobs
@@ -41,7 +41,7 @@ pytestmark = pytest.mark.usefixtures("toy_world")
 def learner_of(out) -> Learner:
     """The learner of the run in a folder, as it was at the last checkpoint."""
     argv = ["--resume", str(out)]
-    cfg = command_line.start(train.Config, argv, {"smoke": prepare.SMOKE})
+    cfg = command_line.start(train.Config, argv)
     folder = RunFolder(cfg.out, "", cfg.resume)
     learner = Learner(cfg, open_base(cfg, cfg.device), cfg.device, folder)
     folder.restore(learner)
