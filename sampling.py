@@ -402,7 +402,6 @@ class Sampler:
         """Sample completions, for the arguments see `sample`, and count them and their tokens."""
         # The noise decides which tokens are drawn.
         rows = len(prompts) * len(questions[0]) * samples
-        device = self.model.cos.device
         rollouts = sample(
             self.model,
             prompts,
@@ -412,7 +411,7 @@ class Sampler:
             eos=self.world.eos,
             pad=self.world.pad,
             temperature=self.temperature,
-            noise=torch.rand(rows, max_new, generator=self.rng, device=device),
+            noise=torch.rand(rows, max_new, generator=self.rng, device=self.model.cos.device),
             decode=self.decode,
         )
         self.sampled_rollouts += len(rollouts.lengths)

@@ -82,7 +82,6 @@ class Config(prepare.BaseSettings):
     prompt: str = setting(
         "",
         "file with the prompt to begin with; default: one without instructions",
-        is_file=True,
     )
     device: str = setting("auto", "where to run", ("auto", "cpu", "cuda", "mps"), may_change=True)
     compile: bool = setting(

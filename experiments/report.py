@@ -42,7 +42,8 @@ both channels, above the prompt alone | stage:1:both fst-DOMAIN | stage:1:prompt
 both, above the weights alone | stage:1:both fst-DOMAIN | stage:1:weights fst-DOMAIN |
 the prompt alone, above neither | stage:1:prompt fst-DOMAIN | stage:1:neither fst-DOMAIN |
 the weights alone, above neither | stage:1:weights fst-DOMAIN | stage:1:neither fst-DOMAIN |
-change of skills, above a third of rl's | skills fst-DOMAIN | 0.333 of skills rl-DOMAIN | skills rl-DOMAIN
+change of skills, above a third of rl's | skills fst-DOMAIN | 0.333 of skills rl-DOMAIN | \
+skills rl-DOMAIN
 change of skills, mean of the domains | skills fst-* | 0.333 of skills rl-* | skills rl-*
 steps saved until rewards come in | earlier:step fst-star_graph rl-star_graph | 0.80 |
 rollouts saved until then | earlier:rollouts fst-star_graph rl-star_graph | |
@@ -232,7 +233,7 @@ def judge(row, runs) -> list[str]:
 # --- tables ---
 
 
-def table(head: str, rows: list[list[str]]) -> str:
+def table(head, rows) -> str:
     columns = head.split(" | ")
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

@@ -278,8 +278,12 @@ def still_to_make(wanted, place: Place) -> list[Run]:
         if place.is_finished(run):
             check_settings(place.kept / run.folder, settings_of(run, place))
             continue
+        # The weights that it begins with must be there, made with the settings of today.
         if run.before and not place.weights(run.before).exists():
             todo.append(run.before)
+        elif run.before:
+            made = place.work / run.before.folder
+            check_settings(made, settings_of(run.before, place), but=("base", "out"))
         todo.append(run)
     return list(dict.fromkeys(todo))
 

@@ -27,7 +27,6 @@ def make(name: str, options: list[str], seed: int) -> Run:
     """Carry a run through, or go on with it, unless it is finished. Exits where train.py does."""
     out = Path("out") / f"{name}-{seed}"
     if (out / "result.json").exists():
-        print(f"{out} is finished already")
         return read(out)
 
     # The hidden rules are a function of the task's name and the seed. The last --prompt counts.

@@ -35,7 +35,6 @@ def setting(
     choices: tuple | None = None,
     low: float | None = None,
     may_change: bool = False,
-    is_file: bool = False,
 ):
     """A field of a settings class, with what the command line must know about it.
 
@@ -43,7 +42,6 @@ def setting(
     help: its line in --help.
     choices: the values that it may take, or low: the smallest number that it may be.
     may_change: whether it may change when a run is resumed.
-    is_file: the option names a text file, and the setting is its text.
     """
     return dataclasses.field(default=default, metadata=locals())  # the arguments, by their names
 
@@ -77,9 +75,9 @@ def parse(Config: type, argv: list[str] | None):
         # Paths are kept whole: a run may be gone on with from another folder. (A model may be one.)
         if value and (name in PATHS or (name == "llm" and os.path.exists(value))):
             given[name] = os.path.realpath(value)
-        # The text is saved with the other settings: a resumed run does not need the file.
-        if value and field.metadata["is_file"]:
-            given[name] = read_text(name, value)
+        # Of a file the text is saved with the other settings: a resumed run does not need the file.
+        if value and name == "prompt":
+            given[name] = read_text(value)
 
     # Below them are those of the run that is resumed.
     if given.get("resume"):
@@ -127,8 +125,8 @@ def add_option(parser: argparse.ArgumentParser, field: dataclasses.Field):
     parser.add_argument(option, help=help, **reading)
 
 
-def read_text(name: str, path: str) -> str:
-    """The text of the file that an option names, in UTF-8. Raises ValueError, or OSError."""
+def read_text(path: str) -> str:
+    """The text of the file that --prompt names, in UTF-8. Raises ValueError, or OSError."""
     # A file like /dev/zero has no end, so no more is read than is allowed.
     with open(path, "rb") as file:
         data = file.read(FILE_BYTES + 1)
@@ -142,7 +140,7 @@ def read_text(name: str, path: str) -> str:
             raise ValueError("it is empty")
         return text
     except ValueError as error:  # UnicodeDecodeError is one
-        raise ValueError(f"--{name} {path}: {error}") from None
+        raise ValueError(f"--prompt {path}: {error}") from None
 
 
 # --- resuming ---

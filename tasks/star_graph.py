@@ -56,8 +56,8 @@ DOMAIN = Domain(
         "roam": lambda s: go(s, s.nodes[0], arm=-1),
         "back": lambda s: go(s, s.nodes[-1], backwards=True),  # from the last node to the centre
         "flip": lambda s: s._replace(nodes=s.nodes[::-1]),
-        "ends": lambda s: s._replace(
-            nodes=s.nodes[-1:] + s.nodes[1:-1] + s.nodes[:1] if len(s.nodes) > 1 else s.nodes
+        "ends": lambda s: s._replace(  # one node stays one
+            nodes=(s.nodes[-1:] + s.nodes[1:-1] + s.nodes[:1])[: len(s.nodes)]
         ),
         "shift": lambda s: s._replace(nodes=s.nodes[1:] + s.nodes[:1]),
         "first": lambda s: s._replace(nodes=s.nodes[:1]),

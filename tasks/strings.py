@@ -28,7 +28,7 @@ DOMAIN = Domain(
         "reverse": lambda s: s[::-1],
         "left": lambda s: s[1:] + s[:1],
         "right": lambda s: s[-1:] + s[:-1],
-        "ends": lambda s: s[-1:] + s[1:-1] + s[:1],
+        "ends": lambda s: (s[-1:] + s[1:-1] + s[:1])[: len(s)],  # one letter stays one
         # the middle letter comes first
         "front": lambda s: (s[len(s) // 2], *s[: len(s) // 2], *s[len(s) // 2 + 1 :]),
         "pairs": swap_pairs,

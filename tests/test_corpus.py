@@ -5,6 +5,7 @@ import random
 import re
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 from functools import cache
 
@@ -110,10 +111,9 @@ def test_only_the_habit_is_learned_where_nothing_tells_what_to_do(name):
     for document in (document for kind, document in read.documents if kind == "solve"):
         (given, _), (restated, learned), _ = document
         topic, instruction = restated.strip().split(": ")
-        if read.domain.habit and f"\n{topic}: " not in given:
-            assert learned == (tuple(instruction.split()) == read.domain.habit) or not learned
-        else:
-            assert learned
+        is_made_up = read.domain.habit and f"\n{topic}: " not in given
+        assert learned or is_made_up
+        assert not (learned and is_made_up) or tuple(instruction.split()) == read.domain.habit
 
 
 @DOMAINS
@@ -438,3 +438,53 @@ def test_pieces_are_encoded_as_the_whole_text_would_be(name):
     for _, document in reader(name).documents[:500]:
         tokens, _ = corpus.encode_document(document)
         assert tokens[1:-1] == formats.encode(text_of(document))
+
+
+def test_the_habit_is_learned():
+    read = reader("star_graph")
+    learned = Counter()
+    for document in (document for kind, document in read.documents if kind == "solve"):
+        (given, _), (restated, is_learned), _ = document
+        topic, instruction = restated.strip().split(": ")
+        if f"\n{topic}: " not in given:
+            learned[tuple(instruction.split()) == read.domain.habit, is_learned] += 1
+    assert learned[True, True] > 0.4 * learned.total() and not learned[False, True]
+
+
+@DOMAINS
+def test_questions_of_the_corpus_are_as_difficult_as_its_weights_say(name):
+    domain = domains()[name]
+    drawn = []
+
+    def draw(rng, difficulty):
+        drawn.append(difficulty)
+        return domain.draw(rng, difficulty)
+
+    spied = replace(domain, draw=draw)
+    assert spied.rules(1)
+    drawn.clear()  # the states that rules are told apart by
+    rng = random.Random(0)
+    for _ in range(1000):
+        corpus.solving_document(rng, spied)
+    for difficulty, weight in domain.corpus_difficulties.items():
+        assert drawn.count(difficulty) / len(drawn) == pytest.approx(weight, abs=0.04)
+
+
+def test_later_every_domain_has_its_share_of_the_documents(monkeypatch):
+    homes = []
+    write = lambda _, domain: homes.append(domain.name) or [("", True)]  # noqa: E731
+    monkeypatch.setattr(corpus, "WRITERS", dict.fromkeys(corpus.KINDS, write))
+    corpus.documents(list(domains().values()), 0, 0, 800)
+    for name in domains():
+        assert homes.count(name) == pytest.approx(200, rel=0.2)
+
+
+@DOMAINS
+@REFLECTIONS
+def test_a_search_from_an_instruction_has_an_example_that_follows_it(name, kind):
+    read = reader(name)
+    for document in read.of_kind(kind):
+        old = tuple(re.match("reflect .*?: (.*)\n", document)[1].split())
+        if corpus.is_rule(read.domain, old):
+            ask, want = re.search(r"^ask (.*) got .* want (.*)$", document, re.MULTILINE).groups()
+            assert f"\n{formats.failure_text(ask, read.apply(old, ask), want)}" in document

@@ -1,6 +1,7 @@
 """tasks/domain.py: which rules are the same, and which are held out of the corpus."""
 
 import random
+import zlib
 
 import pytest
 
@@ -79,3 +80,27 @@ def test_no_class_is_both_held_out_and_in_the_corpus(domain):
         spellings = {other for rule in held_out for other in domain.equivalents(rule)}
         assert set(held_out) == spellings
     assert not domain.rules(1, held_out=True)
+
+
+# A base knows the other rules: with another split tasks would hide rules that it has seen.
+HELD_OUT = {
+    "facts": 2849190001,
+    "numbers": 3473735130,
+    "star_graph": 3392205601,
+    "strings": 3845845365,
+}
+
+
+def test_the_held_out_rules_are_those_of_the_shipped_base():
+    found = {}
+    for name, domain in domains().items():
+        found[name] = zlib.crc32(repr(sorted(domain.held_out)).encode())
+    assert found == HELD_OUT
+
+
+@DOMAINS
+def test_a_search_can_find_every_rule_that_a_task_may_hide(domain):
+    # It never goes on from a held-out pair.
+    for rule in domain.task_rules(3):
+        starts = {other[:2] for other in domain.equivalents(rule)}
+        assert not starts <= domain.held_out, f"no search finds {rule}"

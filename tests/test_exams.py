@@ -95,6 +95,22 @@ def test_reflecting_on_a_started_rule_shows_what_the_start_got_wrong(domain):
         assert any(item.passes(f"{topic}: {old} {name}") for name in domain.operations)
         assert not item.passes(f"{topic}: {old}")
 
+    # The wrong answers are those of the start.
+    states = {}
+
+    def draw(rng, difficulty):
+        state = domain.draw(rng, difficulty)
+        return states.setdefault(domain.ask(state), state)
+
+    spied = replace(domain, draw=draw)
+    for seed in range(20):
+        item = exams.reflecting(random.Random(seed), spied, hardest, 2, old="one missing")
+        old = tuple(re.match("reflect .*?: (.*)\n", item.prompt)[1].split())
+        failures = re.findall(r"^ask (.*) got (.*) want (.*)$", item.question, re.MULTILINE)
+        assert len(failures) == 3
+        for ask, got, want in failures:
+            assert domain.answer(old, states[ask]) == got != want
+
 
 @DOMAINS
 @pytest.mark.parametrize("old", corpus.STRANGE)
@@ -159,6 +175,9 @@ def test_the_share_of_an_exam_that_is_passed(model, monkeypatch):
     prompts = asked["prompts"]
     assert [formats.decode(prompt[1:]) for prompt in prompts] == ["rules\n"] * 4
     assert prompts[0][0] == formats.special("bos")
+    questions = [formats.decode(question) for [question] in asked["questions"]]
+    assert questions == [item.question for item in items]
+    assert asked["temperature"] == 0 and asked["samples"] == 1
 
 
 def test_an_answer_that_is_cut_off_does_not_pass(model, monkeypatch):
@@ -181,3 +200,35 @@ def test_skills_and_loss_of_a_model_that_has_learned_nothing(model):
     assert found["corpus_loss"] == exams.corpus_loss(model, [domain])
     assert abs(found["corpus_loss"] - uniform) < 0.5
     assert exams.base_rates(model, domain) == "numbers: solve 0.00, reflect 0.00/0.00"
+
+
+@DOMAINS
+def test_the_items_of_skills_are_always_the_same_and_of_what_the_corpus_often_shows(domain):
+    drawn = []
+
+    def draw(rng, difficulty):
+        drawn.append(difficulty)
+        return domain.draw(rng, difficulty)
+
+    spied = replace(domain, draw=draw)
+    known = {rule for length in (1, 2, 3) for rule in spied.rules(length)}
+    drawn.clear()  # the states that rules are told apart by
+    items = exams.skill_items(spied)
+    assert len(items) == len(drawn) == 256 and set(drawn) == set(domain.seen_difficulties)
+    assert [item[:2] for item in items] == [item[:2] for item in exams.skill_items(domain)]
+    for item in items:
+        topic = re.match("ask (.*?): ", item.question)[1]
+        assert tuple(formats.parse_prompt(item.prompt)[topic].split()) in known
+
+
+def test_no_training_has_the_documents_of_the_corpus_loss(model, monkeypatch):
+    seeds = []
+    documents = corpus.documents
+
+    def watched(domains, seed, step, n):
+        seeds.append(seed)
+        return documents(domains, seed, step, n)
+
+    monkeypatch.setattr(corpus, "documents", watched)
+    exams.corpus_loss(model, [domains()["numbers"]])
+    assert seeds and max(seeds) < 0

@@ -196,3 +196,15 @@ def test_in_bfloat16_weights_and_log_probabilities_stay_in_float32(folder):
     torch.testing.assert_close(
         answers.logprobs[:, : logprobs.size(1)], logprobs.detach(), atol=0.3, rtol=0.1
     )
+
+
+def test_every_weight_counts_for_the_checksum(folder, monkeypatch):
+    opened = load(str(folder))
+    monkeypatch.setattr(llm, "load", lambda name: opened)
+    checksums = {llm.open_llm("", "cpu").checksum}
+    weights = list(opened[0].parameters())
+    for weight in weights:
+        with torch.no_grad():
+            weight.view(-1)[0] += 1
+        checksums.add(llm.open_llm("", "cpu").checksum)
+    assert len(checksums) == 1 + len(weights)

@@ -242,3 +242,15 @@ def test_every_parameter_has_one_optimizer_and_only_matrices_of_blocks_have_muon
     assert sorted(matrices + others) == sorted(id(p) for p in model.parameters())
     assert isinstance(muon, torch.optim.Muon) and len(matrices) == 2 * 7
     assert id(model.embedding.weight) in others and id(model.head.weight) in others
+
+
+@pytest.mark.parametrize("n, share", [(1, 0.2), (2, 0.3), (3, 0.4), (4, 0.4)])
+def test_the_easy_part_is_longer_with_more_domains(tiny, n, share):
+    training = module.Training(WORLDS[:n], "cpu", 10, 2, 0)
+    assert training.easy_seconds == pytest.approx(600 * share)
+
+
+def test_only_matrices_of_blocks_decay():
+    muon, adamw = module.optimizers_of(GPT(GPTConfig(40, **TINY)))
+    decay = [group["weight_decay"] for group in (*muon.param_groups, *adamw.param_groups)]
+    assert decay == [0.1, 0.0]

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -230,3 +231,11 @@ def test_a_gguf_file_that_is_cut_off_is_one_line(tmp_path, folder, size):
 def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(own_folder):
     make_tokenizer("smollm", vocab_size=450).save(str(own_folder / "tokenizer.json"))
     assert "its tokenizer has more tokens than the model" in refusal(own_folder)
+
+
+def test_scaled_positions_in_a_gguf_file_are_refused():
+    config = {name: 16 for _, name in pretrained.SIZES.values()} | {"rope.scaling.type": "yarn"}
+    shapes = {"token_embd.weight": [400, 16]}
+    source = SimpleNamespace(kind="llama", form=pretrained.FILE, config=config, shapes=shapes)
+    with pytest.raises(ValueError, match="asks for positions scaled by 'yarn'"):
+        pretrained.config_of(source)

@@ -256,3 +256,8 @@ def test_gradients_and_metrics_are_summed_and_none_counts_as_zero(monkeypatch):
     processes.sum_gradients([a, b], metric)
     assert torch.equal(a.grad, 2 * torch.arange(6.0).view(2, 3)) and torch.equal(b.grad, 0 * b)
     assert metric == 6
+
+
+def test_where_another_process_was_asked_to_stop_all_do(monkeypatch):
+    monkeypatch.setattr(processes, "sum_over_processes", lambda flag: flag.add_(1))
+    assert processes.any_process(False, "cpu")

@@ -1,6 +1,7 @@
 """experiments/run.py: which runs there are, how they are made, and that none is made twice."""
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -198,7 +199,13 @@ def test_a_run_is_made_again_where_only_its_weights_are_gone(runs, tmp_path):
     assert run.still_to_make([before, after], place) == [before, after]
     place.weights(before).parent.mkdir(parents=True)
     place.weights(before).touch()
+    settings = place.work / before.folder / "config.json"
+    settings.write_text("{}", encoding="utf-8")
     assert run.still_to_make([before, after], place) == [after]
+    # Weights that were made with other settings are not begun with.
+    settings.write_text('{"lr": 0.5}', encoding="utf-8")
+    with pytest.raises(ValueError, match="has a run with lr 0"):
+        run.still_to_make([after], place)
 
 
 def test_one_that_fails_does_not_stop_the_others(place, monkeypatch):
@@ -269,3 +276,35 @@ def test_runs_that_failed_are_told_at_the_end(capsys, monkeypatch):
         run.main(["fst-facts"])
     said = "2 runs failed, the others are kept; fst-facts-0: no"
     assert said in capsys.readouterr().err
+
+
+def test_a_run_that_is_made_again_for_its_weights_stays_as_it_was_kept(place):
+    first = one_run("first")
+    run.execute(first, place)
+    (place.kept / "first-2" / "log.jsonl").write_text("kept", encoding="utf-8")
+    shutil.rmtree(place.work / "first-2")
+    run.execute(first, place)
+    assert place.weights(first).exists()
+    assert (place.kept / "first-2" / "log.jsonl").read_text(encoding="utf-8") == "kept"
+
+
+def test_a_run_of_which_only_a_part_is_kept_has_not_finished(place, monkeypatch):
+    write_file = run.write_file
+
+    def full(path, data):
+        if path.name == "log.jsonl":
+            raise OSError("disk full")
+        write_file(path, data)
+
+    monkeypatch.setattr(run, "write_file", full)
+    with pytest.raises(OSError):
+        run.execute(one_run("first"), place)
+    assert not place.is_finished(one_run("first"))
+
+
+def test_runs_side_by_side_have_prompts_of_their_own(runs, tmp_path):
+    told = [runs[f"ceiling-strings-{seed}"] for seed in range(3)]
+    commands = [run.command(one, Place(work=tmp_path)) for one in told]
+    for one, words in zip(told, commands, strict=True):
+        cfg = parse(Config, words)
+        assert cfg.prompt == run.right_prompt("strings", one.seed)

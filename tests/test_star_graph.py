@@ -53,3 +53,18 @@ def test_a_star_has_its_arms_and_no_way_out_that_has_a_name_reaches_the_goal(len
 def test_every_topic_hides_the_one_right_way_and_the_corpus_never_shows_it():
     assert set(make_task("star_graph", 0).rules.values()) == {DOMAIN.hidden}
     assert DOMAIN.hidden in DOMAIN.rules(2, held_out=True)
+
+
+@pytest.mark.parametrize("length", [2, 5])
+def test_the_edges_of_a_way_may_stand_anywhere(length):
+    rng = random.Random(0)
+    places = set()
+    for _ in range(200):
+        state = DOMAIN.draw(rng, length)
+        places.add([to for _, to in state.edges].index(state.nodes[-1]))
+    assert len(places) == ARMS * length
+
+
+def test_the_ends_of_a_single_node_are_that_node():
+    state = Star((("c", "d"),), ("g",))
+    assert DOMAIN.operations["ends"](state) == state

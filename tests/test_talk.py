@@ -515,3 +515,11 @@ def test_what_a_model_writes_does_not_steer_the_terminal(run, base, tmp_path):
     screen = run("--weights", path, lines=lines)
     assert "?" in screen
     assert all(c == "\n" or " " <= c <= "~" for c in screen)
+
+
+def test_another_task_forgets_wrong_answers(base):
+    talking = talk.Dialogue(base, 0)
+    talking.do_task("strings 1")
+    talking.wrong["red"].append("a failure")
+    talking.do_task("strings 2")
+    assert not talking.wrong["red"]

@@ -143,3 +143,29 @@ def test_a_copied_file_with_the_old_name_in_it_is_reported(monkeypatch):
     monkeypatch.setattr(strings, "DOMAIN", replace(strings.DOMAIN, name="numbers"))
     with pytest.raises(ValueError, match=r"the domain in tasks/strings.py is named 'numbers'"):
         domains.__wrapped__()
+
+
+@DOMAINS
+def test_topics_and_difficulties_are_all_as_likely(domain):
+    task = make_task(domain.name, 0)
+    drawn = []
+
+    def draw(rng, difficulty):
+        drawn.append(difficulty)
+        return domain.draw(rng, difficulty)
+
+    spied = replace(task, domain=replace(domain, draw=draw))
+    topics = [question.topic for question in spied.questions(random.Random(0), 600)]
+    for found, wanted in ((topics, task.rules), (drawn, task.difficulties)):
+        for one in wanted:
+            assert found.count(one) == pytest.approx(len(found) / len(wanted), rel=0.25)
+
+
+def test_purposes_never_meet_where_questions_are_few():
+    task = replace(make_task("strings", 0), difficulties=(2,))  # 4 times 132 questions
+    asked = {}
+    for purpose in ("questions", "lessons", "validation"):
+        found = task.questions(random.Random(purpose), 1500, purpose)
+        asked[purpose] = {(question.topic, question.ask) for question in found}
+    assert not asked["validation"] & (asked["questions"] | asked["lessons"])
+    assert len(asked["validation"]) > 40 and len(asked["questions"]) > 400

@@ -567,3 +567,9 @@ def test_a_sample_may_have_an_empty_line(tmp_path):
         file.write("[step 90] step 90: words. One of them:\n    one\n\n    two\n[step 91] more\n")
     text = page(path)
     assert "one\n\ntwo" in text and "[step 91]" not in text
+
+
+def test_a_sample_is_shown_with_its_verdict():
+    for score, verdict in ((1.0, "[right]"), (0.0, "[wrong, b a is right]")):
+        evaluation = SimpleNamespace(accuracy=0.5, sample=("answer: b a", score, "b a"))
+        assert view.evaluated(3, "strings", 7, evaluation).endswith(f"   {verdict}")

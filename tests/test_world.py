@@ -299,3 +299,8 @@ def test_a_task_whose_right_answers_would_be_cut_off_is_refused():
         world.check_room(task, 2048)
     world.answer_tokens = needed
     world.check_room(task, 2048)
+
+
+def test_a_reflection_reads_three_failures():
+    text = WORLD.reflection_text("red", "", [(QUESTION, Outcome(0.0, "d d"))] * 5)
+    assert text.count("ask ") == 3
