@@ -83,7 +83,7 @@ def prompts_from(words: str, topic: str, file: Path, rng: random.Random):
         data += rng.randbytes(4)
     file.write_bytes(data)
     try:
-        rules = formats.parse_prompt(read_text("prompt", str(file)))
+        rules = formats.parse_prompt(read_text(str(file)))
     except ValueError as error:
         if not str(error).isprintable() or len(str(error)) > 500:
             yield f"{data!r} as a prompt makes the error {error}"
