@@ -61,13 +61,13 @@ class BaseSettings:
     @classmethod
     def fill_in(cls, given: dict) -> dict:
         """The settings that were given, and those that follow. cls: train.Config."""
-        # A corpus has all domains. A pretrained model has settings of its own, and so has --smoke.
+        # What comes first counts most. A corpus has all domains.
+        if given.get("smoke"):
+            given = SMOKE | own_folder(given) | given
         if given.get("pretrain"):
             given = {"tasks": corpus_domains()} | given
         if given.get("llm"):
             given = llm.SETTINGS | given
-        if given.get("smoke"):
-            given = SMOKE | own_folder(given) | given
 
         # A run that is not told its length gives each task one stage.
         stage = given.get("stage", cls.stage)

@@ -69,7 +69,7 @@ def text_loss(one: Run):
 
 
 def noticed(one: Run):
-    """The share of fast phases that have a surprise where a stage has just begun, else none."""
+    """The share of fast phases with a surprise right after a switch, or with none elsewhere."""
     after_a_switch = [stage.phases[0] for stage in one.stages[1:]]
     phases = of(one.lines, "fast")
     return mean(phase["surprise"] == (phase in after_a_switch) for phase in phases)

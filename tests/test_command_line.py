@@ -126,6 +126,8 @@ def test_the_population_is_no_matter_where_prompts_do_not_evolve_beside_rollouts
 def test_smoke_is_small_but_what_is_given_counts():
     cfg = parse_config(["--smoke", "--steps", "2", "--method", "rl"])
     assert (cfg.steps, cfg.method, cfg.batch) == (2, "rl", SMOKE["batch"])
+    # They count more than those of a pretrained model.
+    assert parse_config(["--smoke", "--llm", "smollm2"]).batch == SMOKE["batch"]
     # It never touches the real base.
     assert cfg.base.startswith(cfg.out) and cfg.base != Config.base
     check_config(cfg)

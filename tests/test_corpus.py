@@ -14,6 +14,7 @@ import pytest
 from base import corpus
 from model import GPTConfig
 from tasks import TOPICS, Domain, domains, formats
+from tests.test_domain import noting
 
 DOMAINS = pytest.mark.parametrize("name", domains())
 REFLECTIONS = pytest.mark.parametrize("kind", ["spot", "reflect"])
@@ -454,13 +455,7 @@ def test_the_habit_is_learned():
 @DOMAINS
 def test_questions_of_the_corpus_are_as_difficult_as_its_weights_say(name):
     domain = domains()[name]
-    drawn = []
-
-    def draw(rng, difficulty):
-        drawn.append(difficulty)
-        return domain.draw(rng, difficulty)
-
-    spied = replace(domain, draw=draw)
+    spied, drawn = noting(domain)
     assert spied.rules(1)
     drawn.clear()  # the states that rules are told apart by
     rng = random.Random(0)

@@ -2,6 +2,7 @@
 
 import random
 import zlib
+from dataclasses import replace
 
 import pytest
 
@@ -80,6 +81,17 @@ def test_no_class_is_both_held_out_and_in_the_corpus(domain):
         spellings = {other for rule in held_out for other in domain.equivalents(rule)}
         assert set(held_out) == spellings
     assert not domain.rules(1, held_out=True)
+
+
+def noting(domain: Domain) -> tuple[Domain, list[int]]:
+    """A domain that notes the difficulties of the states that it draws, and these."""
+    drawn = []
+
+    def draw(rng, difficulty):
+        drawn.append(difficulty)
+        return domain.draw(rng, difficulty)
+
+    return replace(domain, draw=draw), drawn
 
 
 # A base knows the other rules: with another split tasks would hide rules that it has seen.

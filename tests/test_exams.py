@@ -11,6 +11,7 @@ from base import corpus, exams
 from model import GPT, GPTConfig
 from sampling import Rollouts
 from tasks import domains, formats
+from tests.test_domain import noting
 
 DOMAINS = pytest.mark.parametrize("domain", domains().values(), ids=domains().keys())
 KINDS = pytest.mark.parametrize(
@@ -204,13 +205,7 @@ def test_skills_and_loss_of_a_model_that_has_learned_nothing(model):
 
 @DOMAINS
 def test_the_items_of_skills_are_always_the_same_and_of_what_the_corpus_often_shows(domain):
-    drawn = []
-
-    def draw(rng, difficulty):
-        drawn.append(difficulty)
-        return domain.draw(rng, difficulty)
-
-    spied = replace(domain, draw=draw)
+    spied, drawn = noting(domain)
     known = {rule for length in (1, 2, 3) for rule in spied.rules(length)}
     drawn.clear()  # the states that rules are told apart by
     items = exams.skill_items(spied)

@@ -94,16 +94,8 @@ def test_a_folder_with_another_run_is_refused(start, capsys, base):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_log_of_any_method_without_its_checkpoint_is_kept(start, capsys, method):
+def test_a_log_without_its_checkpoint_is_not_overwritten(start, capsys, tmp_path, base, method):
     out = start(method=method, steps=5)
-    log = (out / "log.jsonl").read_bytes()
-    (out / "checkpoint.pt").unlink()
-    assert "does not fit the last checkpoint" in toy.refused(capsys, "--resume", out)
-    assert (out / "log.jsonl").read_bytes() == log
-
-
-def test_a_log_without_its_checkpoint_is_not_overwritten(start, capsys, tmp_path, base):
-    out = start(steps=5)
     log = (out / "log.jsonl").read_bytes()
     (out / "checkpoint.pt").rename(out / "elsewhere.pt")
     assert "does not fit the last checkpoint" in toy.refused(capsys, "--resume", out)

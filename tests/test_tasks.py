@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from tasks import RULE_LENGTHS, TOPICS, Domain, domains, make_task, strings
-from tests.test_domain import fresh_states
+from tests.test_domain import fresh_states, noting
 
 DOMAINS = pytest.mark.parametrize("domain", domains().values(), ids=domains().keys())
 
@@ -148,13 +148,8 @@ def test_a_copied_file_with_the_old_name_in_it_is_reported(monkeypatch):
 @DOMAINS
 def test_topics_and_difficulties_are_all_as_likely(domain):
     task = make_task(domain.name, 0)
-    drawn = []
-
-    def draw(rng, difficulty):
-        drawn.append(difficulty)
-        return domain.draw(rng, difficulty)
-
-    spied = replace(task, domain=replace(domain, draw=draw))
+    spy, drawn = noting(domain)
+    spied = replace(task, domain=spy)
     topics = [question.topic for question in spied.questions(random.Random(0), 600)]
     for found, wanted in ((topics, task.rules), (drawn, task.difficulties)):
         for one in wanted:
