@@ -11,10 +11,10 @@ again under today's weights, then repeats until little of its budget is left:
     try_children  run each new prompt on the same few questions
     accept        keep the children that did strictly better; score them on all anchor questions
 
-The world may change without a word. If the best prompt earns less than half of what the best one
-earned before, by more than chance, that is a surprise. Then the phase does three things before it
-goes on (`adapt`): it drops the lines that earn nothing any more, it tries the prompts that were
-best before earlier surprises (the memory), and it spends more.
+The world may change without a word. If the best score has fallen by more than half since the last
+phase, and by more than chance, that is a surprise. Then the phase does three things before it goes
+on (`adapt`): it drops the lines that earn nothing any more, it tries the prompts that were best
+before earlier surprises (the memory), and it spends more.
 
 The model and its texts are not known here. They come as four functions:
 
@@ -24,7 +24,7 @@ The model and its texts are not known here. They come as four functions:
                          each the proposed instruction ("" for none; untrusted text), how it came
                          about, for people to read, and the rollouts that it took, 1 or 0
     is_prompt(prompt)    whether a prompt with a proposal in it is well formed
-    shows(prompt, q)     whether a prompt shows a question: then it does not count for a child
+    shows(prompt, q)     whether question q is a worked example in a prompt: then q does not count
 
 A question is opaque, except for `.topic`. A call is one rollout, of an answer or of a reflection; a
 phase never makes more calls than its budget, which a surprise multiplies.
@@ -272,8 +272,8 @@ class FastPhase:
     def has_changed(self, before):
         """Whether the best kept prompt earns less than half of `before`, beyond noise.
 
-        before: what the best one earned when the last phase ended, on other questions. A low score
-        cannot fall by more than chance: with 48 questions never one of 8 right answers or fewer.
+        before: what the best one earned when the last phase ended, on other questions. From 8 right
+        answers of 48, or fewer, no fall is beyond noise, not even one to 0.
         """
         now = max(candidate.mean for candidate in self.scored)
         return now < before / 2 and beyond_noise(before, now, len(self.anchor))

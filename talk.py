@@ -23,7 +23,7 @@ Commands (lines may also come from a file or a pipe):
 In a task the hidden rule of a topic says what is right. Without one its instruction does: the
 operations of the domain are carried out on the question.
 
-Left out: GPUs. On a CPU an answer takes 20 ms.
+Left out: GPUs. On a CPU an answer takes half a second at most.
 """
 
 import dataclasses

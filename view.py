@@ -599,7 +599,7 @@ def page(paths: list[Path]) -> str:
 def main(argv=None):
     # Which runs, and where to?
     parser = command_line.script_parser(__file__, "Write a page that shows runs.")
-    parser.add_argument("runs", nargs="+", type=Path, help="folders of runs")
+    parser.add_argument("runs", nargs="+", type=Path, help="folders; the first six have colours")
     parser.add_argument("--out", type=Path, help="default: view.html in the first folder")
     args = parser.parse_args(argv)
 

@@ -172,7 +172,7 @@ def load_base(path: Path) -> Base:
 def is_to_be_made(cfg) -> bool:
     """Whether a run must make its base: a default one that is missing.
 
-    A default base is the shipped one, or that in the folder of a --smoke run.
+    A default base is the shipped one, or base.pt in the run's own folder (see --smoke).
     """
     # A run that has begun cannot go on with another base.
     begun = cfg.resume and (Path(cfg.resume) / "checkpoint.pt").exists()

@@ -26,6 +26,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from base.prepare import SHIPPED, Base, load_base
 from plumbing import command_line
+from plumbing.devices import pick_device
 from plumbing.folder import RunFolder
 from sampling import contexts_of, decoder, sample
 from tasks import make_task
@@ -209,7 +210,7 @@ def main(argv=None):
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     args = parser.parse_args(argv)
     with command_line.failures_in_one_line("stopped", faults=(ValueError, ImportError)):
-        model = load_base(Path(SHIPPED)).model.to(args.device)
+        model = load_base(Path(SHIPPED)).model.to(pick_device(args.device))
         print(f"On {args.device}, {torch.get_num_threads()} threads, torch {torch.__version__}.\n")
         print(HEAD, flush=True)
         bench_sampling(model, args.device)

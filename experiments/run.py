@@ -212,6 +212,8 @@ def settings_of(run: Run, place: Place) -> dict:
     cfg = command_line.parse(Config, command(run, place))
     if run.before:
         base = f"weights of {run.before.folder}"
+    elif cfg.llm:
+        base = ""
     else:
         base = f"base {zlib.crc32(Path(cfg.base).read_bytes()):08x}"
     settings = asdict(cfg) | {"base": base, "out": ""}
@@ -276,14 +278,13 @@ def still_to_make(wanted, place: Place) -> list[Run]:
     todo = []
     for run in wanted:
         if place.is_finished(run):
-            check_settings(place.kept / run.folder, settings_of(run, place))
+            for made in filter(None, (run.before, run)):
+                check_settings(place.kept / made.folder, settings_of(made, place))
             continue
-        # The weights that it begins with must be there, made with the settings of today.
-        if run.before and not place.weights(run.before).exists():
+        # The run whose weights it begins with comes first. If that one has ended, train.py still
+        # makes sure that its settings and its base are those of today.
+        if run.before:
             todo.append(run.before)
-        elif run.before:
-            made = place.work / run.before.folder
-            check_settings(made, settings_of(run.before, place), but=("base", "out"))
         todo.append(run)
     return list(dict.fromkeys(todo))
 

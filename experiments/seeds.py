@@ -3,7 +3,8 @@
     python experiments/seeds.py NAME --tasks strings --steps 30      options: those of train.py
 
 The runs are out/NAME-0, out/NAME-1 and out/NAME-2; one that is finished is not repeated. Give
-changed code another NAME. `--prompt right` begins with the prompt that names all hidden rules.
+changed code, or other options, another NAME. `--prompt right` begins with the prompt that names all
+hidden rules.
 """
 
 import subprocess
@@ -31,7 +32,7 @@ def make(name: str, options: list[str], seed: int) -> Run:
 
     # The hidden rules are a function of the task's name and the seed. The last --prompt counts.
     if "right" in options:
-        if "--tasks" not in options:
+        if "--tasks" not in options[:-1]:
             raise ValueError("--prompt right needs --tasks with one task")
         task = options[options.index("--tasks") + 1]
         path = Path("out") / f"right-{task}-{seed}.txt"

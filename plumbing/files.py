@@ -30,10 +30,12 @@ def write_file(path: Path, data: bytes):
     and when the disk has all of it, that file takes the place of the old one in one operation.
     Where `path` is a link, what it points to is replaced.
     """
-    # The data must be on the disk before the names change.
+    # The data must be on the disk before the names change. A device or a folder stays.
     target = Path(os.path.realpath(path))
     temporary = beside(target, ".tmp")
     try:
+        if target.exists() and not target.is_file():
+            raise OSError(errno.EINVAL, "not a file that can be replaced")
         with open(temporary, "wb") as file:
             file.write(data)
             wait_for_disk(file)

@@ -77,7 +77,7 @@ class RunFolder(ExitStack):
             tqdm.write(words)
 
     def show_table(self, rows: list[list[str]]):
-        """Print rows of cells, the first column to the left and each as wide as its widest cell."""
+        """Print rows of cells, each column as wide as its widest cell."""
         columns = []
         for cells in itertools.zip_longest(*rows, fillvalue=""):
             width = max(map(len, cells))

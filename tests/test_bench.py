@@ -79,8 +79,10 @@ def test_a_step_of_trl_and_one_of_ours_take_turns(model, capsys, monkeypatch):
     assert all((p == q).all() for p, q in zip(before, model.parameters(), strict=True))
 
 
-def test_a_wrong_option_is_said_in_one_line(capsys):
+@pytest.mark.parametrize("device", ["abacus", "cuda"])
+def test_a_wrong_option_is_said_in_one_line(capsys, monkeypatch, device):
+    monkeypatch.setattr(bench.torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit) as ended:
-        bench.main(["--device", "abacus"])
+        bench.main(["--device", device])
     [line] = capsys.readouterr().err.splitlines()
-    assert ended.value.code == 2 and line.startswith("bench.py: ") and "abacus" in line
+    assert ended.value.code == 2 and line.startswith("bench.py: ") and device in line

@@ -1,6 +1,7 @@
 """plumbing/files.py: checkpoints that are whole, or are called damaged; locks."""
 
 import errno
+import os
 
 import pytest
 import torch
@@ -86,6 +87,14 @@ def test_what_a_link_points_to_is_replaced(tmp_path):
         write_file(link, data)
         assert link.is_symlink() and (tmp_path / "there" / "file").read_bytes() == data
     assert len([*tmp_path.iterdir()]) == 2
+
+
+def test_a_device_or_a_pipe_is_never_replaced(tmp_path):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    with pytest.raises(OSError, match=f"not a file that can be replaced: '{path}'"):
+        write_file(path, b"data")
+    assert path.is_fifo() and [*tmp_path.iterdir()] == [path]
 
 
 def test_a_file_system_without_fsync_is_told(tmp_path, monkeypatch):

@@ -201,9 +201,17 @@ def test_a_run_is_made_again_where_only_its_weights_are_gone(runs, tmp_path):
     place.weights(before).touch()
     settings = place.work / before.folder / "config.json"
     settings.write_text("{}", encoding="utf-8")
-    assert run.still_to_make([before, after], place) == [after]
+    assert run.still_to_make([after], place) == [before, after]
     # Weights that were made with other settings are not begun with.
     settings.write_text('{"lr": 0.5}', encoding="utf-8")
+    with pytest.raises(ValueError, match="has a run with lr 0"):
+        run.execute(before, place)
+    # Nor is a finished run kept where the one before it had other settings.
+    (place.kept / after.folder).mkdir()
+    for name in ("config.json", "result.json"):
+        (place.kept / after.folder / name).write_text("{}", encoding="utf-8")
+    assert run.still_to_make([after], place) == []
+    (place.kept / before.folder / "config.json").write_text('{"lr": 0.5}', encoding="utf-8")
     with pytest.raises(ValueError, match="has a run with lr 0"):
         run.still_to_make([after], place)
 

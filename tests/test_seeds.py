@@ -82,9 +82,10 @@ def test_a_run_that_was_stopped_is_gone_on_with(here, base, capsys):
     assert ended.value.code == 2 and "kl_coef is " in capsys.readouterr().err
 
 
-def test_the_right_prompt_needs_a_task(here, capsys):
+@pytest.mark.parametrize("argv", [[], ["--tasks"]])
+def test_the_right_prompt_needs_a_task(here, capsys, argv):
     with pytest.raises(SystemExit) as ended:
-        seeds.main(["c", "--prompt", "right"])
+        seeds.main(["c", "--prompt", "right", *argv])
     [line] = capsys.readouterr().err.splitlines()
     assert ended.value.code == 2 and line.endswith("--prompt right needs --tasks with one task")
 
