@@ -48,7 +48,6 @@ change of skills, mean of the domains | skills fst-* | 0.333 of skills rl-* | sk
 steps saved until rewards come in | earlier:step fst-star_graph rl-star_graph | 0.80 |
 rollouts saved until then | earlier:rollouts fst-star_graph rl-star_graph | |
 fast phases without a surprise | noticed fst-* | 0.99 |
-where there was one, it did no harm | end fst-DOMAIN | end still-DOMAIN + -0.02 |
 """
 CLAIMS["The stream"] = """
 at the end of stage 1 | stage:1:at_end stream-fst | 0.70 | stage:1:at_end stream-rl

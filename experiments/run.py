@@ -79,7 +79,6 @@ orders      numbers-facts-fst   0-4      fst      30     base         numbers fa
 orders      facts-numbers-fst   0-4      fst      30     base         facts numbers
 orders      numbers-facts-rl    0-4      rl       45     base         numbers facts
 orders      facts-numbers-rl    0-4      rl       45     base         facts numbers
-still       still-DOMAIN        0-4      fst      60     base         DOMAIN --no-surprise
 sweep       sweep-fst-LR-KL     100-101  fst      30     base         SHORT --lr LR --kl-coef KL
 sweep       sweep-rl-LR-KL      100-101  rl       45     base         SHORT --lr LR --kl-coef KL
 words       words-fst-KIND      0-2      fst      20     examples     KIND MODEL
@@ -101,9 +100,8 @@ STANDS_FOR = {
     "PACE": ("0.00002", "0.00005"),
 }
 
-# Made only when they are asked for. `still` matters for the seeds with a surprise in domains: in
-# the others it is the same run, number by number. `words` needs a pretrained model, docs/WORDS.md.
-ON_REQUEST = ("sweep", "still", "words", "word-sweep")
+# Made only when they are asked for. `words` needs a pretrained model, docs/WORDS.md.
+ON_REQUEST = ("sweep", "words", "word-sweep")
 
 
 @dataclass(frozen=True)
