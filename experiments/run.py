@@ -269,21 +269,20 @@ def keep(folder, kept, settings):
 
 
 def still_to_make(wanted, place: Place) -> list[Run]:
-    """The runs that have not finished, and those whose weights they need and that are not there.
+    """The runs that have not finished, each after the one whose weights it begins with.
 
     Raises ValueError for a finished run with other settings.
     """
     todo = []
     for run in wanted:
-        if place.is_finished(run):
-            for made in filter(None, (run.before, run)):
-                check_settings(place.kept / made.folder, settings_of(made, place))
-            continue
         # The run whose weights it begins with comes first. If that one has ended, train.py still
         # makes sure that its settings and its base are those of today.
-        if run.before:
-            todo.append(run.before)
-        todo.append(run)
+        both = list(filter(None, (run.before, run)))
+        if not place.is_finished(run):
+            todo += both
+            continue
+        for made in both:
+            check_settings(place.kept / made.folder, settings_of(made, place))
     return list(dict.fromkeys(todo))
 
 
