@@ -278,11 +278,10 @@ def still_to_make(wanted, place: Place) -> list[Run]:
         # The run whose weights it begins with comes first. If that one has ended, train.py still
         # makes sure that its settings and its base are those of today.
         both = list(filter(None, (run.before, run)))
+        for made in filter(place.is_finished, both):
+            check_settings(place.kept / made.folder, settings_of(made, place))
         if not place.is_finished(run):
             todo += both
-            continue
-        for made in both:
-            check_settings(place.kept / made.folder, settings_of(made, place))
     return list(dict.fromkeys(todo))
 
 

@@ -214,6 +214,9 @@ def test_a_run_is_made_again_where_only_its_weights_are_gone(runs, tmp_path):
     (place.kept / before.folder / "config.json").write_text('{"lr": 0.5}', encoding="utf-8")
     with pytest.raises(ValueError, match="has a run with lr 0"):
         run.still_to_make([after], place)
+    # One whose folder was moved away is made again, alone.
+    (place.kept / before.folder).rename(tmp_path / "away")
+    assert run.still_to_make([before, after], place) == [before]
 
 
 def test_one_that_fails_does_not_stop_the_others(place, monkeypatch):
