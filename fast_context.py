@@ -36,7 +36,6 @@ Left out of GEPA: choosing the topic to rewrite by anything but turns, and mergi
 import math
 import random
 from dataclasses import dataclass, field
-from itertools import cycle, islice
 from statistics import fmean
 from typing import Any
 
@@ -97,7 +96,7 @@ class Population:
     def prompts(self, n):
         """n prompts for the slow phase: the population, best first, repeated if it is smaller."""
         prompts = [candidate.prompt for candidate in self.candidates]
-        return list(islice(cycle(prompts), n))
+        return [prompts[i % len(prompts)] for i in range(n)]
 
     def state_dict(self):
         """Everything as plain data."""

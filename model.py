@@ -69,9 +69,10 @@ def causal_attention(q, k, v):
 def attend(q, prefix, own, prefix_bias, own_bias):
     """Attention over a shared prefix and a row's own tokens, under one softmax -> (R, H, T, D).
 
-    q (R, H, T, D). prefix: keys (J, K, D, P) and values (J, K, P, D), each of R / K consecutive
-    rows. own: keys (J, R, D, S) and values (J, R, S, D). A CPU reads both fastest in these layouts.
-    The biases (K, 1, P) and, broadcast, (R, T, S) are 0 where a row attends, -inf elsewhere.
+    q (R, H, T, D). prefix: keys (J, K, D, P) and values (J, K, P, D), each prompt's for R / K
+    consecutive rows. own: keys (J, R, D, S) and values (J, R, S, D). A CPU reads both fastest in
+    these layouts. The biases (K, 1, P) and, broadcast, (R, T, S) are 0 where a row attends, -inf
+    elsewhere.
     """
     prefix_keys, prefix_values = prefix
     own_keys, own_values = own
@@ -337,7 +338,7 @@ def completion_logits(model, contexts, completions):
     For a few contexts at a time, with all of their n completions, it yields what predicts each
     completion token: logits (n, S, V); these tokens (n, S); and the completions' mask (n, S).
     A context is read once for all of its completions, except its last token: the model's output at
-    that token already predicts the first token of a completion, so each row reads it. A longer
+    that token already predicts the first token of a completion, so each row reads it. A long
     beginning that contexts have in common, their prompt, is read once for all of them.
     """
     # Each row reads the last token of its context, then the completion.

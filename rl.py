@@ -230,7 +230,7 @@ def apply_gradients(policy, optimizer, metric):
 def micro_batches(contexts, completions, wanted):
     """Cut the wanted contexts into micro-batches: which contexts, and which completions of them.
 
-    Contexts with the same prompt come together: then it is read once for all of them. With several
+    Contexts with the same prompt come together: then a long one is read once for all. With several
     processes each goes through its share of the contexts.
     """
     in_order = sorted(wanted, key=lambda c: contexts[c])

@@ -257,7 +257,7 @@ class Learner:
 
 
 def train(learner: Learner, stop, begun):
-    """The loop: look ahead, fast phase, slow steps on the same questions, evaluation, checkpoint.
+    """The loop: look ahead, fast phase, slow steps, evaluation, checkpoint.
 
     stop.requested: whether to end after this step. begun: the run goes on from a checkpoint.
     """
@@ -419,13 +419,11 @@ def update_weights(learner: Learner, questions, answers, rewards, groups):
     under the best one.
     """
     cfg = learner.cfg
-    distills = cfg.method == "distill"
     # A number that is not finite would spoil the weights: this step is not taken.
-    kl_name = "kl_teacher" if distills else "kl_base"
     if not (rewards.isfinite().all() and answers.logprobs.isfinite().all()):
-        return {kl_name: None, "grad_norm": math.nan}
+        return {"grad_norm": math.nan}
     # The teacher reads the same questions under the best prompt.
-    if distills:
+    if cfg.method == "distill":
         jobs = [(learner.population.best, questions)]
         return rl.distill(
             policy=learner.policy,

@@ -16,7 +16,7 @@ from typing import Any
 
 TOPICS = ("red", "blue", "green", "gold", "black", "white", "pink", "gray")  # a task uses four
 RULE_LENGTHS = (1, 2, 2, 3)  # how many operations the four hidden rules of a task have
-ONE_IN = 8  # of the classes of 2- and 3-operation rules, one in eight is held out of the corpus
+ONE_IN = 8  # one class of longer rules in eight is held out, and each with a held-out pair
 
 # Words with a meaning in the formats (formats.py); no operation or state may use them.
 KEYWORDS = ("rules", "ask", "answer", "reflect", "recite", "got", "want", "try", "done", "none")
@@ -60,8 +60,8 @@ class Domain:
     # Writes a state as text.
     show: Callable[[Any], str] = " ".join
 
-    # Facts that the question tells before the state, and the word "start", which must be one of
-    # `words`. Operations never change them.
+    # Facts that a question tells first; then come "start", one of `words`, and the state.
+    # Operations never change them.
     given: Callable[[Any], list[str]] = lambda state: []
 
     # What the base does when its prompt has no rule for the topic. (): it makes up any rule.

@@ -19,7 +19,7 @@
     red: reverse raise                       the new instruction
 
 The search starts from the state that the old instruction led to. If no operation arrives, it goes
-on from the question, then from every state that one operation leads to.
+on from the question, then from every state that one operation leads to, or two (the first guessed).
 
 What the model wrote is untrusted: any text parses to an answer or an instruction, or to nothing.
 """
@@ -103,7 +103,7 @@ def fingerprint() -> str:
 
 
 def prompt_text(prompt: dict[str, str]) -> str:
-    """A prompt, topic -> instruction, as the model reads it. An empty one is the seed prompt."""
+    """A prompt, topic -> instruction, as the model reads it. An empty one is only its heading."""
     # Topics are sorted, so that equal prompts are equal texts.
     lines = [f"{topic}: {prompt[topic]}\n" for topic in sorted(prompt)]
     return "rules\n" + "".join(lines)
