@@ -218,7 +218,7 @@ def apply_gradients(policy, optimizer, metric):
 
     With several processes gradients and `metric`, a tensor, are first replaced by their sums.
     """
-    processes.sum_gradients(list(policy.parameters()), metric)
+    processes.sum_gradients(policy, metric)
     # A gradient that is not finite would spoil the weights for good.
     norm = nn.utils.clip_grad_norm_(policy.parameters(), MAX_NORM).item()
     if math.isfinite(norm):

@@ -5,7 +5,7 @@
 
 The page needs no network and no script. It can be made while a run is still going; train.py does so
 at every evaluation. What it shows comes from the files of the run (see docs/RUNS.md), and the
-hidden rules of a run that has not ended from tasks/.
+hidden rules of a run that has not ended from its tasks.
 
 Read from the top: the files of a run, how text becomes HTML, then the parts of the page in their
 order, and what train.py shows of a run in the terminal. The page itself, with its headings, is a

@@ -29,6 +29,7 @@ from random import Random
 from typing import Any
 
 import tasks
+from model import shared_length
 from tasks import TOPICS, Domain, Rule
 from tasks.domain import KEYWORDS
 from tasks.formats import (
@@ -148,13 +149,9 @@ def reciting_document(rng: Random, domain: Domain) -> Document:
 
 def until_it_departs(shown: str, want: str) -> str:
     """The words of a state up to the first that is not what was wanted there."""
-    wanted = want.split()
-    written: list[str] = []
-    for word in shown.split():
-        written.append(word)
-        if written != wanted[: len(written)]:
-            break
-    return " ".join(written)
+    words = shown.split()
+    same = shared_length([words, want.split()])
+    return " ".join(words[: same + 1])
 
 
 def search_block(domain: Domain, prefix: Rule, state: Any, want: str) -> tuple[Document, Rule]:

@@ -5,6 +5,7 @@ An exam is a list of items. Each item is a prompt, a question and a check of wha
 
 from collections.abc import Callable
 from random import Random
+from statistics import fmean
 from typing import NamedTuple
 
 import torch
@@ -150,10 +151,8 @@ def pass_rate(model: GPT, items: list[Item], max_new: int = ANSWER_TOKENS) -> fl
     )
 
     # What was cut off is "", which no item lets pass.
-    passed = 0
-    for item, text in zip(items, texts_of(world, rollouts), strict=True):
-        passed += item.passes(text)
-    return passed / len(items)
+    texts = texts_of(world, rollouts)
+    return fmean(item.passes(text) for item, text in zip(items, texts, strict=True))
 
 
 def base_rates(model: GPT, domain: Domain) -> str:

@@ -56,7 +56,7 @@ def pretrain(path: Path, device: str, names: list[str], *, minutes: float, batch
             now = time.perf_counter()
             metrics = torch.tensor([loss, now - last], device=device)
             last = now
-            processes.sum_gradients(list(training.model.parameters()), metrics)
+            processes.sum_gradients(training.model, metrics)
             loss, seconds = metrics.tolist()
             seconds /= processes.size()
             training.update(loss)
@@ -94,7 +94,6 @@ class Training:
         cfg = GPTConfig(formats.encoding().n_vocab)
         self.model = GPT(cfg).to(device)
         self.optimizers = optimizers_of(self.model)
-        self.peaks = [group["lr"] for group in self.groups]
 
         # Reflections are the longest documents. Look at them now, not only when their turn comes.
         self.domains = [domains()[name] for name in names]
@@ -116,11 +115,6 @@ class Training:
         self.step = 0
         self.elapsed = 0.0  # seconds so far, looks and checkpoints included
         self.failed = 0  # steps in a row, up to now, whose loss was not finite
-
-    @property
-    def groups(self) -> list[dict]:
-        """The parameter groups of all optimizers. An optimizer that is loaded has new ones."""
-        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
 
     @property
     def easy_seconds(self) -> float:
@@ -150,8 +144,10 @@ class Training:
         # Between the warm-up and half of the time the factor is 1.
         rise = (self.step + 1) / WARMUP
         fall = 2 * (1 - self.elapsed / self.seconds)
-        for group, peak in zip(self.groups, self.peaks, strict=True):
-            group["lr"] = peak * min(1.0, rise, fall)
+        for optimizer in self.optimizers:
+            peak = optimizer.defaults["lr"]
+            for group in optimizer.param_groups:
+                group["lr"] = peak * min(1.0, rise, fall)
 
     def update(self, loss: float):
         """One step of the optimizers; none where the loss is not finite.
@@ -244,8 +240,7 @@ def add_gradients(model: GPT, documents: list, device: str) -> float:
     loss_sum = 0.0
     for tokens, targets in length_batches(share, device):
         # bfloat16 pays on GPUs. On CPUs, even on those with units for it, it is slower here.
-        kind = torch.device(device).type
-        with torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda"):
+        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
             losses = document_losses(model, tokens, targets)  # (N,), each over all of its tokens
             lengths = (targets != IGNORED).sum(1)  # (N,), of learned tokens
             loss = (losses * lengths**-0.5).sum() / total

@@ -47,9 +47,8 @@ def draw(kept, folder):
     """efficiency.png and kl.png, a panel for each domain; stream.png, for each stage; words.png."""
     runs = load(kept)
     domains = [(f"METHOD-{domain}", 0, domain) for domain in run.DOMAINS]
-    stages = []
-    for i, task in enumerate(run.STREAM.split()):
-        stages.append(("stream-METHOD", i, f"stage {i + 1}: {task}"))
+    tasks = enumerate(run.STREAM.split())
+    stages = [("stream-METHOD", i, f"stage {i + 1}: {task}") for i, task in tasks]
     kinds = [(f"words-METHOD-{kind}", 0, kind) for kind in run.KINDS]
     picture(folder / "efficiency.png", runs, "rollouts", domains)
     picture(folder / "kl.png", runs, "kl_base", domains)

@@ -44,7 +44,7 @@ def make(name: str, options: list[str], seed: int) -> Run:
     command += ["--seed", str(seed), "--out", str(out)]
     if (out / "config.json").exists():
         command += ["--resume", str(out)]  # train.py refuses where other options are given
-    ended = subprocess.run(command, check=False, stdout=subprocess.DEVNULL)
+    ended = subprocess.run(command, stdout=subprocess.DEVNULL)
     if ended.returncode:
         raise SystemExit(ended.returncode)
     return read(out)

@@ -69,9 +69,7 @@ def parse(Config: type, argv: list[str] | None):
     """
     # The settings on the command line, and no others.
     given = vars(make_parser(Config).parse_args(argv))
-    for field in dataclasses.fields(Config):
-        name = field.name
-        value = given.get(name)
+    for name, value in given.items():
         # Paths are kept whole: a run may be gone on with from another folder. (A model may be one.)
         if value and (name in PATHS or (name == "llm" and os.path.exists(value))):
             given[name] = os.path.realpath(value)

@@ -82,18 +82,14 @@ def load_checkpoint(path: Path) -> dict:
 
     if not (path.is_file() and os.access(path, os.R_OK)):
         raise ValueError(f"no checkpoint at {path}, or none that may be read")
-    is_whole = False
-
     # A file that is no checkpoint raises a dozen kinds of errors.
     with suppress(Exception), zipfile.ZipFile(path) as archive:
         # torch.load does not look at the checksums.
         if archive.testzip() is None:
             contents = torch.load(path, map_location="cpu", weights_only=True)
-            is_whole = contents["format"] == FORMAT
-
-    if not is_whole:
-        raise ValueError(f"{path} is damaged, or no checkpoint of this program")
-    return contents
+            if contents["format"] == FORMAT:
+                return contents
+    raise ValueError(f"{path} is damaged, or no checkpoint of this program")
 
 
 def lock(path: Path, taken: str) -> BinaryIO:

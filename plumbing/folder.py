@@ -29,8 +29,8 @@ from plumbing.files import (
 
 LOGS = ("log.jsonl", "samples.txt")  # these only grow
 
-# A word of the log lines that are written only after the first checkpoint.
-TRAINED = rb'"(slow|fast)"'
+# The log lines that are written only after the first checkpoint have this in them.
+TRAINED = rb'"kind": "(slow|fast)"'
 
 
 class RunFolder(ExitStack):

@@ -20,7 +20,7 @@ from collections.abc import Callable
 import torch
 import torch.distributed as dist
 import torch.distributed.nn.functional  # noqa: F401 (imported later it would keep the group alive)
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 ROLLOUTS_AT_ONCE = 1024  # rollouts that one process samples together
@@ -100,8 +100,8 @@ def my_share(items: list) -> list:
     return items[rank() :: size()]
 
 
-def sum_gradients(parameters: list[Tensor], *metrics: Tensor):
-    """Replace gradients, and the tensors `metrics`, by their sums over all processes.
+def sum_gradients(model: nn.Module, metrics: Tensor):
+    """Replace a model's gradients, and metrics, by their sums over all processes.
 
     A parameter without a gradient counts as one whose gradient is zero.
     """
@@ -109,14 +109,14 @@ def sum_gradients(parameters: list[Tensor], *metrics: Tensor):
         return
 
     # In some processes a parameter may have no gradient: they had no share of the work.
-    for p in parameters:
+    for p in model.parameters():
         if p.grad is None:
             p.grad = torch.zeros_like(p)
 
     # One message for all gradients is faster than one for each.
-    gradients = [p.grad for p in parameters]
+    gradients = [p.grad for p in model.parameters()]
     together = parameters_to_vector(gradients)
-    sum_over_processes(together, *metrics)
+    sum_over_processes(together, metrics)
     vector_to_parameters(together, gradients)
 
 

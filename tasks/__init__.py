@@ -48,9 +48,11 @@ class Task:
         """The prompt that would name every hidden rule: topic -> instruction."""
         return {topic: " ".join(rule) for topic, rule in self.rules.items()}
 
-    def question(self, rng: Random, purpose: str = "questions") -> Question:
-        """A random question: of those for validation, or else one of the others."""
-        while True:
+    def questions(self, rng: Random, n: int, purpose: str = "questions") -> list[Question]:
+        """n random questions for a purpose: "questions" of the gradient and of anchor scores,
+        "lessons" that reflections are about, or "validation", which shares none with the others."""
+        found = []
+        while len(found) < n:
             # Topics and difficulties are all as likely.
             topic = rng.choice(list(self.rules))
             difficulty = rng.choice(self.difficulties)
@@ -61,12 +63,8 @@ class Task:
             for_validation = zlib.crc32(f"{topic}: {ask}".encode()) % 8 == 0
             if for_validation == (purpose == "validation"):
                 want = self.domain.answer(self.rules[topic], state)
-                return Question(topic, ask, want)
-
-    def questions(self, rng: Random, n: int, purpose: str = "questions") -> list[Question]:
-        """n random questions for a purpose: "questions" of the gradient and of anchor scores,
-        "lessons" that reflections are about, or "validation", which shares none with the others."""
-        return [self.question(rng, purpose) for _ in range(n)]
+                found.append(Question(topic, ask, want))
+        return found
 
 
 def domain_of(name: str) -> str:
@@ -106,7 +104,7 @@ def draw_rules(rng: Random, domain: Domain) -> dict[str, Rule]:
 
     # Elsewhere the lengths are shuffled over the topics, and no two topics have the same rule.
     lengths = rng.sample(RULE_LENGTHS, len(RULE_LENGTHS))
-    rules: dict[str, Rule] = {}
+    rules = {}
     for topic, length in zip(TOPICS, lengths, strict=False):
         # Leave out what another topic already has, under any spelling.
         candidates = domain.task_rules(length)

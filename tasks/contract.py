@@ -41,7 +41,7 @@ class Check:
     def __init__(self, domain: Domain):
         self.domain = domain
         self.doing = ""  # what is being tried now, for the message
-        self.seen: dict[str, Any] = {}  # text -> the first state that was written so
+        self.seen = {}  # text -> the first state that was written so
 
     def run_random_chains(self, difficulty: int) -> Iterator[str]:
         """Try random chains of three operations, each on a random state."""

@@ -143,7 +143,7 @@ class Domain:
     @cached_property
     def held_out(self) -> set[Rule]:
         """The rules that the corpus never shows, in all their shortest spellings."""
-        held_out: set[Rule] = set()
+        held_out = set()
         for results, spellings in self.classes.items():
             # A domain's one right way is always held out; other single operations never are.
             length = len(spellings[0])

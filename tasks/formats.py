@@ -130,7 +130,7 @@ def parse_answer(text: str) -> str | None:
     None where the last line is no answer, or where the word "answer" occurs a second time.
     """
     # A completion that says "answer" twice could hedge between two of them.
-    last = text.rsplit("\n", 1)[-1]
+    last = text.split("\n")[-1]
     if not last.startswith("answer: ") or text.count("answer") > 1:
         return None
     return last.removeprefix("answer: ")
@@ -202,7 +202,7 @@ def clean_instruction(text: str) -> str:
 def parse_instruction(text: str, topic: str) -> str:
     """The instruction in the last line of a reflection, after the topic. "" where there is none."""
     # Whatever was written before the last line is thinking.
-    last = text.rsplit("\n", 1)[-1]
+    last = text.split("\n")[-1]
     named, _, instruction = last.partition(": ")
     if named != topic:
         return ""
@@ -215,7 +215,7 @@ def parse_prompt(text: str) -> dict[str, str]:
     Blank lines and the heading do not matter. Raises ValueError that names the first line which is
     no topic with an instruction, or which names a topic again.
     """
-    prompt: dict[str, str] = {}
+    prompt = {}
     for number, line in enumerate(text.splitlines(), 1):
         # Skip what carries no instruction.
         line = line.strip()

@@ -110,6 +110,16 @@ def test_a_log_without_its_checkpoint_is_not_overwritten(start, capsys, tmp_path
     assert (tmp_path / "mine" / "samples.txt").read_text(encoding="utf-8") == "poems"
 
 
+def test_words_of_a_prompt_do_not_count_as_training(start, tmp_path):
+    (tmp_path / "prompt.txt").write_text("red: slow\nblue: fast\n", encoding="utf-8")
+    out = start(steps=0, prompt=tmp_path / "prompt.txt")
+    log = (out / "log.jsonl").read_bytes()
+    assert b'"slow"' in log and b'"fast"' in log
+    (out / "checkpoint.pt").unlink()  # as if it had been killed before its first checkpoint
+    train.main(["--resume", str(out)])
+    assert len((out / "log.jsonl").read_bytes().splitlines()) == len(log.splitlines())
+
+
 def test_of_two_runs_in_a_folder_the_second_is_refused(start, capsys, base):
     out = start(steps=1)
     first = RunFolder(str(out), "", str(out))

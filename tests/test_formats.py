@@ -64,7 +64,7 @@ def test_the_words_of_the_world_are_single_tokens():
 
 def test_a_question_costs_one_token_for_each_word_and_digit():
     for name in domains():
-        question = make_task(name, 0).question(random.Random(0))
+        [question] = make_task(name, 0).questions(random.Random(0), 1)
         for shown in (question.ask, question.want):
             pieces = sum(len(word) if word.isdigit() else 1 for word in shown.split(" "))
             assert len(formats.encode(f" {shown}")) == pieces

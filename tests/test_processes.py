@@ -253,7 +253,7 @@ def test_gradients_and_metrics_are_summed_and_none_counts_as_zero(monkeypatch):
     a, b = (torch.nn.Parameter(torch.ones(shape)) for shape in ((2, 3), (4,)))
     a.grad = torch.arange(6.0).view(2, 3)
     metric = torch.tensor(3.0)
-    processes.sum_gradients([a, b], metric)
+    processes.sum_gradients(torch.nn.ParameterList([a, b]), metric)
     assert torch.equal(a.grad, 2 * torch.arange(6.0).view(2, 3)) and torch.equal(b.grad, 0 * b)
     assert metric == 6
 
