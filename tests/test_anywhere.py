@@ -176,14 +176,14 @@ def test_the_memory_of_an_evaluation_does_not_grow_with_its_questions(start, mon
 
 def test_only_the_questions_that_are_needed_are_drawn(start, monkeypatch):
     drawn = []
-    question = Task.question
+    questions = Task.questions
 
-    def counted(*arguments):
-        drawn.append(arguments)
-        assert len(drawn) < 1000
-        return question(*arguments)
+    def counted(task, rng, n, purpose="questions"):
+        drawn.append(n)
+        assert sum(drawn) < 1000
+        return questions(task, rng, n, purpose)
 
-    monkeypatch.setattr(Task, "question", counted)
+    monkeypatch.setattr(Task, "questions", counted)
     start(steps=1, cycle=10**9)
     assert drawn
 
