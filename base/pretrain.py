@@ -145,7 +145,7 @@ class Training:
         rise = (self.step + 1) / WARMUP
         fall = 2 * (1 - self.elapsed / self.seconds)
         for optimizer in self.optimizers:
-            peak = optimizer.defaults["lr"]
+            peak = optimizer.defaults["lr"]  # a group's own rate is that of the step before
             for group in optimizer.param_groups:
                 group["lr"] = peak * min(1.0, rise, fall)
 

@@ -82,6 +82,7 @@ def load_checkpoint(path: Path) -> dict:
 
     if not (path.is_file() and os.access(path, os.R_OK)):
         raise ValueError(f"no checkpoint at {path}, or none that may be read")
+
     # A file that is no checkpoint raises a dozen kinds of errors.
     with suppress(Exception), zipfile.ZipFile(path) as archive:
         # torch.load does not look at the checksums.

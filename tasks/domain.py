@@ -16,7 +16,7 @@ from typing import Any
 
 TOPICS = ("red", "blue", "green", "gold", "black", "white", "pink", "gray")  # a task uses four
 RULE_LENGTHS = (1, 2, 2, 3)  # how many operations the four hidden rules of a task have
-ONE_IN = 8  # one class of longer rules in eight is held out, and each with a held-out pair
+ONE_IN = 8  # one class of longer rules in eight is held out, and every triple with such a pair
 
 # Words with a meaning in the formats (formats.py); no operation or state may use them.
 KEYWORDS = ("rules", "ask", "answer", "reflect", "recite", "got", "want", "try", "done", "none")
