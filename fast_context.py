@@ -11,7 +11,7 @@ again under today's weights, then repeats until little of its budget is left:
     try_children  run each new prompt on the same few questions
     accept        keep the children that did strictly better; score them on all anchor questions
 
-The world may change without a word. If the best score has fallen by more than half since the last
+The task may change without a word. If the best score has fallen by more than half since the last
 phase, and by more than chance, that is a surprise. Then the phase does three things before it goes
 on (`adapt`): it drops the lines that earn nothing any more, it tries the prompts that were best
 before earlier surprises (the memory), and it spends more.
@@ -23,7 +23,7 @@ The model and its texts are not known here. They come as four functions:
     reflect(requests)    requests: [(topic, instruction or "", [(question, outcome), ...])]. -> for
                          each the proposed instruction ("" for none; untrusted text), how it came
                          about, for people to read, and the rollouts that it took, 1 or 0
-    is_prompt(prompt)    whether a prompt with a proposal in it is well formed
+    is_prompt(prompt)    whether a prompt with a proposal in it is well formed; None is not
     shows(prompt, q)     whether question q is a worked example in a prompt: then q does not count
 
 A question is opaque, except for `.topic`. A call is one rollout, of an answer or of a reflection; a
@@ -88,7 +88,7 @@ class Population:
         self.candidates = best_first[: self.size]
 
     def remember(self, prompt: Prompt):
-        """Keep a prompt for the case that its world comes back; the oldest is forgotten first."""
+        """Keep a prompt for the case that its task comes back; the oldest is forgotten first."""
         others = [old for old in self.memory if old != prompt]
         newest_first = [prompt, *others]
         self.memory = newest_first[: self.memory_size]
@@ -108,16 +108,16 @@ class Population:
     def load_state_dict(self, state, is_prompt):
         """Go back to a state as `state_dict` gives it.
 
-        Raises ValueError for a prompt that is not well formed (it could smuggle in a line), and
-        LookupError for a state without a candidate.
+        Raises ValueError where there is no prompt, or one that is not well formed: it could smuggle
+        in a line.
         """
-        # Check first: no prompt that is none gets in.
+        # Check first, change later: a state that does not fit leaves all as it was.
         candidates = [Candidate(*values) for values in state["candidates"]]
         if not candidates:
-            raise LookupError("a population has at least one candidate")
+            raise ValueError("holds no prompt")
         for prompt in [candidate.prompt for candidate in candidates] + state["memory"]:
             if not is_prompt(prompt):
-                raise ValueError(f"holds a prompt that is none: {prompt}")
+                raise ValueError(f"holds a prompt that is not well formed: {prompt}")
 
         # Plain data has lists where random.Random wants a tuple.
         self.candidates = candidates
@@ -195,7 +195,7 @@ class Trial:
     topic: str  # whose instruction is rewritten
     questions: list  # of that topic
     outcomes: list = field(default_factory=list)  # the parent's on them
-    prompt: Prompt | None = None  # the child's
+    prompt: Prompt | None = None  # the child's; None where nothing was proposed
     how: str = ""  # the reflection that wrote it
     gain: float = 0.0  # the child's summed score on the questions, less the parent's
 
@@ -209,7 +209,7 @@ class Report:
     proposed: int = 0  # children that were tried
     accepted: list = field(default_factory=list)  # of these; a dict for each, see `accept`
     population: list = field(default_factory=list)  # in the end: prompts with their anchor scores
-    surprise: bool = False  # the world has changed
+    surprise: bool = False  # the task has changed
     dropped: list = field(default_factory=list)  # "topic: instruction" that earned nothing then
     recalled: list = field(default_factory=list)  # prompts that came back from memory
 
@@ -262,7 +262,8 @@ class FastPhase:
     def rescore(self):
         """Score the kept candidates under today's weights.
 
-        Their old scores were made by other weights: no prompt may be preferred by comparing them.
+        Their old scores were made by other weights, on other questions: they cannot be compared
+        with new ones.
         """
         new_scores = self.score([candidate.prompt for candidate in self.scored])
         for candidate, scores in zip(self.scored, new_scores, strict=True):
@@ -278,10 +279,10 @@ class FastPhase:
         return now < before / 2 and beyond_noise(before, now, len(self.anchor))
 
     def adapt(self):
-        """The world has changed: drop what earns nothing, try what is remembered, spend more."""
+        """The task has changed: drop what earns nothing, try what is remembered, spend more."""
         self.report.surprise = True
         self.budget *= SURPRISE_BUDGET
-        was_best = self.population.best
+        was_best = self.population.best  # of the last phase: the candidates are still in its order
 
         # What is left of the kept prompts; several of them may become the same.
         stripped = []
@@ -298,7 +299,7 @@ class FastPhase:
             if candidate.mean > best and beyond_noise(candidate.mean, best, len(self.anchor)):
                 self.scored.append(candidate)
                 self.report.recalled.append(candidate.prompt)
-        # The world in which the old prompt was best may come back.
+        # The task on which the old prompt was best may come back.
         self.population.remember(was_best)
 
     def without_dead_lines(self, candidate: Candidate) -> Prompt:
@@ -368,27 +369,28 @@ class FastPhase:
         """Run children on the questions of their parents -> the trials whose children ran."""
         # Only prompts that are well formed and new are worth a rollout.
         known = [candidate.prompt for candidate in self.scored]
-        children = []
+        tried = []
         for trial in trials:
             if trial.prompt not in known and self.is_prompt(trial.prompt):
                 known.append(trial.prompt)
-                children.append(trial)
-        self.report.proposed += len(children)
+                tried.append(trial)
+        self.report.proposed += len(tried)
 
-        # Parent and child answer the same questions. Who shows one would only have to copy it.
-        results = self.run([(trial.prompt, trial.questions) for trial in children])
-        for trial, outcomes in zip(children, results, strict=True):
+        # Parent and child answer the same questions. One that either prompt shows, as a worked
+        # example, does not count: its answer could be copied.
+        results = self.run([(trial.prompt, trial.questions) for trial in tried])
+        for trial, outcomes in zip(tried, results, strict=True):
             prompts = (trial.parent.prompt, trial.prompt)
             triples = zip(trial.questions, trial.outcomes, outcomes, strict=True)
             for question, before, after in triples:
                 if not any(self.shows(prompt, question) for prompt in prompts):
                     trial.gain += after.score - before.score
-        return children
+        return tried
 
-    def accept(self, children):
+    def accept(self, tried):
         """Take the children that did strictly better, and score them on all anchor questions."""
         # Where not all can be scored, the largest gains come first.
-        better = [trial for trial in children if trial.gain > 0]
+        better = [trial for trial in tried if trial.gain > 0]
         better.sort(key=lambda trial: -trial.gain)
         accepted = better[: self.left() // len(self.anchor)]
 
@@ -411,7 +413,7 @@ def evolve(phase: FastPhase, surprise=True) -> Report:
     """Improve the prompts of a population, spending at most the budget: one fast phase.
 
     With too few calls to score the kept candidates nothing is done. surprise: whether to look
-    for a change of the world; a phase that finds one spends up to SURPRISE_BUDGET times as much.
+    for a change of the task; a phase that finds one spends up to SURPRISE_BUDGET times as much.
     """
     population = phase.population
     before = population.candidates[0].mean  # of the best one, at the end of the last phase
@@ -425,8 +427,8 @@ def evolve(phase: FastPhase, surprise=True) -> Report:
         # Propose, try, accept. Stop before a round of few proposals: it takes as long as one of 16.
         while phase.affordable() > PROPOSALS_AT_ONCE // 4:
             trials = phase.propose(phase.affordable())
-            children = phase.try_children(trials)
-            phase.accept(children)
+            tried = phase.try_children(trials)
+            phase.accept(tried)
 
         # Kept candidates and children compete for the places.
         population.keep_best(phase.scored)

@@ -9,7 +9,8 @@ prompts through the model once. `GPT.hidden` continues them: each row attends to
 values of its prompt, which its rows share, and to its own tokens.
 
 Shapes: B texts of T tokens, C channels, V tokens in the vocabulary; H query heads and J key-value
-heads of D channels; K prompts of at most P tokens; N completions of at most S tokens; R rows.
+heads of D channels; K prompts of at most P tokens; N completions of at most S tokens, of M
+contexts; R rows.
 
 Left out: dropout, top-k and top-p. The policy that is trained must be the policy that sampled.
 """
@@ -87,7 +88,7 @@ def attend(q, prefix, own, prefix_bias, own_bias):
     q_by_row = q.flatten(2, 3)  # (J, R, E*T, D)
 
     # All rows of a prompt share its keys, so they go through one product per prompt.
-    N = R // K * E * T
+    N = R // K * E * T  # queries of each prompt
     q_by_prompt = q.view(J, K, N, D)
     prefix_scores = q_by_prompt @ prefix_keys + prefix_bias  # (J, K, N, P)
     prefix_scores = prefix_scores.view(J, R, E, T, P)
@@ -125,7 +126,7 @@ class Prefix(NamedTuple):
         return Prefix(self.lengths[some], self.bias[some], layers)
 
     def followed_by(self, texts):
-        """Each prompt with one of the texts after it, which are a prefix, too; all is copied."""
+        """Each prompt, followed by one of the texts, which are a Prefix, too; all is copied."""
         layers = []
         for before, after in zip(self.layers, texts.layers, strict=True):
             keys = torch.cat([before[0], after[0]], 3)
@@ -363,7 +364,8 @@ def completion_logits(model, contexts, completions):
         else:
             prompt = model.read([to_read[0][:shared]])
             questions = model.read([context[shared:] for context in to_read], prompt)
-            prefix = prompt.part(len(to_read) * [0]).followed_by(questions)
+            prompts = prompt.part(len(to_read) * [0])  # the one prompt, once per context
+            prefix = prompts.followed_by(questions)
         hidden = model.hidden(inputs[some], prefix)  # (n, S, C)
         yield model.head(hidden), targets[some], mask[some]
 

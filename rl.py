@@ -55,7 +55,7 @@ def group_advantages(rewards, eps=1e-4):
     """
     spread = rewards.amax(1) - rewards.amin(1)  # (Q,)
     centred = rewards - rewards.mean(1, keepdim=True)  # (Q, G)
-    std = rewards.std(1, keepdim=True)  # (Q, 1)
+    std = rewards.std(1, keepdim=True)  # (Q, 1), of a sample: divided by G - 1
     return centred / (std + eps), spread > eps
 
 
@@ -144,8 +144,8 @@ def update(
     contexts: M token lists; completions: R of them, R / M of each context; sampled_logprobs (R, S);
     rewards (R,); groups (Q, G): which rollouts answer the same question; substeps: updates.
     Groups without spread are left out of everything, of the KL penalty too. The metrics:
-    kl_base (k3, nats per scored token) and grad_norm of the last update, or None if nothing could
-    be learned; dropped_groups, how many groups were left out.
+    kl_base (k3, nats per scored token), before the last update, and grad_norm, of that update
+    before clipping, or None if nothing could be learned; dropped_groups: how many were left out.
     """
     device = next(policy.parameters()).device
     lengths = torch.tensor([len(completion) for completion in completions])  # (R,)
@@ -214,7 +214,7 @@ def accumulate_gradients(policy, batches, temperature, kl_coef):
 
 
 def apply_gradients(policy, optimizer, metric):
-    """Clip the gradients and take one optimizer step, if they are finite -> their norm before that.
+    """Clip the gradients and take a step, if they are finite -> their norm before clipping.
 
     With several processes gradients and `metric`, a tensor, are first replaced by their sums.
     """

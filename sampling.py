@@ -17,8 +17,8 @@ are those that model.generate draws from the same noise.
 `Sampler` is what the learner talks to: texts of a world in, texts and log-probabilities out.
 The last part of the file has the forms of `decode_step` for a GPU and for --compile.
 
-Shapes: as in model.py; P tokens of a prompt, Q of a question, S slots of a row's own cache. G are
-the samples of a question under one prompt; in rl.py they are its rollouts under all prompts.
+Shapes: as in model.py, but S are the slots of a row's own cache; P tokens of a prompt, T of a
+question. G are the samples of a question under one prompt; in rl.py its rollouts under all prompts.
 Left out: paged caches, and filling the places of finished rows with new ones.
 """
 
@@ -39,16 +39,16 @@ TOKENS_AT_ONCE = 4096  # tokens of questions read together: more no longer fit a
 
 @dataclass
 class Rollouts:
-    """R completions of at most S tokens."""
+    """R completions of at most max_new tokens."""
 
-    tokens: Tensor  # (R, S) long, padding after the end
+    tokens: Tensor  # (R, max_new) long, padding after the end
     lengths: Tensor  # (R,) long, tokens of each completion, the end-of-sequence token included
-    logprobs: Tensor  # (R, S) float32, of each token when it was drawn; 0 after the end
+    logprobs: Tensor  # (R, max_new) float32, of each token when it was drawn; 0 after the end
 
 
 @dataclass
 class Rows:
-    """The rows that are still being written: R of them, with S slots in each cache."""
+    """The rows that are still being written: R of them. Their caches have S slots or more."""
 
     index: Tensor  # (R,) long, which rollout each row is
     token: Tensor  # (R,) long, its latest token, which has not been through the model yet
@@ -133,7 +133,7 @@ def sample(
     rollouts = Rollouts(tokens, lengths, logprobs)
 
     # Write the rest chunk by chunk. In a chunk shapes are static, and nobody looks who is done.
-    slot = rows.caches[0][0].size(3)  # the first one after the questions
+    next_slot = rows.caches[0][0].size(3)  # the first one after the questions
     chunk = 4 * CHUNK if noise.is_cuda else CHUNK
     for begin in range(1, max_new, chunk):
         live = (~rows.done).view(K, -1).sum(1)  # (K,)
@@ -142,9 +142,9 @@ def sample(
             break
         drop_finished(rows, K, most)
         end = min(begin + chunk, max_new)
-        slots = range(slot, slot + end - begin)
-        slot = slots.stop
-        grow(rows, slot)
+        slots = range(next_slot, next_slot + end - begin)
+        next_slot = slots.stop
+        grow(rows, next_slot)
         step_noise = noise[rows.index, begin:end]  # (rows left, steps)
         # -> tokens, log-probs
         written = decode_chunk(model, prefix, rows, slots, step_noise, temperature, decode)
@@ -177,19 +177,19 @@ def prefill(model, prefix, questions, samples, noise, temperature, eos):
 
     noise (R, max_new) -> rows, the log-probs of their first tokens (R,).
     """
-    tokens, lengths = padded(list(chain(*questions)), model.cos.device)  # (K * B, Q)
+    tokens, lengths = padded(list(chain(*questions)), model.cos.device)  # (K * B, T)
     last, caches = read_questions(model, prefix, tokens, lengths)
 
     # Every question becomes G rows, each with a copy of its keys and values.
     for i, (keys, values) in enumerate(caches):
-        keys = keys.repeat_interleave(samples, 1)  # (J, R, D, Q)
-        values = values.repeat_interleave(samples, 1)  # (J, R, Q, D)
+        keys = keys.repeat_interleave(samples, 1)  # (J, R, D, T)
+        values = values.repeat_interleave(samples, 1)  # (J, R, T, D)
         caches[i] = (keys, values)
 
     # Of all slots those with a question's tokens are filled; the padding of a short one is not.
-    slots = tokens.size(1) + noise.size(1)
-    filled = completion_mask(lengths, slots) > 0  # (K * B, slots)
-    own_bias = attention_bias(filled)[:, None]  # (K * B, 1, slots)
+    room = tokens.size(1) + noise.size(1)
+    filled = completion_mask(lengths, room) > 0  # (K * B, room)
+    own_bias = attention_bias(filled)[:, None]  # (K * B, 1, room)
 
     # The output at the last token of a question predicts the first token of its rows.
     logits = model.head(last).repeat_interleave(samples, 0)  # (R, V)
@@ -207,10 +207,10 @@ def prefill(model, prefix, questions, samples, noise, temperature, eos):
 
 
 def read_questions(model, prefix, tokens, lengths):
-    """Read questions (K * B, Q) after their prompts -> what a completion starts from.
+    """Read questions (K * B, T) after their prompts -> what a completion starts from.
 
     That is the model's output at the last token of each question (K * B, C), and for each layer the
-    keys (J, K * B, D, Q) and the values (J, K * B, Q, D).
+    keys (J, K * B, D, T) and the values (J, K * B, T, D).
     """
     # A few questions at a time: of several prompts only where all of their questions fit.
     K = len(prefix.lengths)
@@ -225,7 +225,7 @@ def read_questions(model, prefix, tokens, lengths):
         for some in pairs[some_prompts].split(few, dim=1):
             some = some.flatten()  # (N,)
             cache = []
-            x = model.hidden(tokens[some], shared, cache)  # (N, Q, C)
+            x = model.hidden(tokens[some], shared, cache)  # (N, T, C)
             every = torch.arange(len(some), device=some.device)
             last.append(x[every, lengths[some] - 1])  # (N, C)
             parts.append(cache)
@@ -276,9 +276,10 @@ def grow(rows: Rows, S):
 
 
 def decode_chunk(model, prefix, rows: Rows, slots, noise, temperature, decode):
-    """Write one token into each of `slots` of every row -> tokens, log-probs (R, steps).
+    """Draw one token per slot for every row -> the tokens and their log-probs (R, steps).
 
-    noise (R, steps). Moves the rows' latest token and its position on.
+    A step puts each row's latest token into its slot, and draws the next one. noise (R, steps).
+    Moves the rows' latest token and its position on.
     """
     # Only the slots that are filled when the chunk ends take part in attention.
     S = slots.stop
@@ -336,7 +337,7 @@ class Answers:
     texts: list[str]  # R, "" for one that was cut off
     contexts: list[list[int]]  # K * B, as tokens
     completions: list[list[int]]  # R, as tokens
-    logprobs: Tensor  # (R, S), recorded while sampling
+    logprobs: Tensor  # (R, max_new), recorded while sampling
 
 
 @dataclass

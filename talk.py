@@ -100,7 +100,9 @@ def show(text, margin=""):
 
 
 def read(words):
-    """Read a line of the user. Raises EOFError at the end."""
+    """Read a line of the user. Raises EOFError at the end, and where input is closed."""
+    if not sys.stdin:
+        raise EOFError
     line = input(words)
     # Lines from a pipe are shown, so that the dialogue can be read.
     if not sys.stdin.isatty():
@@ -261,14 +263,14 @@ class Dialogue:
 
         # Is that right? What is wrong is kept for reflection.
         outcome = answers.outcomes[0]
-        if outcome.score:
+        if not question.want:
+            show("not judged: this topic has no hidden rule, and no instruction that is known")
+        elif outcome.score:
             show("right")
-        elif question.want:
+        else:
             show(f"wrong: the right answer is {question.want}")
             if sampler is self.sampler:  # the base's own mistakes are not this model's
                 self.wrong[question.topic].append((question, outcome))
-        else:
-            show("not judged: this topic has no hidden rule, and no instruction that is known")
 
     @torch.no_grad()
     def likeliest(self, sampler, contexts, topic):

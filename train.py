@@ -98,8 +98,8 @@ class Config(prepare.BaseSettings):
     temperature: float = setting(1.0, "of all sampling in training and evaluation", low=0.01)
     # Fast weights: every `cycle` steps a phase of at most passes * anchor rollouts (after a
     # surprise three times as many).
-    memory: int = setting(4, "prompts remembered from before a change of the world", low=0)
-    surprise: bool = setting(True, "notice a change of the world, see fast_context.py")
+    memory: int = setting(4, "prompts remembered from before a change of the task", low=0)
+    surprise: bool = setting(True, "notice a change of the task, see fast_context.py")
     cycle: int = setting(6, "gradient steps between fast phases", low=1)
     population: int = setting(4, "prompts kept; must divide group", low=1)
     anchor: int = setting(48, "questions that prompts are scored on; as many are lessons", low=1)
@@ -132,16 +132,16 @@ SAVED = ("step", "rollouts", "tokens", "skipped", "shown", "evolved", "at_end")
 class Learner:
     """All that a run changes (weights, prompts, counters), and what it learns from."""
 
-    def __init__(self, cfg: Config, base, device, folder: RunFolder):
-        """base: see base.prepare.open_base. Raises ValueError for settings that do not fit it."""
+    def __init__(self, cfg: Config, origin, device, folder: RunFolder):
+        """origin: see base.prepare.open_base. Raises ValueError for settings that do not fit it."""
         self.cfg = cfg
         self.folder = folder  # where the run's files are
-        self.origin = base  # see base.prepare.Base; self.base is its model
-        self.world = base.world
+        self.origin = origin  # a base.prepare.Base; self.base is its model
+        self.world = origin.world
 
         # Slow weights: the policy starts as a copy of the base, which stays as it is.
         self.device = device
-        self.base = base.model.to(self.device).requires_grad_(False)
+        self.base = origin.model.to(self.device).requires_grad_(False)
         self.policy = copy.deepcopy(self.base).requires_grad_()
         self.optimizer = torch.optim.AdamW(
             self.policy.parameters(), lr=cfg.lr, betas=(0.9, 0.999), weight_decay=0.0
@@ -363,7 +363,7 @@ def fast_phase(learner: Learner, questions, bar):
 
 
 def slow_step(learner: Learner, questions):
-    """One batch of rollouts, one update of the weights -> mean reward.
+    """One batch of rollouts, one update of the weights (or cfg.substeps) -> mean reward.
 
     `fst` samples under the prompts of the population, the others under the seed prompt.
     """
@@ -531,7 +531,7 @@ def evaluate_stream(learner: Learner):
             prompt=prompt,
         )
 
-    # For people: this one, with a sample. `evaluate` remembers it.
+    # For people: the task trained on, with a sample. `evaluate` remembers it.
     shown = evaluate(learner, learner.policy, current, prompt)
     learner.at_end[current] = shown.accuracy
     words = view.evaluated(learner.step, learner.tasks[current].name, learner.rollouts, shown)

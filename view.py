@@ -284,7 +284,7 @@ def accuracy_curve(run: Run, metric: str) -> Iterator:
 
 
 def stage_marks(run: Run, right: float) -> Iterator[Html]:
-    """Where the stages of a run begin, and where it noticed that its world had changed."""
+    """Where the stages of a run begin, and where it noticed that its task had changed."""
     for stage in run.stages:
         yield fill(STAGE, 100 * stage.start / right, stage.name)
         for phase in stage.phases:
@@ -363,7 +363,7 @@ def prompts(run: Run) -> Iterator[Html]:
     """The best prompt of a run as it changed, beside the hidden rules: a table for each stage."""
     found = defaultdict(dict)  # topic -> {instruction: where it comes from}, see `changes`
     for number, stage in enumerate(run.stages, start=1):
-        # Where its world had changed. Prompts that came back show in the table.
+        # Where its task had changed. Prompts that came back show in the table.
         news = [
             fill(NEWS, phase, dropped(phase), len(phase["recalled"]))
             for phase in stage.phases
@@ -490,9 +490,9 @@ def news(old: dict, new: dict, phase: dict) -> Iterator[str]:
 
     old, new: the best prompt before it and after it. phase: its line in the log.
     """
-    # What became of the old prompts, where the world has changed.
+    # What became of the old prompts, where the task has changed.
     if phase["surprise"]:
-        yield f"surprise: the world has changed. Dropped: {dropped(phase)}"
+        yield f"surprise: the task has changed. Dropped: {dropped(phase)}"
     for prompt in phase["recalled"]:
         yield f"back from memory: {prompt}"
 
@@ -603,14 +603,14 @@ def main(argv=None):
     parser.add_argument("--out", type=Path, help="default: view.html in the first folder")
     args = parser.parse_args(argv)
 
-    # Damaged files fail in many ways; for people it is one.
-    try:
-        text = page(args.runs)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        names = " ".join(map(str, args.runs))
-        parser.error(f"{names}: damaged, or not the folder of a run: {error}")
-    out = args.out or args.runs[0] / "view.html"
     with command_line.failures_in_one_line("stopped"):
+        # Damaged files fail in many ways; for people it is one.
+        try:
+            text = page(args.runs)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            names = " ".join(map(str, args.runs))
+            parser.error(f"{names}: damaged, or not the folder of a run: {error}")
+        out = args.out or args.runs[0] / "view.html"
         write_file(out, text.encode())
     print(out)
 

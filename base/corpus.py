@@ -5,14 +5,17 @@ Four kinds of documents teach the base what a pretrained LLM brings along:
 - recite: repeat a prompt's instructions, or a question's facts, in another order. This teaches
   looking up;
 - reflect: read failures with feedback, search for the rule that explains them, write it down;
-- spot: only the end of a reflection, its last one to three blocks.
+- spot: a reflection on one failure, with only the last one to three blocks of its search.
 
 The search is written out (after Stream of Search, arXiv 2404.03683) in blocks. A block tries all
 operations in a fixed order from one state, each written until it departs from what was wanted. The
-first block starts from where the old instruction led, if there is one; the next from the question;
-then comes one block for every state that one operation leads to. So rules of one and two operations
-are always found. A third operation takes luck: the search goes two operations deep, but only from
-one guessed first operation. Sampling a reflection again may make another guess.
+first block starts from where the old instruction led, if there is one; the next from the question.
+Then the search goes one of two ways:
+- For a rule of one or two operations: one block for every state that one operation leads to. Such
+  a rule is always found.
+- For a rule of three: it guesses the first operation. It goes on from the state that this one leads
+  to, then from those that pairs which begin with it lead to. That takes luck; sampling the
+  reflection again may make another guess.
 
 When a task changes, the old instruction may be one of another domain. What cannot be carried out
 leads nowhere: such a search begins from the question, as if there were no instruction.
@@ -232,7 +235,11 @@ class Case:
 
 
 def draw_old_instruction(rng: Random, domain: Domain, rule: Rule) -> Rule:
-    """None, another rule, the right one without its last operation, or one that makes no sense."""
+    """None, another rule, the right one without its last operation, or one that makes no sense.
+
+    Of a rule of one operation nothing would be left, and a held-out rule is never shown: then it is
+    another rule.
+    """
     kind = pick(rng, OLD_INSTRUCTIONS)
     if kind == "none":
         return ()

@@ -15,8 +15,13 @@ LEAST_GAIN = 0.02  # an accuracy that has risen by less has not risen
 
 
 def read(folder: Path) -> Run:
-    """A finished run. Each log line also gets `time`: the seconds of learning until then."""
+    """A finished run. Each log line also gets `time`: the seconds of learning until then.
+
+    Raises OSError or ValueError for a run that is damaged, or has not finished.
+    """
     one = read_run(folder)
+    if not one.result:
+        raise ValueError(f"{folder}: this run went on after its end, and has not finished yet")
     time = 0.0
     for line in one.lines:
         time += line.get("seconds", 0.0)
@@ -32,7 +37,7 @@ def read(folder: Path) -> Run:
 def load(kept: Path = KEPT) -> list[dict]:
     """All finished runs that run.py has kept: for each seed a dict, name -> Run."""
     runs = {}
-    for path in sorted(kept.glob("*/result.json")):
+    for path in sorted(kept.glob("*[0-9]/result.json")):
         # The folder is named after the run and its seed.
         name, _, seed = path.parent.name.rpartition("-")
         runs.setdefault(int(seed), {})[name] = read(path.parent)
@@ -116,8 +121,10 @@ def saved(fst: Run, rl: Run, unit):
     before, *theirs = rl.stages[0].evals
     best = max(line["val_acc"] for line in smooth(theirs, "val_acc"))
     level = max(best, before["val_acc"] + LEAST_GAIN)
-    if unit == "kl_base" and best < level:
-        return 0.0
+    if best < level:
+        if unit == "kl_base":
+            return 0.0
+        theirs = theirs[-1:]  # even if a single evaluation got there
 
     # Both are measured after training began.
     return less(fst.stages[0].evals[1:], theirs, "val_acc", level, unit)

@@ -9,6 +9,8 @@ from matplotlib.figure import Figure
 from measure import load
 from root import KEPT, ROOT
 
+from plumbing import command_line
+
 LABELS = {"rollouts": "rollouts, all counted", "kl_base": "KL to the base, nats per token"}
 COLOURS = {"fst": "tab:orange", "rl": "tab:blue", "gepa": "tab:green", "examples": "tab:purple"}
 
@@ -57,4 +59,6 @@ def draw(kept, folder):
 
 
 if __name__ == "__main__":
-    draw(KEPT, ROOT / "docs" / "figures")
+    command_line.script_parser(__file__, __doc__).parse_args()
+    with command_line.failures_in_one_line("stopped"):
+        draw(KEPT, ROOT / "docs" / "figures")

@@ -18,6 +18,8 @@ from measure import load
 from root import KEPT, ROOT
 from scipy.stats import ttest_1samp
 
+from plumbing import command_line
+
 # --- what is claimed ---
 
 # A claim: ours is at least the bar. Beside it stands what one may want to compare it with. All
@@ -375,4 +377,6 @@ def page(folder: Path) -> str:
 
 
 if __name__ == "__main__":
-    (ROOT / "docs" / "RESULTS.md").write_text(page(KEPT), encoding="utf-8")
+    command_line.script_parser(__file__, __doc__).parse_args()
+    with command_line.failures_in_one_line("stopped"):
+        (ROOT / "docs" / "RESULTS.md").write_text(page(KEPT), encoding="utf-8")

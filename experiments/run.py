@@ -223,7 +223,7 @@ def check_settings(folder: Path, asked: dict, but=()):
     saved = read_json(folder / "config.json")
     for name, value in saved.items():
         # A setting that is older than the run or younger is not compared.
-        if name in asked and name not in but and value != asked[name]:
+        if name not in but and value != asked.get(name, value):
             raise ValueError(
                 f"{folder} has a run with {name} {value}, asked for is {asked[name]}: "
                 "move the folder away first"
@@ -337,6 +337,8 @@ def main(argv=None):
     args = parser.parse_args(argv)
     stopped = "stopped; the same command goes on from there"
     with command_line.failures_in_one_line(stopped):
+        if args.jobs < 1:
+            raise ValueError("--jobs must be 1 at least")
         failures = make(choose(args.names, args.seeds), Place(), args.jobs)
         if failures:
             raise ValueError(f"{len(failures)} runs failed, the others are kept; {failures[0]}")

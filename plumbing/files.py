@@ -12,6 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
+import torch
+
 FORMAT = 1  # the version of the checkpoint format
 
 # How a file system, on a network for example, says that it does not offer a service.
@@ -42,7 +44,8 @@ def write_file(path: Path, data: bytes):
         os.replace(temporary, target)
     except OSError as error:
         # For example, the disk is full. The message names the file that was asked for.
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
         raise OSError(error.errno, error.strerror, str(path)) from None
 
 
@@ -60,13 +63,14 @@ def wait_for_disk(file: BinaryIO):
 
 def read_json(path: Path) -> dict:
     """The contents of a JSON file. Raises ValueError, or OSError."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # UnicodeDecodeError is one
+        raise ValueError(f"{path} is damaged: {error}") from None
 
 
 def save_checkpoint(path: Path, contents: dict):
     """Save tensors and plain data in a file, whole or not at all. Raises OSError."""
-    import torch  # takes seconds, and who only writes a page can do without
-
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **contents}, buffer)
     write_file(path, buffer.getbuffer())
@@ -78,8 +82,6 @@ def load_checkpoint(path: Path) -> dict:
     Raises ValueError where the file is missing, damaged, or no checkpoint of this program. Code in
     such a file is never run.
     """
-    import torch
-
     if not (path.is_file() and os.access(path, os.R_OK)):
         raise ValueError(f"no checkpoint at {path}, or none that may be read")
 

@@ -59,7 +59,7 @@ class RunFolder(ExitStack):
     def refuse_another_run(self, path: Path):
         """Raises ValueError where a new run would write over an old one."""
         # One of the two may be lost, and the run can still be worth something.
-        names = ("config.json", "checkpoint.pt")
+        names = ("config.json", "checkpoint.pt", "weights.pt", "result.json")
         if not self.resumes and any((path / name).exists() for name in names):
             raise ValueError(
                 f"--out {path} holds another run: choose another, or go on: {resume_command(path)}"
@@ -162,7 +162,7 @@ class RunFolder(ExitStack):
         # The state of the learner, where there is a checkpoint.
         path = self.path / "checkpoint.pt"
         sizes = dict.fromkeys(LOGS, 0)
-        begun = self.resumes and path.exists()
+        begun = path.exists()  # a new run never has one: see refuse_another_run
         if begun:
             sizes = load_state(learner, path)
 

@@ -59,7 +59,7 @@ class Task:
             state = self.domain.draw(rng, difficulty)
             ask = self.domain.ask(state)
 
-            # A hash of the question's text decides, once and for all, which of the two it is for.
+            # A hash of the question's text decides, once and for all, whether it is for validation.
             for_validation = zlib.crc32(f"{topic}: {ask}".encode()) % 8 == 0
             if for_validation == (purpose == "validation"):
                 want = self.domain.answer(self.rules[topic], state)
@@ -78,6 +78,7 @@ def kind_of(name: str, kinds: Iterable[str]) -> str:
     Raises ValueError, with an example, for what is none of the kinds.
     """
     kind, colon, number = name.partition(":")
+    # A colon with a number after it, or neither.
     if kind not in kinds or bool(colon) != number.isdigit():
         *_, last = kinds
         known = ", ".join(kinds)

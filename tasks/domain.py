@@ -121,8 +121,10 @@ class Domain:
 
     @cached_property
     def classes(self) -> dict[Results, list[Rule]]:
-        """Results -> all shortest rules that give them, in order of length. The class of rules that
-        do nothing is left out."""
+        """Results -> all shortest rules that give them; classes of short rules come first.
+
+        The class of rules that do nothing is left out.
+        """
         classes = {}
         for results, rules in alike(self.results).items():
             shortest = len(rules[0])
@@ -131,7 +133,7 @@ class Domain:
         return classes
 
     def same(self, words: Rule, rule: Rule) -> bool:
-        """Whether words do the same as a rule of at most three operations: they may be no rule."""
+        """Whether words (perhaps no rule) do the same as a rule of at most three operations."""
         return self.results.get(words) == self.results[rule]
 
     def equivalents(self, rule: Rule) -> list[Rule]:

@@ -19,7 +19,8 @@
     red: reverse raise                       the new instruction
 
 The search starts from the state that the old instruction led to. If no operation arrives, it goes
-on from the question, then from every state that one operation leads to, or two (the first guessed).
+on from the question; then from every state that one operation leads to, or from those that two
+lead to, the first of them guessed (base/corpus.py has it in full).
 
 What the model wrote is untrusted: any text parses to an answer or an instruction, or to nothing.
 """

@@ -82,7 +82,7 @@ class ToyWorld:
     # --- tasks ---
 
     def make_task(self, name: str, seed: int) -> Task:
-        """The task that a domain and a seed give. Raises ValueError for an unknown domain."""
+        """The task that a name and a seed give. Raises ValueError for an unknown domain."""
         domain = domain_of(name)
         if domain not in self.domains:
             known = ", ".join(self.domains)

@@ -11,6 +11,8 @@ from plumbing import console
 from tasks import formats
 from tests import toy
 
+torch.set_num_threads(1)  # the models are tiny, and several workers share the cores
+
 
 @pytest.fixture(scope="session")
 def base(tmp_path_factory):
@@ -27,8 +29,7 @@ def program(monkeypatch):
 
 @pytest.fixture
 def toy_world(monkeypatch):
-    """A hash decides what is right; the machine's threads are left to others."""
-    torch.set_num_threads(1)
+    """A hash decides what is right."""
     monkeypatch.setattr(formats, "verify", toy.verify)
     monkeypatch.setattr(formats, "parse_instruction", toy.parse_instruction)
     monkeypatch.setattr(train, "WARMUP", toy.WARMUP)

@@ -12,6 +12,7 @@ from plumbing.files import (
     beside,
     load_checkpoint,
     lock,
+    read_json,
     save_checkpoint,
     write_file,
 )
@@ -95,6 +96,21 @@ def test_a_device_or_a_pipe_is_never_replaced(tmp_path):
     with pytest.raises(OSError, match=f"not a file that can be replaced: '{path}'"):
         write_file(path, b"data")
     assert path.is_fifo() and [*tmp_path.iterdir()] == [path]
+
+
+def test_a_file_where_a_folder_should_be_is_named(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    path = tmp_path / "file" / "page.html"
+    with pytest.raises(OSError, match=f"Not a directory: '{path}'"):
+        write_file(path, b"data")
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"\xff"])
+def test_json_that_is_damaged_is_named(tmp_path, data):
+    path = tmp_path / "config.json"
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=f"{path} is damaged: "):
+        read_json(path)
 
 
 def test_a_file_system_without_fsync_is_told(tmp_path, monkeypatch):

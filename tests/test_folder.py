@@ -93,6 +93,15 @@ def test_a_folder_with_another_run_is_refused(start, capsys, base):
     assert {file.name: file.read_bytes() for file in out.iterdir()} == before
 
 
+@pytest.mark.parametrize("name", ["weights.pt", "result.json"])
+def test_what_a_run_ended_with_is_not_replaced(start, capsys, base, tmp_path, name):
+    out = start(steps=1)
+    (tmp_path / "kept").mkdir()
+    (out / name).rename(tmp_path / "kept" / name)
+    said = toy.refused(capsys, "--base", base, "--out", tmp_path / "kept")
+    assert "holds another run" in said
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_log_without_its_checkpoint_is_not_overwritten(start, capsys, tmp_path, base, method):
     out = start(method=method, steps=5)
@@ -227,11 +236,13 @@ def test_a_checkpoint_of_another_shape_is_not_gone_on_with(start, capsys):
         {"population": 3},
         {"model": {name: weight[:1] for name, weight in whole["model"].items()}},
         {"optimizer": {}},
-        {"population": whole["population"] | {"candidates": []}},
         {"sizes": {"../elsewhere": 0}},  # nothing but the two logs may be cut
     ):
         save_checkpoint(path, whole | changed)
         assert "does not hold the state of the run" in toy.refused(capsys, "--resume", out)
+    nobody = whole["population"] | {"candidates": []}
+    save_checkpoint(path, whole | {"population": nobody})
+    assert f"{path} holds no prompt" in toy.refused(capsys, "--resume", out)
     save_checkpoint(path, {name: part for name, part in whole.items() if name != "shown"})
     assert "does not hold the state of the run" in toy.refused(capsys, "--resume", out)
     # Another version of the format; more than tensors and plain data.

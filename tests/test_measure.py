@@ -1,5 +1,7 @@
 """experiments/measure.py: what is measured in finished runs."""
 
+import json
+
 import measure
 import pytest
 
@@ -32,6 +34,8 @@ def test_who_never_gets_there_gains_nothing_by_stopping_early():
 def test_an_rl_that_learns_nothing_counts_with_all_that_it_took():
     flat = curve(0.0, 0.01, 0.01, 0.0)
     assert measure.saved(curve(0.0, 0.05, cost=30), flat, "rollouts") == pytest.approx(0.9)
+    lucky = curve(0.0, 0.04, 0.0, 0.0)  # the best mean of three is 0.013
+    assert measure.saved(curve(0.0, 0.05, cost=30), lucky, "rollouts") == pytest.approx(0.9)
     # There is no KL at which it does as well.
     assert measure.saved(curve(0.0, 0.05), flat, "kl_base") == 0
     assert measure.saved(curve(0.0, 0.5), RL, "kl_base") == pytest.approx(1 - 0.25 / 0.32)
@@ -93,6 +97,8 @@ def test_rules_are_named_by_what_they_do_and_lines_may_be_of_another_domain():
 def test_runs_are_read_from_what_is_kept_of_them(tmp_path):
     write_run(tmp_path, "fst-strings", 3, ["strings", "facts"], up=0.6)
     (tmp_path / "rl-strings-0").mkdir()  # not finished
+    write_run(tmp_path, "rl-strings", 1, ["strings"], up=0.3)
+    (tmp_path / "rl-strings-1").rename(tmp_path / "rl-strings-1.old")  # put aside
     [by_name] = measure.load(tmp_path)
     one = by_name["fst-strings"]
     assert list(by_name) == ["fst-strings"]
@@ -106,6 +112,14 @@ def test_runs_are_read_from_what_is_kept_of_them(tmp_path):
     worth = [measure.stage(one, "1", key) for key in ("neither", "prompt", "weights")]
     assert worth == [0.0, 0.3, 0.1]
     assert measure.first_phase(one) == 0.5 and measure.stage_ends(one) == pytest.approx(0.55)
+
+
+def test_a_run_that_goes_on_after_its_end_has_no_metrics_yet(tmp_path):
+    write_run(tmp_path, "fst-strings", 0, ["strings"], up=0.6)
+    with open(tmp_path / "fst-strings-0" / "log.jsonl", "a", encoding="utf-8") as log:
+        log.write(json.dumps(logged("slow", 21, 999999)) + "\n")
+    with pytest.raises(ValueError, match="fst-strings-0: this run went on after its end"):
+        measure.load(tmp_path)
 
 
 def phase(step: int, surprise: bool, recalled=()) -> dict:

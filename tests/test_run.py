@@ -272,6 +272,7 @@ def test_a_run_with_a_language_model_has_its_prompt_and_leaves_no_weights(tmp_pa
         (["--seeds", "a"], "a is no range of seeds like 0-4"),
         (["gepa-facts", "--seeds", "7"], "no run has one of these seeds"),
         (["--domains", "facts"], "unrecognized arguments"),
+        (["--jobs", "0"], "--jobs must be 1 at least"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(capsys, words, said):

@@ -28,7 +28,6 @@ ROOT = Path(talk.__file__).parent
 @pytest.fixture
 def run(capsys, monkeypatch):
     """A function that runs talk.py in this process: options, lines typed -> the screen."""
-    torch.set_num_threads(1)
 
     def run(*options, lines=()) -> str:
         capsys.readouterr()
@@ -340,6 +339,11 @@ def test_bad_input_gets_one_line_and_the_prompt_again(run, base, line, right):
     assert after(screen, "prompt") == [PROMPT, "    rules"]
 
 
+def test_a_closed_input_ends_the_dialogue(base, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    talk.main(["--weights", str(base)])
+
+
 def test_bytes_that_are_no_text(base):
     command = [sys.executable, "talk.py", "--weights", base]
     data = b"prompt\n\xff\xfe\x00\nprompt\n"
@@ -462,6 +466,22 @@ def test_only_the_answers_of_the_model_itself_are_kept_for_its_reflection(saved_
     monkeypatch.setattr(talk.Sampler, "answer", failing)
     talking.do_compare("")  # two answers, of which one is the base's
     assert talking.wrong["red"] == [(talking.question(), wrong)]
+
+
+def test_an_empty_answer_is_not_right_where_nothing_says_what_is(base, monkeypatch, capsys):
+    talking = talk.Dialogue(base, 0)
+    talking.do_domain("strings")  # a topic has no rule
+    answer = talk.Sampler.answer
+
+    def nothing(sampler, jobs):
+        [(_, [question])] = jobs
+        text = "red: sort\nanswer: "
+        outcome = sampler.world.grade(question, text)
+        return dataclasses.replace(answer(sampler, jobs), outcomes=[outcome], texts=[text])
+
+    monkeypatch.setattr(talk.Sampler, "answer", nothing)
+    talking.do_ask("red: d a c b")
+    assert "not judged" in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_a_prompt_of_the_run_comes_back_with_its_task(run, saved_run):
