@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
@@ -12,6 +13,8 @@ from tasks import formats
 from tests import toy
 
 torch.set_num_threads(1)  # the models are tiny, and several workers share the cores
+hypothesis.settings.register_profile("busy", deadline=None)  # a busy machine is slow
+hypothesis.settings.load_profile("busy")
 
 
 @pytest.fixture(scope="session")
@@ -19,6 +22,12 @@ def base(tmp_path_factory):
     path = tmp_path_factory.mktemp("base") / "base.pt"
     toy.make_base(path)
     return path
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """Which tests ran before does not matter."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)

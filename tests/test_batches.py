@@ -3,15 +3,26 @@
 import torch
 
 from base import corpus
-from base.batches import IGNORED, document_losses, length_batches
+from base.batches import IGNORED, MAX_WASTE, document_losses, length_batches
 from model import GPT, GPTConfig
 from tasks import domains, formats
+
+
+def groups_of(documents, batches):
+    """The lengths of the documents in each batch."""
+    lengths = iter(sorted((len(tokens) for tokens, _ in documents), reverse=True))
+    return [[next(lengths) for _ in tokens] for tokens, _ in batches]
 
 
 def test_batches_learn_every_learned_token_once_and_no_padding():
     documents = corpus.documents(list(domains().values()), 0, 0, 30)
     batches = length_batches(documents, "cpu")
     assert sum(len(tokens) for tokens, _ in batches) == 30
+
+    # Little padding, and yet few batches.
+    for group, (tokens, _) in zip(groups_of(documents, batches), batches, strict=True):
+        assert tokens.numel() <= MAX_WASTE * sum(group)
+    assert len(batches) < 15
 
     found = []
     for _, targets in batches:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import tempfile
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -123,7 +124,8 @@ def test_the_population_is_no_matter_where_prompts_do_not_evolve_beside_rollouts
         check_config(Config(method=method, population=3))
 
 
-def test_smoke_is_small_but_what_is_given_counts():
+def test_smoke_is_small_but_what_is_given_counts(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     cfg = parse_config(["--smoke", "--steps", "2", "--method", "rl"])
     assert (cfg.steps, cfg.method, cfg.batch) == (2, "rl", SMOKE["batch"])
     # They count more than those of a pretrained model.
@@ -276,7 +278,7 @@ lines = st.lists(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.one_of(st.binary(), st.text().map(str.encode), lines.map("".join).map(str.encode)))
 def test_any_file_is_a_prompt_or_refused_in_one_line(tmp_path, data):
     argv = write(tmp_path, data)

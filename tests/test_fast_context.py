@@ -2,8 +2,6 @@
 
 import json
 import random
-import subprocess
-import sys
 from collections import Counter
 from types import SimpleNamespace
 
@@ -25,6 +23,7 @@ from fast_context import (
 )
 from tasks.formats import clean_instruction, parse_prompt, prompt_text
 from tasks.world import ToyWorld
+from tests import toy
 
 TRUTH = {"red": "reverse", "blue": "sort raise", "green": "left", "gold": "mirror ends left"}
 ANCHOR = [SimpleNamespace(topic=topic, id=i) for i in range(6) for topic in TRUTH]
@@ -151,7 +150,7 @@ def test_all_four_rules_are_found():
     assert population.best == TRUTH
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     budget=st.integers(0, 700),
     size=st.integers(1, 5),
@@ -440,6 +439,18 @@ def test_a_shown_question_is_left_out_and_the_others_still_count():
     assert report.accepted and population.candidates[0].mean == 1
 
 
+def test_a_question_that_only_the_parent_shows_does_not_count():
+    first, second, *_ = [question for question in LESSONS if question.topic == "red"]
+    parent = Candidate(0, {"red": str(first.id)}, [0.0])
+    right, wrong = SimpleNamespace(score=1.0), SimpleNamespace(score=0.0)
+    trial = Trial(parent, "red", [first, second], [right, wrong], prompt={"red": "x"})
+    phase = World().begin(Population(4, 0, {}), budget=480)
+    phase.answer = lambda jobs: [[wrong, right]]
+    phase.shows = Copier().shows
+    phase.try_children([trial])
+    assert trial.gain == 1  # 0 if what the parent copied were held against the child
+
+
 def test_what_needs_no_rollout_is_not_counted():
     report = Copier().phase(Population(4, 0, {}), LESSONS, Copier().shows)
     assert report.reflections == 0 and report.proposed > 0
@@ -630,7 +641,7 @@ def test_reflections_on_an_instruction_that_earned_nothing_start_from_none_half_
 HOSTILE = ["sort\nblue: left", "sort <eos>", "none"]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.one_of(st.text(), st.sampled_from(HOSTILE)), min_size=8, max_size=8))
 def test_a_prompt_holds_instructions_alone_whatever_the_reflector_writes(proposals):
     population = Population(4, seed=0, start={})
@@ -682,7 +693,7 @@ def test_prompts_repeat_the_population_where_it_is_too_small():
     assert [prompt["red"] for prompt in population.prompts(4)] == ["a", "b", "c", "a"]
 
 
-def test_the_outcome_does_not_depend_on_the_hash_seed():
+def test_the_outcome_does_not_depend_on_the_hash_seed(capsys):
     code = (
         "from tests.test_fast_context import *\n"
         "p = Population(4, seed=3, start={})\n"
@@ -690,14 +701,4 @@ def test_the_outcome_does_not_depend_on_the_hash_seed():
         "for _ in range(3): w.phase(p)\n"
         "print(json.dumps(p.state_dict()['candidates']))"
     )
-    results = set()
-    for hash_seed in ("1", "2"):
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            env={"PYTHONHASHSEED": hash_seed, "PATH": ""},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        results.add(done.stdout)
-    assert len(results) == 1
+    assert toy.prints_the_same_elsewhere(code, capsys)

@@ -134,7 +134,7 @@ def test_the_settings_of_such_a_run_are_its_own_where_none_are_given(run, folder
 
 
 def test_bad_input_is_one_line_with_code_2(tmp_path, folder, capsys, monkeypatch):
-    said = toy.refused(capsys, "--llm", "gpt5")
+    said = toy.refused(capsys, "--llm", "gpt5", "--out", tmp_path / "run")
     assert "--llm gpt5: it is neither 'smollm2' nor a GGUF file nor a folder" in said
     assert "unknown task 'strings'" in toy.refused(capsys, "--llm", folder, "--tasks", "strings")
     assert "leave out --llm" in toy.refused(capsys, "--llm", folder, "--pretrain")

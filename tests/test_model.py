@@ -165,6 +165,16 @@ def test_a_token_without_probability_is_not_drawn():
     assert token.tolist() == [1, 3, 3]
 
 
+def test_rounding_draws_no_token_without_probability():
+    sums = []
+    for n in range(3, 200):
+        logits = torch.tensor([[*(n * [0.0]), -torch.inf]])
+        _, logprob = draw_token(logits, torch.tensor([1 - 2**-24]), 1.0)  # the largest noise
+        assert logprob.isfinite().all()
+        sums.append(logits.softmax(-1).cumsum(-1)[0, -1].item())
+    assert min(sums) <= 1 - 2**-24  # or it would prove nothing
+
+
 def test_the_temperature_divides_the_logits_and_0_takes_the_likeliest_token():
     logits = torch.randn(6, V) * 3
     noise = torch.rand(6)

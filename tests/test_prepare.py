@@ -16,23 +16,23 @@ pytestmark = pytest.mark.usefixtures("toy_world")
 
 @pytest.fixture
 def default_base(monkeypatch, tmp_path):
-    """The default base of a fresh clone (still missing), and pretraining that takes no time."""
+    """The default base of a fresh clone (still missing), and what pretraining is asked for."""
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "base" / "base.pt"
     path.parent.mkdir()
     monkeypatch.setattr(prepare, "SHIPPED", str(path))
-    minutes = []
+    asked = []
 
-    def pretrain(path, device, names, **settings):
-        minutes.append(settings["minutes"])
+    def pretrain(path, device, names, minutes, batch, seed):
+        asked.append({"minutes": minutes, "names": names, "batch": batch, "seed": seed})
         toy.make_base(path)
 
     monkeypatch.setattr(prepare, "pretrain", pretrain)
-    return path, minutes
+    return path, asked
 
 
 def test_of_two_trainings_of_a_base_the_second_is_refused(default_base, capsys):
-    path, minutes = default_base
+    path, asked = default_base
     taken = f"another process is training {path}: wait"
     with lock(beside(path, ".lock"), "taken"):  # as another process does
         # A run without a base trains it first.
@@ -40,9 +40,9 @@ def test_of_two_trainings_of_a_base_the_second_is_refused(default_base, capsys):
         toy.make_base(path)
         before = path.read_bytes()
         assert taken in toy.refused(capsys, "--pretrain", "--base", path)
-    assert minutes == [] and path.read_bytes() == before and [*path.parent.glob("*.pt")] == [path]
+    assert asked == [] and path.read_bytes() == before and [*path.parent.glob("*.pt")] == [path]
     train.main(["--pretrain", "--minutes", "3", "--base", str(path)])
-    assert minutes == [3]
+    assert [one["minutes"] for one in asked] == [3]
 
 
 def test_a_base_that_was_asked_for_and_cannot_be_used_is_refused(capsys, tmp_path, base):
@@ -67,54 +67,68 @@ def test_a_base_that_was_asked_for_and_cannot_be_used_is_refused(capsys, tmp_pat
 
 
 def test_a_missing_default_base_is_trained(default_base, capsys):
-    path, minutes = default_base
+    path, asked = default_base
     train.main([*toy.SIZES, "--base", str(path), "--steps", "0"])
     assert f"the base {path} is not there yet: training one, 12 minutes" in capsys.readouterr().out
     train.main([*toy.SIZES, "--base", str(path), "--steps", "0"])
-    assert minutes == [12] and path.exists()
+    assert [one["minutes"] for one in asked] == [12] and path.exists()
+
+
+def test_pretraining_knows_the_domains_of_the_tasks_and_its_own_settings(default_base):
+    path, asked = default_base
+    words = "--pretrain --tasks strings numbers:3 strings --documents 7 --seed 5 --minutes 3 --base"
+    train.main([*words.split(), str(path)])
+    assert asked == [{"minutes": 3, "names": ["strings", "numbers"], "batch": 7, "seed": 5}]
+
+
+def test_smoke_pretrains_a_base_of_its_own_in_seconds(default_base, tmp_path):
+    path, asked = default_base
+    train.main(["--smoke", "--out", str(tmp_path / "s"), "--steps", "0", "--device", "cpu"])
+    assert [one["minutes"] for one in asked] == [0.1]
+    assert (tmp_path / "s" / "base.pt").exists() and not path.exists()
 
 
 def test_a_default_base_that_cannot_be_used_is_left_alone(default_base, capsys):
-    path, minutes = default_base
+    path, asked = default_base
     path.write_bytes(b"hello")
     assert "damaged" in toy.refused(capsys, *toy.SIZES, "--base", path)
     assert path.read_bytes() == b"hello"
     toy.make_base(path, vocabulary="another")
     assert "knows another vocabulary" in toy.refused(capsys, *toy.SIZES, "--base", path)
-    assert minutes == []
+    assert asked == []
 
 
 def test_a_default_base_behind_a_broken_link_is_not_trained_anew(default_base, capsys):
-    path, minutes = default_base
+    path, asked = default_base
     path.symlink_to("on/a/disk/that/is/not/there")
     assert "no checkpoint at" in toy.refused(capsys, *toy.SIZES, "--base", path)
-    assert minutes == []
+    assert asked == []
 
 
 def test_pretraining_again_keeps_every_old_base(default_base):
-    path, minutes = default_base
+    path, asked = default_base
     contents = set()
     for n in (8, 12, 12):
         toy.make_base(path, n_hidden=n)
         contents.add(path.read_bytes())
         train.main(["--pretrain", "--minutes", "3", "--base", str(path)])
-    assert minutes == [3, 3, 3]
+    assert [one["minutes"] for one in asked] == [3, 3, 3]
     assert {f.read_bytes() for f in path.parent.glob("base-*.pt")} == contents
     assert len(contents) == 2 and not Path("out").exists()
 
 
 def test_a_begun_run_whose_base_is_gone_does_not_train_one(default_base, capsys):
-    path, minutes = default_base
+    path, asked = default_base
     train.main([*toy.SIZES, "--base", str(path), "--steps", "1", "--out", "run"])
     path.unlink()
     assert "no checkpoint at" in toy.refused(capsys, "--resume", "run")
-    assert minutes == [12]
+    assert [one["minutes"] for one in asked] == [12]
 
 
 def test_a_task_that_the_base_was_not_trained_on_is_refused(start, tmp_path, capsys):
     toy.make_base(tmp_path / "strings.pt", known=["strings"])
     argv = [*toy.SIZES, "--tasks", "facts", "--base", tmp_path / "strings.pt"]
-    said = toy.refused(capsys, *argv)
+    said = toy.refused(capsys, *argv, "--out", tmp_path / "run")
     assert "knows strings, not facts" in said
 
 

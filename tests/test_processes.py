@@ -4,9 +4,11 @@ import functools
 import itertools
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -71,9 +73,13 @@ def toy_pretraining(folder: Path) -> list[str]:
 
 def run_processes(n: int, *command_lines: list[str]) -> list[subprocess.CompletedProcess]:
     """Carry runs through, one after the other, in n processes, as torchrun starts them."""
+    # A free port, of those that the system gives nobody who asks for any.
     with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        while True:
+            port = random.randrange(20000, 32000)
+            with suppress(OSError):
+                free.bind(("127.0.0.1", port))
+                break
     running = []
     for i in range(n):
         place = {

@@ -122,21 +122,28 @@ def test_the_sweep_chooses_what_stays_nearest_to_the_base_of_what_is_as_good():
     assert report.chosen(scores | {("0.0001", "0.3"): 0.58}) == ("0.001", "0.1")
 
 
+@pytest.fixture(scope="module")
+def kept():
+    """The finished runs, read once."""
+    return measure.load()
+
+
 @pytest.mark.parametrize("method", ["fst", "rl"])
-def test_the_settings_of_all_runs_are_those_that_the_sweep_chose(method):
-    scores = report.sweep_scores(measure.load(), method)
+def test_the_settings_of_all_runs_are_those_that_the_sweep_chose(kept, method):
+    scores = report.sweep_scores(kept, method)
     one = next(one for one in run.all_runs() if one.method == method)
     cfg = parse(Config, run.command(one, run.Place()))
     assert (cfg.lr, cfg.kl_coef) == tuple(map(float, report.chosen(scores)))
 
 
-def test_the_page_of_results_is_what_the_report_writes():
+def test_the_page_of_results_is_what_the_report_writes(kept, monkeypatch):
+    monkeypatch.setattr(report, "load", lambda folder: kept)
     page = (ROOT / "docs" / "RESULTS.md").read_text(encoding="utf-8")
     assert page == report.page(KEPT), "run: python experiments/report.py"
 
 
-def test_the_table_in_the_readme_shows_the_results():
-    table = report.readme_table(measure.load())
+def test_the_table_in_the_readme_shows_the_results(kept):
+    table = report.readme_table(kept)
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     if "of the base before" in readme:  # true only as long as runs are missing
         assert "| - |" in table

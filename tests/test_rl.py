@@ -358,13 +358,28 @@ def test_substeps_update_more_than_once():
     assert max(differences) > 1e-5
 
 
-def test_where_nothing_moved_all_importance_weights_are_one():
+@pytest.mark.parametrize("rows", [1, 4, 64])
+def test_where_nothing_moved_all_importance_weights_are_one(monkeypatch, rows):
+    set_rows_at_once(monkeypatch, rows)
+    contexts = CONTEXTS + OTHERS  # the update has them in another order
+    completions = COMPLETIONS + COMPLETIONS
     norms = []
     for substeps in (1, 2):
         policy, base = make_models()
-        metrics = run_update(policy, base, [1.0, 0, 0, 1, 1, 0], lr=0.0, substeps=substeps)
+        metrics = rl.update(
+            policy=policy,
+            base=base,
+            optimizer=torch.optim.SGD(policy.parameters(), lr=0.0),
+            contexts=contexts,
+            completions=completions,
+            sampled_logprobs=completion_logprobs(policy, contexts, completions, 1.0).detach(),
+            rewards=torch.tensor([1.0, 0, 1, 0, 1, 1, 0, 0, 0, 1, 1, 1]),
+            groups=torch.tensor([[0, 1, 6, 7], [2, 3, 8, 9], [4, 5, 10, 11]]),
+            temperature=1.0,
+            kl_coef=0.1,
+            substeps=substeps,
+        )
         norms.append(metrics["grad_norm"])
-    # They are taken from the same rollouts, that is: rows are sorted for the update.
     assert norms[0] == pytest.approx(norms[1], rel=1e-4)
 
 

@@ -70,11 +70,11 @@ def test_rl_has_at_least_as_many_rollouts_as_fst(runs):
         assert cost[0] + phases <= cost[1] < 1.1 * (cost[0] + phases)
 
 
-def test_all_methods_with_a_language_model_have_as_many_rollouts(runs):
+def test_all_methods_with_a_language_model_have_as_many_rollouts(runs, tmp_path):
     spent = {}
     for one in runs.values():
         if one.experiment in ("words", "word-sweep"):
-            cfg = settings(one)
+            cfg = settings(one, Place(work=tmp_path))  # where their prompts are written
             phases = cfg.steps // cfg.cycle * cfg.passes * cfg.anchor
             steps = cfg.steps * cfg.batch * cfg.group
             used = {"rl": steps, "gepa": phases, "fst": steps + phases}[one.method]

@@ -515,7 +515,7 @@ def test_reflections_name_the_topics_new_instruction():
     assert script.prompts == [[BOS]]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.lists(TOKENS, max_size=40), min_size=2, max_size=2))
 def test_whatever_a_model_writes_prompts_and_feedback_stay_in_form(rows):
     rows = [[*row, WORLD.eos] for row in rows]

@@ -1,14 +1,12 @@
 """tasks/__init__.py: what a task hides and asks."""
 
-import os
 import random
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
 
 from tasks import RULE_LENGTHS, TOPICS, Domain, domains, make_task, strings
+from tests import toy
 from tests.test_domain import fresh_states, noting
 
 DOMAINS = pytest.mark.parametrize("domain", domains().values(), ids=domains().keys())
@@ -104,31 +102,13 @@ def test_questions_are_answered_by_the_topics_rule(domain):
         assert question.want == domain.show(result)
 
 
-@DOMAINS
-def test_training_and_validation_questions_never_meet(domain):
-    task = make_task(domain.name, 0)
-    asked = task.questions(random.Random(0), 3000) + task.questions(
-        random.Random(0), 100, "lessons"
-    )
-    train = {(q.topic, q.ask) for q in asked}
-    asked = task.questions(random.Random(1), 600, "validation")
-    validation = {(q.topic, q.ask) for q in asked}
-    assert not train & validation and len(validation) > 100
-    assert {topic for topic, _ in train} == set(task.rules)
-    assert {topic for topic, _ in validation} == set(task.rules)
-
-
-def test_tasks_do_not_depend_on_the_hash_seed():
+def test_tasks_do_not_depend_on_the_hash_seed(capsys):
     code = (
         "import random; from tasks import domains, make_task\n"
         "for name in domains():\n"
         "    task = make_task(name, 3); print(task.rules, task.questions(random.Random(0), 20))"
     )
-    runs = []
-    for hash_seed in ("1", "2"):
-        env = os.environ | {"PYTHONHASHSEED": hash_seed}
-        runs.append(subprocess.run([sys.executable, "-c", code], env=env, capture_output=True))
-    assert runs[0].returncode == 0 and runs[0].stdout and runs[0].stdout == runs[1].stdout
+    assert toy.prints_the_same_elsewhere(code, capsys)
 
 
 # --- names ---
@@ -156,11 +136,16 @@ def test_topics_and_difficulties_are_all_as_likely(domain):
             assert found.count(one) == pytest.approx(len(found) / len(wanted), rel=0.25)
 
 
-def test_purposes_never_meet_where_questions_are_few():
-    task = replace(make_task("strings", 0), difficulties=(2,))  # 4 times 132 questions
+@DOMAINS
+def test_validation_shares_no_question_with_the_rest(domain):
+    # With few states the same ones would be drawn for all purposes.
+    states = fresh_states(domain, 100)
+    few = replace(domain, draw=lambda rng, difficulty: rng.choice(states))
+    task = replace(make_task(domain.name, 0), domain=few)
     asked = {}
     for purpose in ("questions", "lessons", "validation"):
         found = task.questions(random.Random(purpose), 1500, purpose)
         asked[purpose] = {(question.topic, question.ask) for question in found}
+        assert {topic for topic, _ in asked[purpose]} == set(task.rules)
     assert not asked["validation"] & (asked["questions"] | asked["lessons"])
-    assert len(asked["validation"]) > 40 and len(asked["questions"]) > 400
+    assert len(asked["validation"]) > 30 and len(asked["questions"]) > 250

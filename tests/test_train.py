@@ -420,6 +420,16 @@ def test_the_fast_phase_sees_the_first_questions_of_the_coming_steps(start, monk
     assert ahead[0] != ahead[1]
 
 
+def test_another_seed_has_other_questions(start):
+    asked = []
+    # In this domain all seeds have the same rules.
+    for seed in (0, 1):
+        learner = learner_of(start(f"run{seed}", tasks="star_graph", seed=seed, steps=0))
+        asked.append((learner.questions_of(0, 4), learner.validation[0]))
+    for first, second in zip(*asked, strict=True):
+        assert first != second
+
+
 def test_a_question_is_one_group_over_all_prompts_of_the_population(start, monkeypatch):
     seen = []
 
@@ -429,8 +439,9 @@ def test_a_question_is_one_group_over_all_prompts_of_the_population(start, monke
 
     toy.watch(monkeypatch, rl, "update", note)
     monkeypatch.setattr(train, "WARMUP", 4)
-    start(steps=4, batch=3, lr=0.01, passes=20)
-    assert [lr for _, _, lr in seen] == pytest.approx([0.0025, 0.005, 0.0075, 0.01])
+    start(steps=6, batch=3, lr=0.01, passes=20)
+    rates = [0.0025, 0.005, 0.0075, 0.01, 0.01, 0.01]
+    assert [lr for _, _, lr in seen] == pytest.approx(rates)
     for contexts, groups, _ in seen:
         assert sorted(itertools.chain(*groups)) == list(range(12)) and len(groups) == 3
         for group in groups:

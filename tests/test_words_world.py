@@ -259,7 +259,7 @@ def test_the_last_example_without_an_instruction_leaves_nothing_and_so_proposes_
     assert "worked example leaves" in moves
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(), st.text())
 def test_whatever_a_model_wrote_makes_a_prompt_or_nothing(written, answered):
     for request in requests(f"Add.\n{LINES[0]}", 8):

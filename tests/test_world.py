@@ -4,7 +4,7 @@ import random
 import re
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from base import corpus
@@ -34,7 +34,6 @@ def test_the_toy_world_has_all_that_a_learner_may_ask_for():
 # --- tokens ---
 
 
-@settings(deadline=None)
 @given(HOSTILE)
 def test_text_is_encoded_without_special_tokens_and_a_start_has_one(text):
     tokens = WORLD.encode(text)
@@ -69,7 +68,6 @@ def test_an_answer_is_graded_and_kept_for_feedback():
         assert WORLD.grade(QUESTION, unreadable) == Outcome(0.0, None)
 
 
-@settings(deadline=None)
 @given(HOSTILE)
 def test_any_text_is_graded(text):
     outcome = WORLD.grade(QUESTION, text)
@@ -111,7 +109,6 @@ def test_a_proposal_is_the_topics_instruction_in_the_last_line():
         assert propose(red, nothing)[0] == ""
 
 
-@settings(deadline=None)
 @given(HOSTILE)
 def test_what_is_proposed_makes_a_prompt_whatever_was_written(text):
     for reflection in (text, "red: " + text):
@@ -129,7 +126,6 @@ def test_a_summary_leaves_out_what_a_search_tried_in_vain():
 # --- prompts ---
 
 
-@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(TOPICS), INSTRUCTIONS))
 def test_a_prompt_is_a_prompt_where_its_instructions_are_some(prompt):
     clean = all(formats.clean_instruction(instruction) for instruction in prompt.values())
@@ -179,7 +175,6 @@ def test_what_would_not_be_read_as_it_is_stored_is_no_prompt(prompt):
     assert WORLD.is_prompt(prompt) is False
 
 
-@settings(deadline=None)
 @given(st.dictionaries(TOPIC_OR_NOT, st.one_of(INSTRUCTIONS, HOSTILE), min_size=1))
 @example({"red": "sort\nblue: left"})
 def test_no_prompt_can_smuggle_in_a_line(prompt):

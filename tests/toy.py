@@ -5,6 +5,9 @@ evolve all the same.
 """
 
 import json
+import os
+import subprocess
+import sys
 import traceback
 import zlib
 from dataclasses import asdict
@@ -17,6 +20,8 @@ import train
 from model import GPT, GPTConfig
 from plumbing.files import load_checkpoint, save_checkpoint
 from tasks import domains, formats
+
+ROOT = Path(__file__).resolve().parent.parent
 
 SIZES = "--tasks strings --batch 2 --group 4 --population 2 --cycle 4 --anchor 4 --passes 8"
 SIZES += " --lr 0.01 --eval-every 4 --eval-questions 4 --device cpu"
@@ -71,6 +76,19 @@ def watch(monkeypatch, holder, name: str, note) -> None:
         return result
 
     monkeypatch.setattr(holder, name, watched)
+
+
+def prints_the_same_elsewhere(code: str, capsys) -> str:
+    """Run code here, and in a process with other hashes -> what both print."""
+    elsewhere = "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"
+    environment = os.environ | {"PYTHONHASHSEED": elsewhere}
+    command = [sys.executable, "-c", code]
+    there = subprocess.check_output(command, cwd=ROOT, env=environment, text=True)
+    capsys.readouterr()
+    exec(code, {})
+    here = capsys.readouterr().out
+    require(here == there != "", (here, there))
+    return here
 
 
 def log_of(out: Path) -> list[dict]:
