@@ -9,19 +9,20 @@ Four kinds of documents teach the base what a pretrained LLM brings along:
 
 The search is written out (after Stream of Search, arXiv 2404.03683) in blocks. A block tries all
 operations in a fixed order from one state, each written until it departs from what was wanted. The
-first block starts from where the old instruction led, if there is one; the next from the question.
-Then the search goes one of two ways:
+first block starts from where the old instruction led, if it has one or two operations; the next
+from the question. Then the search goes one of two ways:
 - For a rule of one or two operations: one block for every state that one operation leads to. Such
   a rule is always found.
-- For a rule of three: it guesses the first operation. It goes on from the state that this one leads
-  to, then from those that pairs which begin with it lead to. That takes luck; sampling the
-  reflection again may make another guess.
+- For a rule of three: it guesses the first operation, unless the old instruction is its first two.
+  It goes on from the state that this one leads to, then from those that pairs which begin with it
+  lead to. That takes luck; sampling the reflection again may make another guess.
 
 When a task changes, the old instruction may be one of another domain. What cannot be carried out
 leads nowhere: such a search begins from the question, as if there were no instruction.
 
 Held-out rules never occur, under any spelling: not as instructions, not as what a reflection looks
-for or writes down, and no search goes on from one.
+for or writes down, and no search goes on from one. (An instruction of more than three operations is
+never carried out: in such a one only the shortest spellings are looked for.)
 """
 
 import string
@@ -92,7 +93,7 @@ def draw_prompt(rng: Random, domain: Domain, n: int) -> dict[str, str]:
 def solving_document(rng: Random, domain: Domain) -> Document:
     """A prompt of up to 6 lines, a question, and its answer by the topic's rule.
 
-    Three documents in ten have no rule for the topic in their prompt.
+    Five documents in sixteen have no rule for the topic in their prompt.
     """
     prompt = draw_prompt(rng, domain, rng.randint(1, 6))
     topic = rng.choice(list(prompt))
@@ -308,11 +309,15 @@ def draw_case(rng: Random, domain: Domain, short: bool) -> Case:
 
 
 def draw_failing_state(rng: Random, domain: Domain, case: Case, difficulty: int) -> Any:
-    """A random state on which the followed rule is wrong."""
-    while True:
+    """A random state on which the followed rule is wrong; the first failure, where none is found.
+
+    Some rules that differ on short states do the same on all of another length.
+    """
+    for _ in range(1000):
         state = domain.draw(rng, difficulty)
         if domain.apply(case.followed, state) != domain.apply(case.rule, state):
             return state
+    return case.example
 
 
 def reflection_document(rng: Random, domain: Domain, short: bool = False) -> Document:

@@ -1,8 +1,9 @@
 """Pretraining: the tiny base, from scratch, in minutes on a laptop. `python train.py --pretrain`.
 
-The corpus (corpus.py) is a function of (seed, step), so an interrupted training can go on without
-having saved it. The length is given in minutes, not in steps: the learning rate depends on how much
-of the time is left. Read `pretrain` first: it is the loop.
+The documents (corpus.py) are a function of the seed and the place in the schedule, so an
+interrupted training can go on without having saved them. The length is given in minutes, not in
+steps: the learning rate depends on how much of the time is left. Read `pretrain` first: it is the
+loop.
 """
 
 import dataclasses
@@ -113,7 +114,7 @@ class Training:
         # The place in the schedule.
         self.seconds = 60 * minutes  # the length of the whole training
         self.step = 0
-        self.elapsed = 0.0  # seconds so far, looks and checkpoints included
+        self.elapsed = 0.0  # seconds so far, with looks and checkpoints
         self.failed = 0  # steps in a row, up to now, whose loss was not finite
 
     @property
@@ -132,7 +133,7 @@ class Training:
 
     def documents(self) -> list:
         """The documents of this step. Raises ValueError where one is too long."""
-        # They depend on the seed and the step alone, so none need be saved.
+        # They depend on the seed and the place in the schedule alone, so none need be saved.
         easy = self.elapsed < self.easy_seconds
         seed = self.about["seed"]
         documents = corpus.documents(self.joined, seed, self.step, self.about["batch"], easy)

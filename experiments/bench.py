@@ -89,9 +89,9 @@ def sampled(sampler, model, **settings):
     prompt = WORLD.encode_start(PROMPT)
     asked = [WORLD.encode(WORLD.question_text(question)) for question in questions(QUESTIONS)]
     noise = torch.rand(QUESTIONS * GROUP, settings["max_new"], device=model.cos.device)
-    settings |= {"pad": WORLD.pad, "noise": noise}
     rows = (PROMPTS * [prompt], PROMPTS * [asked], GROUP // PROMPTS)
-    return sampler(model, *rows, **settings).lengths.sum().item()
+    rollouts = sampler(model, *rows, pad=WORLD.pad, noise=noise, **settings)
+    return rollouts.lengths.sum().item()
 
 
 def generated(llama, **settings):

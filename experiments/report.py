@@ -246,9 +246,7 @@ def cell(words, runs) -> str:
 
 
 def readme_table(runs) -> str:
-    rows = []
-    for row in rows_of(README):
-        rows.append([cell(words, runs) for words in row])
+    rows = [[cell(words, runs) for words in row] for row in rows_of(README)]
     return table("accuracy at the end | base | `rl` | `gepa` | `fst` | rollouts saved", rows)
 
 

@@ -193,8 +193,9 @@ def check(cfg):
             right = {bool: "true or false", str: "a text", tuple: "a list of words"}[kind]
             fits = isinstance(value, list | tuple if kind is tuple else kind)
         if not fits:
-            help = field.metadata["help"]
-            raise ValueError(f"{field.name} must be {right}, not {value} ({help})")
+            raise ValueError(
+                f"{field.name} must be {right}, not {value} ({field.metadata['help']})"
+            )
 
 
 # --- scripts with a few options of their own ---

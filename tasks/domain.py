@@ -31,7 +31,8 @@ Results = tuple[str, ...]  # what a rule makes of each probe state, as text
 class Domain:
     """Named operations on small states.
 
-    A state is any Python value. `show` writes it as text, and equal texts mean equal states.
+    A state is any Python value. `show` writes it as text; where `ask` writes the same text, states
+    are equal.
 
     Rules are told apart by what they do, not by how they are written: two rules with the same
     results on a fixed set of probe states are one *class* ("raise reverse" and "reverse raise").
@@ -189,10 +190,11 @@ class Domain:
         """Rules that no task may hide."""
         # A search as the corpus shows it never goes on from a held-out pair. So it does not find
         # rules of three operations whose spellings all begin with one.
-        unfit = set()
-        for rule in self.rules(3, held_out=True):
-            if all(other[:2] in self.held_out for other in self.equivalents(rule)):
-                unfit.add(rule)
+        unfit = {
+            rule
+            for rule in self.rules(3, held_out=True)
+            if all(other[:2] in self.held_out for other in self.equivalents(rule))
+        }
 
         # Others are easier than they look: at the difficulty of a task, a shorter rule or one of
         # the corpus does the same.

@@ -18,9 +18,9 @@
     raise: c d b e done                      until an operation arrives;
     red: reverse raise                       the new instruction
 
-The search starts from the state that the old instruction led to. If no operation arrives, it goes
-on from the question; then from every state that one operation leads to, or from those that two
-lead to, the first of them guessed (base/corpus.py has it in full).
+The search starts from the state that the old instruction led to, if that has one or two operations.
+If none arrives, it goes on from the question; then from every state that one operation leads to, or
+from those that two lead to, the first of them guessed (base/corpus.py has it in full).
 
 What the model wrote is untrusted: any text parses to an answer or an instruction, or to nothing.
 """
@@ -132,7 +132,7 @@ def parse_answer(text: str) -> str | None:
     """
     # A completion that says "answer" twice could hedge between two of them.
     last = text.split("\n")[-1]
-    if not last.startswith("answer: ") or text.count("answer") > 1:
+    if not last.startswith("answer: ") or len(re.findall(r"\banswer\b", text)) > 1:
         return None
     return last.removeprefix("answer: ")
 
@@ -147,9 +147,7 @@ def verify(question: Question, text: str) -> float:
 
 def plain(text: str) -> bool:
     """Whether text is words and digits without a keyword, and so cannot pose as other fields."""
-    if not re.fullmatch(STATE, text):
-        return False
-    return not any(word in KEYWORDS for word in text.split(" "))
+    return bool(re.fullmatch(STATE, text)) and {*KEYWORDS}.isdisjoint(text.split(" "))
 
 
 def failure_text(ask: str, got: str | None, want: str) -> str:

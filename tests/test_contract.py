@@ -114,11 +114,15 @@ BROKEN = {  # what is wrong -> the domain, and what its message says
     ),
     "an operation of the hidden rule": (
         replace(GOOD, hidden=("left", "srot")),
-        "hidden rule 'left srot' must be one",
+        "hidden rule 'left srot' must be two",
     ),
     "a long hidden rule": (
         replace(GOOD, hidden=("left",) * 4),
-        "hidden rule 'left left left left' must be one to t",
+        "hidden rule 'left left left left' must be two or t",
+    ),
+    "a hidden rule of one operation": (
+        replace(GOOD, hidden=("left",)),
+        "hidden rule 'left' must be two or three of the domain's operations",
     ),
     "a long spelling of the hidden rule": (
         replace(GOOD, hidden=("reverse", "sort")),

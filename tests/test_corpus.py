@@ -469,6 +469,15 @@ def test_later_every_domain_has_its_share_of_the_documents(monkeypatch):
         assert homes.count(name) == pytest.approx(200, rel=0.2)
 
 
+def test_where_no_other_failure_exists_the_first_one_is_told_again():
+    # Of eight letters these two do the same; of five or seven they do not.
+    rule, followed = ("reverse",), ("pairs", "reverse", "pairs")
+    case = corpus.Case(rule, followed, followed, 5, tuple("abcde"), [], rule)
+    strings = domains()["strings"]
+    assert corpus.draw_failing_state(random.Random(0), strings, case, 8) == case.example
+    assert len(corpus.draw_failing_state(random.Random(0), strings, case, 7)) == 7
+
+
 @DOMAINS
 @REFLECTIONS
 def test_a_search_from_an_instruction_has_an_example_that_follows_it(name, kind):

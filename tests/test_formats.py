@@ -130,6 +130,10 @@ WRONG = {
 }
 
 
+def test_an_operation_may_be_called_answers():
+    assert formats.verify(QUESTION, "red: answers\nanswers: b c a d\nanswer: b c a d") == 1
+
+
 @pytest.mark.parametrize("kind", WRONG)
 def test_what_a_person_would_not_call_the_right_answer_earns_nothing(kind):
     assert formats.verify(QUESTION, RIGHT) == 1

@@ -158,6 +158,10 @@ def test_what_is_no_model_is_refused(tmp_path):
             {"rope_parameters": None, "rope_scaling": {"type": "yarn"}, "rope_theta": 1e4},
             "asks for positions scaled by 'yarn'",  # as in older files
         ),
+        (
+            {"rope_scaling": {"rope_type": "linear", "rope_theta": 1e4}},
+            "asks for positions scaled by 'linear'",  # where both are there, it is the older one
+        ),
         ({"intermediate_size": 32}, "have the shape [16, 24], in model.py [16, 32]"),
         ({"num_hidden_layers": 1}, "have the shape [16], in model.py None"),
         ({"num_attention_heads": None}, "is damaged, or lacks something: TypeError"),
@@ -233,9 +237,19 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(own_folder):
     assert "its tokenizer has more tokens than the model" in refusal(own_folder)
 
 
-def test_scaled_positions_in_a_gguf_file_are_refused():
-    config = {name: 16 for _, name in pretrained.SIZES.values()} | {"rope.scaling.type": "yarn"}
+def test_weights_that_are_there_twice_are_refused(own_folder):
+    [file] = own_folder.glob("*.safetensors")
+    shutil.copy(file, own_folder / "other.safetensors")
+    assert "are there twice" in refusal(own_folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("rope.scaling.type", "yarn"), ("rope.scaling.factor", 4.0), ("rope.scale_linear", 2.0)],
+)
+def test_scaled_positions_in_a_gguf_file_are_refused(name, value):
+    config = {name: 16 for _, name in pretrained.SIZES.values()} | {name: value}
     shapes = {"token_embd.weight": [400, 16]}
     source = SimpleNamespace(kind="llama", form=pretrained.FILE, config=config, shapes=shapes)
-    with pytest.raises(ValueError, match="asks for positions scaled by 'yarn'"):
+    with pytest.raises(ValueError, match=f"asks for positions scaled by '{value}'"):
         pretrained.config_of(source)

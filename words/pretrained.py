@@ -130,7 +130,9 @@ def config_of(source) -> GPTConfig:
     asked_for = {
         "rope_type": (scaled, "default"),
         "type": (scaled, "default"),  # in older files
-        "rope.scaling.type": (scaled, "none"),  # in GGUF
+        "rope.scaling.type": (scaled, "none"),  # in GGUF, with the next two
+        "rope.scaling.factor": (scaled, 1.0),
+        "rope.scale_linear": (scaled, 1.0),
         "hidden_act": ("the activation '{}'", "silu"),
         "head_dim": ("heads of width {}", sizes["n_embd"] // sizes["n_head"]),
         "use_sliding_window": ("a sliding window", False),
@@ -191,7 +193,7 @@ class Folder:
 
         # Newer files say all about RoPE in one place.
         said = read_json(path / "config.json")
-        rope = said.get("rope_parameters") or said.get("rope_scaling") or {}
+        rope = said.get("rope_scaling") or said.get("rope_parameters") or {}
         self.config = said | rope
         self.kind = said["model_type"]
 
@@ -202,6 +204,8 @@ class Folder:
             file = safetensors.safe_open(part, framework="pt")
             names = file.keys()
             for name in names:
+                if name in self.weights:
+                    raise ValueError(f"its weights {name} are there twice")
                 self.weights[name] = file.get_slice(name)
                 self.shapes[name] = self.weights[name].get_shape()
         if not self.weights:
@@ -223,8 +227,7 @@ class File:
         import gguf
 
         reader = gguf.GGUFReader(path)
-        fields = {name: field.contents() for name, field in reader.fields.items()}
-        self.fields = fields
+        self.fields = fields = {name: field.contents() for name, field in reader.fields.items()}
 
         # What it says of the model begins with the kind: "llama.block_count".
         self.kind = fields["general.architecture"]

@@ -102,7 +102,7 @@ class WordWorld:
         return Outcome(float(answer == question.want), answer or None)
 
     def shows(self, prompt: Prompt, question: Question) -> bool:
-        # 5 + 47 = 52 shows 47 + 5, too.
+        # 5 + 47 = 52 shows 47 + 5, too. (And 52 + 5: that only costs a question.)
         asked = Counter(words_of(question.ask))
         lines = prompt.get(TOPIC, "").split("\n")
         return any(asked <= Counter(words_of(line)) for line in lines)
