@@ -11,6 +11,7 @@ checkpoint. Prints one line per kind, then what was found; exits with 1 if that 
 import argparse
 import json
 import random
+import re
 import sys
 import tempfile
 from collections import Counter
@@ -129,7 +130,8 @@ def check(rows: list[list[int]], rng: random.Random, file: Path):
         outcome = WORLD.grade(q, words)
         asked = WORLD.encode(WORLD.reflection_text(q.topic, "", [(q, outcome)]))
         instruction, _ = WORLD.proposal((q.topic, "", []), "", words)
-        right = words.split("\n")[-1] == f"answer: {q.want}" and words.count("answer") == 1
+        once = len(re.findall(r"\banswer\b", words)) == 1
+        right = words.split("\n")[-1] == f"answer: {q.want}" and once
         yield "right" if right else "instruction" if instruction else ""
         if outcome.score != right:
             yield f"reward {outcome.score} for {words!r}, {q.want!r} is right"
