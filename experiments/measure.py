@@ -21,7 +21,7 @@ def read(folder: Path) -> Run:
     """
     one = read_run(folder)
     if not one.result:
-        raise ValueError(f"{folder}: this run went on after its end, and has not finished yet")
+        raise ValueError(f"{folder}: this run has not reached its end: resume it")
     time = 0.0
     for line in one.lines:
         time += line.get("seconds", 0.0)

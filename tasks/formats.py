@@ -128,11 +128,12 @@ def solution_text(domain: Domain, rule: Rule, state) -> str:
 def parse_answer(text: str) -> str | None:
     """The answer of a completion: what follows "answer: " in its last line.
 
-    None where the last line is no answer, or where the word "answer" occurs a second time.
+    None where the last line is no answer, or where "answer" occurs a second time, also as a part of
+    another word.
     """
     # A completion that says "answer" twice could hedge between two of them.
     last = text.split("\n")[-1]
-    if not last.startswith("answer: ") or len(re.findall(r"\banswer\b", text)) > 1:
+    if not last.startswith("answer: ") or text.count("answer") > 1:
         return None
     return last.removeprefix("answer: ")
 

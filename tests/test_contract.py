@@ -98,7 +98,9 @@ BROKEN = {  # what is wrong -> the domain, and what its message says
     "long name": (with_operation("a" * 17), "at most 16 letters"),
     "keyword": (with_operation("answer"), "operation 'answer' must be .* no keyword"),
     "topic": (with_operation("red"), "operation 'red' must be .* or topic"),
+    "keyword in a name": (with_operation("answers"), "operation 'answers' must be .* 'answer' in"),
     # --- words of states ---
+    "keyword in a word": (with_word("answered"), "'bad' on .* answered', which is not written in"),
     "word in capitals": (with_word("Ann"), "'bad' on .* Ann', which is not written in"),
     "word with digit": (with_word("x1"), "'bad' on .* x1', which is not written in"),
     "two digits in one": (

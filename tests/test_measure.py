@@ -118,7 +118,7 @@ def test_a_run_that_goes_on_after_its_end_has_no_metrics_yet(tmp_path):
     write_run(tmp_path, "fst-strings", 0, ["strings"], up=0.6)
     with open(tmp_path / "fst-strings-0" / "log.jsonl", "a", encoding="utf-8") as log:
         log.write(json.dumps(logged("slow", 21, 999999)) + "\n")
-    with pytest.raises(ValueError, match="fst-strings-0: this run went on after its end"):
+    with pytest.raises(ValueError, match="fst-strings-0: this run has not reached its end"):
         measure.load(tmp_path)
 
 

@@ -31,6 +31,10 @@ def default_base(monkeypatch, tmp_path):
     return path, asked
 
 
+def minutes_of(asked: list[dict]) -> list[float]:
+    return [one["minutes"] for one in asked]
+
+
 def test_of_two_trainings_of_a_base_the_second_is_refused(default_base, capsys):
     path, asked = default_base
     taken = f"another process is training {path}: wait"
@@ -42,7 +46,7 @@ def test_of_two_trainings_of_a_base_the_second_is_refused(default_base, capsys):
         assert taken in toy.refused(capsys, "--pretrain", "--base", path)
     assert asked == [] and path.read_bytes() == before and [*path.parent.glob("*.pt")] == [path]
     train.main(["--pretrain", "--minutes", "3", "--base", str(path)])
-    assert [one["minutes"] for one in asked] == [3]
+    assert minutes_of(asked) == [3]
 
 
 def test_a_base_that_was_asked_for_and_cannot_be_used_is_refused(capsys, tmp_path, base):
@@ -71,7 +75,7 @@ def test_a_missing_default_base_is_trained(default_base, capsys):
     train.main([*toy.SIZES, "--base", str(path), "--steps", "0"])
     assert f"the base {path} is not there yet: training one, 12 minutes" in capsys.readouterr().out
     train.main([*toy.SIZES, "--base", str(path), "--steps", "0"])
-    assert [one["minutes"] for one in asked] == [12] and path.exists()
+    assert minutes_of(asked) == [12] and path.exists()
 
 
 def test_pretraining_knows_the_domains_of_the_tasks_and_its_own_settings(default_base):
@@ -84,7 +88,7 @@ def test_pretraining_knows_the_domains_of_the_tasks_and_its_own_settings(default
 def test_smoke_pretrains_a_base_of_its_own_in_seconds(default_base, tmp_path):
     path, asked = default_base
     train.main(["--smoke", "--out", str(tmp_path / "s"), "--steps", "0", "--device", "cpu"])
-    assert [one["minutes"] for one in asked] == [0.1]
+    assert minutes_of(asked) == [0.1]
     assert (tmp_path / "s" / "base.pt").exists() and not path.exists()
 
 
@@ -112,7 +116,7 @@ def test_pretraining_again_keeps_every_old_base(default_base):
         toy.make_base(path, n_hidden=n)
         contents.add(path.read_bytes())
         train.main(["--pretrain", "--minutes", "3", "--base", str(path)])
-    assert [one["minutes"] for one in asked] == [3, 3, 3]
+    assert minutes_of(asked) == [3, 3, 3]
     assert {f.read_bytes() for f in path.parent.glob("base-*.pt")} == contents
     assert len(contents) == 2 and not Path("out").exists()
 
@@ -122,7 +126,7 @@ def test_a_begun_run_whose_base_is_gone_does_not_train_one(default_base, capsys)
     train.main([*toy.SIZES, "--base", str(path), "--steps", "1", "--out", "run"])
     path.unlink()
     assert "no checkpoint at" in toy.refused(capsys, "--resume", "run")
-    assert [one["minutes"] for one in asked] == [12]
+    assert minutes_of(asked) == [12]
 
 
 def test_a_task_that_the_base_was_not_trained_on_is_refused(start, tmp_path, capsys):

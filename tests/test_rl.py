@@ -12,6 +12,14 @@ from tests.trl_oracle import loss_of_trl
 GROUPS = torch.tensor([[0, 1], [2, 3], [4, 5]])
 OTHERS = [[1, *context] for context in CONTEXTS]  # what the teacher reads
 
+# As in `fst`: three questions, each under two prompts with two rollouts, prompt by prompt.
+TWO_PROMPTS = {
+    "contexts": CONTEXTS + OTHERS,
+    "completions": COMPLETIONS + COMPLETIONS,
+    "rewards": torch.tensor([1.0, 0, 1, 0, 1, 1, 0, 0, 0, 1, 1, 1]),
+    "groups": torch.tensor([[0, 1, 6, 7], [2, 3, 8, 9], [4, 5, 10, 11]]),
+}
+
 
 def probabilities(seed=0, n=5):
     """Logits of a small policy and of a base, as leaves."""
@@ -286,12 +294,6 @@ def test_an_update_is_one_clipped_step_along_the_gradient_of_the_loss(monkeypatc
     policy, base = make_models()
     moved, _ = make_models()
 
-    # As in `fst`: three questions, each under two prompts with two rollouts, prompt by prompt.
-    contexts = CONTEXTS + OTHERS
-    completions = COMPLETIONS + COMPLETIONS
-    groups = torch.tensor([[0, 1, 6, 7], [2, 3, 8, 9], [4, 5, 10, 11]])
-    rewards = torch.tensor([1.0, 0, 1, 0, 1, 1, 0, 0, 0, 1, 1, 1])
-
     # First question: one right answer of four, a standard deviation of 1/2, 10 tokens.
     right = (1 - 1 / 4) / (1 / 2 + 1e-4)
     wrong = (0 - 1 / 4) / (1 / 2 + 1e-4)
@@ -302,7 +304,8 @@ def test_an_update_is_one_clipped_step_along_the_gradient_of_the_loss(monkeypatc
     weight = 1 / 6 / 2
     worth |= {2: (right, weight), 3: (-right, weight), 8: (-right, weight), 9: (right, weight)}
 
-    loss, kl = loss_by_definition(policy, base, contexts, completions, worth, 0.7, 0.3)
+    texts = (TWO_PROMPTS["contexts"], TWO_PROMPTS["completions"])
+    loss, kl = loss_by_definition(policy, base, *texts, worth, 0.7, 0.3)
     gradients = torch.autograd.grad(loss, list(policy.parameters()))
     norm = sum(g.square().sum() for g in gradients).sqrt().item()
     assert 0.01 < norm < 99.0
@@ -311,13 +314,10 @@ def test_an_update_is_one_clipped_step_along_the_gradient_of_the_loss(monkeypatc
         policy=moved,
         base=base,
         optimizer=torch.optim.SGD(moved.parameters(), lr=0.5),
-        contexts=contexts,
-        completions=completions,
         sampled_logprobs=torch.zeros(12, 4),  # a single update has no use for them
-        rewards=rewards,
-        groups=groups,
         temperature=0.7,
         kl_coef=0.3,
+        **TWO_PROMPTS,
     )
     assert metrics == {
         "kl_base": pytest.approx(kl / 16, rel=1e-4),  # per token that is learned from
@@ -361,8 +361,8 @@ def test_substeps_update_more_than_once():
 @pytest.mark.parametrize("rows", [1, 4, 64])
 def test_where_nothing_moved_all_importance_weights_are_one(monkeypatch, rows):
     set_rows_at_once(monkeypatch, rows)
-    contexts = CONTEXTS + OTHERS  # the update has them in another order
-    completions = COMPLETIONS + COMPLETIONS
+    # The update has these in another order.
+    texts = (TWO_PROMPTS["contexts"], TWO_PROMPTS["completions"])
     norms = []
     for substeps in (1, 2):
         policy, base = make_models()
@@ -370,14 +370,11 @@ def test_where_nothing_moved_all_importance_weights_are_one(monkeypatch, rows):
             policy=policy,
             base=base,
             optimizer=torch.optim.SGD(policy.parameters(), lr=0.0),
-            contexts=contexts,
-            completions=completions,
-            sampled_logprobs=completion_logprobs(policy, contexts, completions, 1.0).detach(),
-            rewards=torch.tensor([1.0, 0, 1, 0, 1, 1, 0, 0, 0, 1, 1, 1]),
-            groups=torch.tensor([[0, 1, 6, 7], [2, 3, 8, 9], [4, 5, 10, 11]]),
+            sampled_logprobs=completion_logprobs(policy, *texts, 1.0).detach(),
             temperature=1.0,
             kl_coef=0.1,
             substeps=substeps,
+            **TWO_PROMPTS,
         )
         norms.append(metrics["grad_norm"])
     assert norms[0] == pytest.approx(norms[1], rel=1e-4)

@@ -23,6 +23,11 @@ from tasks import domains, formats
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# The environment of a process whose hashes are not those of this one.
+OTHER_HASHES = os.environ | {
+    "PYTHONHASHSEED": "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"
+}
+
 SIZES = "--tasks strings --batch 2 --group 4 --population 2 --cycle 4 --anchor 4 --passes 8"
 SIZES += " --lr 0.01 --eval-every 4 --eval-questions 4 --device cpu"
 SIZES += " --seed 2"  # some prompts are accepted, and some steps have nothing to learn from
@@ -80,10 +85,8 @@ def watch(monkeypatch, holder, name: str, note) -> None:
 
 def prints_the_same_elsewhere(code: str, capsys) -> str:
     """Run code here, and in a process with other hashes -> what both print."""
-    elsewhere = "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"
-    environment = os.environ | {"PYTHONHASHSEED": elsewhere}
     command = [sys.executable, "-c", code]
-    there = subprocess.check_output(command, cwd=ROOT, env=environment, text=True)
+    there = subprocess.check_output(command, cwd=ROOT, env=OTHER_HASHES, text=True)
     capsys.readouterr()
     exec(code, {})
     here = capsys.readouterr().out

@@ -11,7 +11,6 @@ checkpoint. Prints one line per kind, then what was found; exits with 1 if that 
 import argparse
 import json
 import random
-import re
 import sys
 import tempfile
 from collections import Counter
@@ -130,8 +129,7 @@ def check(rows: list[list[int]], rng: random.Random, file: Path):
         outcome = WORLD.grade(q, words)
         asked = WORLD.encode(WORLD.reflection_text(q.topic, "", [(q, outcome)]))
         instruction, _ = WORLD.proposal((q.topic, "", []), "", words)
-        once = len(re.findall(r"\banswer\b", words)) == 1
-        right = words.split("\n")[-1] == f"answer: {q.want}" and once
+        right = words.split("\n")[-1] == f"answer: {q.want}" and words.count("answer") == 1
         yield "right" if right else "instruction" if instruction else ""
         if outcome.score != right:
             yield f"reward {outcome.score} for {words!r}, {q.want!r} is right"
